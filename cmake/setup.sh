@@ -1,0 +1,84 @@
+# The programs and libraries that this project's scripts need, from Debian's own packages. To be sourced:
+#
+#     . cmake/setup.sh
+#     catmerge_install build test      # any of: build test ci
+#
+# Says what it installs before it does so; does nothing, and says nothing, when everything is there.
+# Installs as root, or through sudo.
+
+# The libraries' headers, and a compiler for the programs.
+catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev"
+# What only the tests include.
+catmerge_packages_test="doctest-dev libxtensor-dev libspectra-dev"
+# The other compiler with its sanitizers, the formatter, the benchmarks' library; Python for the tests of the
+# scripts in examples/.
+catmerge_packages_ci="clang clang-format libclang-rt-14-dev libbenchmark-dev python3"
+
+# catmerge_install PURPOSE...
+catmerge_install() {
+  local purpose list package missing=""
+  for purpose in "$@"; do
+    list="catmerge_packages_$purpose"
+    if [ -z "${!list:-}" ]; then
+      echo "catmerge_install: unknown purpose '$purpose' (build, test or ci)" >&2
+      return 2
+    fi
+    for package in ${!list}; do
+      catmerge_installed "$package" || missing="$missing $package"
+    done
+  done
+  [ -n "$missing" ] || return 0
+
+  local as_root="" apt="env DEBIAN_FRONTEND=noninteractive apt-get"
+  if ! command -v apt-get > /dev/null; then
+    echo "error: this set-up knows Debian's packages only, and there is no apt-get here. Install by other means what" \
+         "provides:$missing, and make CATMERGE_SKIP_SETUP=1 part of the environment." >&2
+    return 1
+  fi
+  if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo > /dev/null; then
+      echo "error: these packages are missing and only root can install them (there is no sudo):$missing" >&2
+      return 1
+    fi
+    as_root=sudo
+  fi
+  echo "Installing from Debian:$missing"
+  # Quiet unless something goes wrong.
+  local log status=0
+  log="$(mktemp)"
+  # (Lists that could not be renewed may still do: what counts is whether the packages can be installed.)
+  { $as_root $apt update || true; $as_root $apt install -y --no-install-recommends $missing; } > "$log" 2>&1 || status=$?
+  if [ "$status" != 0 ]; then
+    cat "$log" >&2
+    echo "error: the packages could not be installed (apt-get's messages stand above)" >&2
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+# Whether a Debian package is installed, or the user vouches for it.
+catmerge_installed() {
+  [ -z "${CATMERGE_SKIP_SETUP:-}" ] || return 0
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
+}
+
+# How many jobs to compile with: one per processor, and at most one per 1.5 GB of memory that is free (the largest
+# of this project's files take a good GB to compile).
+catmerge_jobs() {
+  local processors memory
+  processors="$(nproc)"
+  memory="$(awk '/^MemAvailable:/ { print int($2 / 1500000) }' /proc/meminfo 2> /dev/null || true)"
+  [ -n "$memory" ] || memory=1
+  [ "$memory" -ge 1 ] || memory=1
+  echo "$((processors < memory ? processors : memory))"
+}
+
+# catmerge_configure BUILD [ARGUMENT...]: CMake on this checkout; Ninja in a new build directory, in an old one
+# whatever it was made with.
+catmerge_configure() {
+  local build="$1" root generator=()
+  shift
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  [ -f "$build/CMakeCache.txt" ] || generator=(-G Ninja)
+  cmake -S "$root" -B "$build" "${generator[@]}" "$@"
+}

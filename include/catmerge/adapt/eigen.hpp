@@ -1,0 +1,69 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <catmerge/tensor/host.hpp>
+#include <concepts>
+
+namespace catmerge {
+
+namespace detail {
+
+/// Eigen objects whose elements lie in memory: Matrix, Array, Map, Ref and Block of these, row- or
+/// column-major, fixed or dynamic. (An expression such as a + b is none: write (a + b).eval().)
+template <class T>
+concept eigen_dense = std::derived_from<T, Eigen::DenseBase<T>> &&
+                      storage_scalar<typename T::Scalar> &&
+                      (Eigen::internal::traits<T>::Flags& Eigen::DirectAccessBit) != 0;
+
+/// Where results go: the same family (Matrix or Array), orientation and storage order, with dynamic
+/// extents and the compute type.
+template <class T>
+struct eigen_result {
+  using C = compute_t<typename T::Scalar>;
+  static constexpr int rows =
+      T::RowsAtCompileTime == 1 && T::IsVectorAtCompileTime ? 1 : Eigen::Dynamic;
+  static constexpr int columns =
+      T::ColsAtCompileTime == 1 && T::IsVectorAtCompileTime && rows != 1 ? 1 : Eigen::Dynamic;
+  static constexpr int order =
+      rows == 1 || (columns != 1 && T::IsRowMajor) ? Eigen::RowMajor : Eigen::ColMajor;
+  using type = std::conditional_t<std::derived_from<T, Eigen::MatrixBase<T>>,
+                                  Eigen::Matrix<C, rows, columns, order>,
+                                  Eigen::Array<C, rows, columns, order>>;
+};
+
+}  // namespace detail
+
+/// Eigen: compile-time vectors (VectorXf, RowVectorXd, ArrayXf ...) are vectors, everything else is
+/// a matrix. Nothing is copied, whatever the strides.
+template <class T>
+requires detail::eigen_dense<T>
+struct tensor_traits<T> {
+  using domain = host;
+  static constexpr int rank = T::IsVectorAtCompileTime ? 1 : 2;
+
+  static auto view(const T& t) { return window<const typename T::Scalar>(t); }
+  static auto view(T& t) { return window<std::remove_pointer_t<decltype(t.data())>>(t); }
+
+  static auto make(const T&, index_t rows, index_t columns) {
+    using result = typename detail::eigen_result<T>::type;
+    if constexpr (rank == 1)
+      return result(rows * columns);
+    else
+      return result(rows, columns);
+  }
+
+ private:
+  template <class S, class U>
+  static strided_view<S> window(U& t) {
+    if constexpr (rank == 1)
+      return {t.data(), t.size(), 1, t.innerStride(), 1};
+    else if constexpr (T::IsRowMajor)
+      return {t.data(), t.rows(), t.cols(), t.outerStride(), t.innerStride()};
+    else
+      return {t.data(), t.rows(), t.cols(), t.innerStride(), t.outerStride()};
+  }
+};
+
+}  // namespace catmerge

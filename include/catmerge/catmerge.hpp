@@ -1,0 +1,19 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// Everything that needs Eigen alone. Adapters of other libraries (adapt/xtensor.hpp), files (io/)
+/// and names (model/) are included one by one.
+#include <catmerge/adapt/eigen.hpp>
+#include <catmerge/adapt/span.hpp>
+#include <catmerge/cat.hpp>
+#include <catmerge/conflict.hpp>
+#include <catmerge/eigen_basis.hpp>
+#include <catmerge/features.hpp>
+#include <catmerge/mask.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
+#include <catmerge/methods/weight_average.hpp>
+#include <catmerge/projection.hpp>
+#include <catmerge/stream.hpp>
+#include <catmerge/task_vector.hpp>
+#include <catmerge/version.hpp>

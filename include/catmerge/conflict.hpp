@@ -1,0 +1,177 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <catmerge/eigen_basis.hpp>
+#include <catmerge/features.hpp>
+#include <cmath>
+#include <span>
+
+/// How much task vectors disturb features: the terms of Eq. 8 of CAT Merging (Sun et al., ICML
+/// 2025) and the bound that says why each layer may be looked at alone.
+namespace catmerge {
+
+namespace detail {
+
+/// ||X T^T||_F^2 for stored weights T (d_out x d_in) and statistics of X in any form but moments.
+template <class Context, class Statistics>
+double linear_energy(Context& c, const Statistics& s, typename Context::const_view t) {
+  if (s.form == statistics_form::gram) {  // tr(T S T^T)
+    auto product = c.make(scalar_type::f64, c.rows(t), c.columns(t));
+    c.multiply(1, t, op::none, s.data, op::none, 0, product);
+    const double energy = c.dot(product, t);
+    return energy < 0 ? 0.0 : energy;  // rounding; what is not a number stays so
+  }
+  if (s.form == statistics_form::second_moment)
+    throw error(
+        "a linear layer needs rows, a factor or a Gram matrix of its inputs, not second moments");
+  auto shifts = c.make(compute_type(c.type(t)), c.rows(s.data), c.rows(t));
+  c.multiply(1, s.data, op::none, t, op::transpose, 0, shifts);
+  return c.squared_norm(shifts);
+}
+
+/// n sum_j E[x_j^2] t_j^2 for a scale; `moment` is E[x^2], d x 1.
+template <class Context>
+double scale_energy(Context& c, typename Context::const_view moment, double rows,
+                    typename Context::const_view t) {
+  auto energies = c.make(scalar_type::f64, c.rows(t), 1);
+  c.weighted_square(rows, moment, t, energies);
+  return c.to_host(energies).sum();
+}
+
+/// ||f(X; W + T) - f(X; W)||_F^2, summed over the rows of X.
+template <class Context, class Statistics>
+double shift_energy(Context& c, layer_kind kind, const Statistics& s,
+                    typename Context::const_view t) {
+  switch (kind) {
+    case layer_kind::linear:
+      require_width(c, s, c.columns(t), "feature_shift: features");
+      return linear_energy(c, s, t);
+    case layer_kind::scale:
+      require_width(c, s, c.rows(t), "feature_shift: features");
+      return scale_energy(c, second_moment(c, s), s.rows, t);
+    case layer_kind::shift: return s.rows * c.squared_norm(t);
+    case layer_kind::other: break;
+  }
+  throw error("feature_shift: only linear weights, scales and shifts have a known feature shift");
+}
+
+struct feature_shift_fn {
+  template <class Features, class Vector, class Context>
+  double operator()(layer_kind kind, const Features& features, const Vector& t, Context& c) const {
+    static_assert(require_tensor<Vector>());
+    return shift_energy(c, kind, as_statistics(features), read(t));
+  }
+
+  template <class Features, class Vector>
+  double operator()(layer_kind kind, const Features& features, const Vector& t) const {
+    static_assert(require_tensor<Vector>());
+    context<domain_t<Vector>> c;
+    return (*this)(kind, features, t, c);
+  }
+};
+
+struct spectral_norm_fn {
+  /// ||W||_2, from the largest eigenpair of W W^T or W^T W, whichever is smaller.
+  template <class T, class Context>
+  double operator()(const T& w, Context& c) const {
+    static_assert(require_matrix<T>());
+    const typename Context::const_view v = read(w);
+    if (!c.all_finite(v)) throw error("spectral_norm: the matrix holds a value that is not finite");
+    const bool wide = c.rows(v) < c.columns(v);
+    const index_t size = wide ? c.rows(v) : c.columns(v), other = wide ? c.columns(v) : c.rows(v);
+    const op first = wide ? op::transpose : op::none, second = wide ? op::none : op::transpose;
+    eigen_options options;
+    options.count = 1;
+    const auto pairs = largest_eigenpairs(
+        c, size,
+        [&](typename Context::const_view x, typename Context::view y) {
+          auto image = c.make(scalar_type::f64, other, c.columns(x));
+          c.multiply(1, v, first, x, op::none, 0, image);
+          c.multiply(1, v, second, image, op::none, 0, y);
+        },
+        options);
+    return pairs.values.empty() ? 0.0 : std::sqrt(std::max(0.0, pairs.values.front()));
+  }
+
+  template <class T>
+  double operator()(const T& w) const {
+    static_assert(require_matrix<T>());
+    context<domain_t<T>> c;
+    return (*this)(w, c);
+  }
+};
+
+struct conflict_matrix_fn {
+  /// Entry (k, i) is ||Df(X_k; T_i)||_F^2: what task vector i does to task k's features.
+  template <class FeatureRange, class VectorRange, class Context>
+  Eigen::MatrixXd operator()(layer_kind kind, const FeatureRange& features,
+                             const VectorRange& vectors, Context& c) const {
+    const auto s = as_statistics_list(features);
+    const auto t = read_all<Context>(vectors);
+    const auto tasks = static_cast<index_t>(t.size());
+    if (s.size() != t.size())
+      throw error("conflict_matrix: features of " + std::to_string(s.size()) + " tasks for " +
+                  std::to_string(t.size()) + " task vectors");
+    Eigen::MatrixXd shifts(tasks, tasks);
+    for (index_t k = 0; k < tasks; ++k)
+      for (index_t i = 0; i < tasks; ++i)
+        shifts(k, i) =
+            shift_energy(c, kind, s[static_cast<std::size_t>(k)], t[static_cast<std::size_t>(i)]);
+    return shifts;
+  }
+
+  template <class FeatureRange, class VectorRange>
+  Eigen::MatrixXd operator()(layer_kind kind, const FeatureRange& features,
+                             const VectorRange& vectors) const {
+    static_assert(require_tensor<element_t<VectorRange>>());
+    context<domain_t<element_t<VectorRange>>> c;
+    return (*this)(kind, features, vectors, c);
+  }
+};
+
+}  // namespace detail
+
+/// feature_shift(kind, features, T): ||Df(X; T)||_F^2 of a linear weight (T d_out x d_in, features
+/// n x d_in), a scale or a shift (T of d entries, features n x d), summed over the n rows; features
+/// are rows, or statistics of any form that the kind allows. The *norm* of the shift is its root.
+inline constexpr detail::feature_shift_fn feature_shift{};
+
+/// conflict_matrix(kind, features, vectors): K x K, entry (k, i) = ||Df(X_k; T_i)||_F^2. Row k
+/// without its diagonal sums to task k's inter-task conflict, the first term of Eq. 8. The
+/// deviation of task i, its second term, is feature_shift(kind, X_i, T_i - T_i').
+inline constexpr detail::conflict_matrix_fn conflict_matrix{};
+
+/// spectral_norm(W): ||W||_2, the Lipschitz constant of x -> W x.
+inline constexpr detail::spectral_norm_fn spectral_norm{};
+
+/// Inter-task conflict of each task: row sums of conflict_matrix without the diagonal.
+inline std::vector<double> inter_task_conflict(const Eigen::MatrixXd& shifts) {
+  std::vector<double> conflict;
+  for (index_t k = 0; k < shifts.rows(); ++k) {
+    double sum = 0;
+    for (index_t i = 0; i < shifts.cols(); ++i)
+      if (i != k) sum += shifts(k, i);
+    conflict.push_back(sum);
+  }
+  return conflict;
+}
+
+/// |dL_k| <= beta sum_l (prod_{m > l} gamma_m) ||df_k^l||_F for a chain of layers l = 0, 1, ...,
+/// where beta is the Lipschitz constant of the loss in the network's output, gammas[m] that of the
+/// *perturbed* layer m in its input (linear: spectral_norm(W + dW); a residual block counts as one
+/// layer of 1 + gamma of its branch; attention has no global constant: supply one that holds on
+/// your inputs), and shifts[l] = ||df^l||_F, the root of feature_shift, at the *unperturbed*
+/// inputs.
+inline double lipschitz_bound(double beta, std::span<const double> gammas,
+                              std::span<const double> shifts) {
+  if (gammas.size() != shifts.size())
+    throw error("lipschitz_bound: " + std::to_string(gammas.size()) + " constants for " +
+                std::to_string(shifts.size()) + " layers");
+  double bound = 0, product = 1;
+  for (std::size_t l = shifts.size(); l-- > 0; product *= gammas[l]) bound += product * shifts[l];
+  return beta * bound;
+}
+
+}  // namespace catmerge

@@ -1,0 +1,264 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/layer.hpp>
+#include <optional>
+#include <utility>
+
+/// What is known of the inputs X_k (n x d_in, one row per token of a calibration sample) of one
+/// layer on one task. Everything that merging asks of X_k it asks of X_k^T X_k, so the rows may be
+/// replaced by anything that has the same Gram matrix.
+namespace catmerge {
+
+/// The form in which the Gram matrix X^T X (d_in x d_in) of a layer's inputs is held.
+enum class statistics_form {
+  rows,          ///< X itself, n x d_in
+  factor,        ///< R with R^T R = X^T X, m x d_in, for instance the triangle of X = Q R
+  gram,          ///< X^T X, d_in x d_in
+  second_moment  ///< E[x_j^2], d x 1: all that a scale needs
+};
+
+/// Non-owning: statistics of one layer on one task, in any form.
+template <class Domain>
+struct statistics_view {
+  statistics_form form = statistics_form::rows;
+  typename context<Domain>::const_view data{};
+  double rows = 0;  ///< n, how many rows were seen
+};
+
+/// The rows entering a layer, gathered in batches: kept while they are at most d_in, and from then
+/// on their Gram matrix, in double. Where X_k^T X_k is all that counts, this is exact.
+///
+///     catmerge::feature_statistics<> statistics;
+///     for (const auto& batch : batches) statistics.update(batch);   // each n x d_in
+///
+/// Two accumulators combine to what one would hold that saw the first's rows and then the second's.
+template <class Domain = host>
+class feature_statistics {
+  using context_type = context<Domain>;
+  using matrix_type = typename context_type::matrix;
+  using const_view = typename context_type::const_view;
+
+ public:
+  /// Adds a batch of rows (n x d_in). Throws where d_in differs from that of earlier batches.
+  template <class Rows>
+  void update(const Rows& rows, context_type& c) {
+    static_assert(detail::require_matrix<Rows>());
+    add_rows(c, detail::read(rows));
+  }
+  template <class Rows>
+  void update(const Rows& rows) {
+    context_type c;
+    update(rows, c);
+  }
+
+  /// Adds what another accumulator has seen.
+  void combine(const feature_statistics& other, context_type& c) {
+    if (other.count_ == 0) return;
+    if (!other.gram_) {
+      const const_view rows = c.slice(const_view(*other.rows_), 0, other.count_, 0, other.width_);
+      if (&other != this) return add_rows(c, rows);
+      matrix_type copy = c.make(c.type(rows), count_, width_);  // adding rows moves what it reads
+      c.assign(rows, copy);
+      return add_rows(c, copy);
+    }
+    require_width(other.width_);
+    to_gram(c);
+    c.axpy(1, *other.gram_, *gram_);
+    count_ += other.count_;
+  }
+  void combine(const feature_statistics& other) {
+    context_type c;
+    combine(other, c);
+  }
+
+  /// How many rows were seen.
+  index_t count() const { return count_; }
+  /// d_in; 0 before the first batch.
+  index_t width() const { return width_; }
+
+  /// What is held: rows or a Gram matrix. Valid until the next update.
+  statistics_view<Domain> view() const {
+    const auto n = static_cast<double>(count_);
+    if (gram_) return {statistics_form::gram, *gram_, n};
+    if (!rows_) throw error("feature_statistics: no rows were seen yet");
+    return {statistics_form::rows, context_type{}.slice(const_view(*rows_), 0, count_, 0, width_),
+            n};
+  }
+
+ private:
+  void require_width(index_t width) {
+    if (width_ == 0) width_ = width;
+    if (width != width_)
+      throw error("feature_statistics: rows of " + std::to_string(width) +
+                  " entries after rows of " + std::to_string(width_));
+  }
+
+  void add_rows(context_type& c, const_view x) {
+    const index_t n = c.rows(x);
+    if (n == 0) return;
+    require_width(c.columns(x));
+    if (!gram_ && count_ + n <= width_) {
+      reserve(c, count_ + n, compute_type(c.type(x)));
+      c.assign(x, c.slice(typename context_type::view(*rows_), count_, n, 0, width_));
+    } else {
+      to_gram(c);
+      c.multiply(1, x, op::transpose, x, op::none, 1, *gram_);
+    }
+    count_ += n;
+  }
+
+  /// Room for n rows, doubling up to d_in. Rows are kept in the widest type that was seen.
+  void reserve(context_type& c, index_t n, scalar_type type) {
+    if (rows_ && c.type(*rows_) == scalar_type::f64) type = scalar_type::f64;
+    if (rows_ && c.type(*rows_) == type && n <= c.rows(*rows_)) return;
+    matrix_type larger = c.make(type, std::min(width_, 2 * n), width_);
+    if (rows_)
+      c.assign(c.slice(const_view(*rows_), 0, count_, 0, width_),
+               c.slice(typename context_type::view(larger), 0, count_, 0, width_));
+    rows_ = std::move(larger);
+  }
+
+  void to_gram(context_type& c) {
+    if (gram_) return;
+    gram_ = c.make(scalar_type::f64, width_, width_);
+    if (!rows_) return;
+    const auto x = c.slice(const_view(*rows_), 0, count_, 0, width_);
+    c.multiply(1, x, op::transpose, x, op::none, 0, *gram_);
+    rows_.reset();
+  }
+
+  std::optional<matrix_type> rows_, gram_;
+  index_t count_ = 0, width_ = 0;
+};
+
+/// The second moment E[x_j^2] of each coordinate of the rows entering a scale (for a normalisation,
+/// of the *normalised* input), gathered in batches, in double.
+template <class Domain = host>
+class moment_statistics {
+  using context_type = context<Domain>;
+  using matrix_type = typename context_type::matrix;
+
+ public:
+  /// Adds a batch of rows (n x d).
+  template <class Rows>
+  void update(const Rows& rows, context_type& c) {
+    static_assert(detail::require_matrix<Rows>());
+    const typename context_type::const_view x = detail::read(rows);
+    if (c.rows(x) == 0) return;
+    prepare(c, c.columns(x));
+    const double n = static_cast<double>(c.rows(x)), all = static_cast<double>(count_) + n;
+    c.scale(static_cast<double>(count_) / all, *moment_);
+    c.column_energies(1 / all, x, *moment_);
+    count_ += c.rows(x);
+  }
+  template <class Rows>
+  void update(const Rows& rows) {
+    context_type c;
+    update(rows, c);
+  }
+
+  /// Adds what another accumulator has seen.
+  void combine(const moment_statistics& other, context_type& c) {
+    if (other.count_ == 0) return;
+    if (&other == this) {  // the same mean, seen twice
+      count_ *= 2;
+      return;
+    }
+    prepare(c, c.rows(*other.moment_));
+    const double all = static_cast<double>(count_ + other.count_);
+    c.scale(static_cast<double>(count_) / all, *moment_);
+    c.axpy(static_cast<double>(other.count_) / all, *other.moment_, *moment_);
+    count_ += other.count_;
+  }
+  void combine(const moment_statistics& other) {
+    context_type c;
+    combine(other, c);
+  }
+
+  index_t count() const { return count_; }
+
+  statistics_view<Domain> view() const {
+    if (!moment_) throw error("moment_statistics: no rows were seen yet");
+    return {statistics_form::second_moment, *moment_, static_cast<double>(count_)};
+  }
+
+ private:
+  void prepare(context_type& c, index_t width) {
+    if (!moment_) moment_ = c.make(scalar_type::f64, width, 1);
+    if (c.rows(*moment_) != width)
+      throw error("moment_statistics: rows of " + std::to_string(width) +
+                  " entries after rows of " + std::to_string(c.rows(*moment_)));
+  }
+
+  std::optional<matrix_type> moment_;
+  index_t count_ = 0;
+};
+
+namespace detail {
+
+template <class D>
+statistics_view<D> as_statistics(const statistics_view<D>& s) {
+  return s;
+}
+template <class D>
+statistics_view<D> as_statistics(const feature_statistics<D>& s) {
+  return s.view();
+}
+template <class D>
+statistics_view<D> as_statistics(const moment_statistics<D>& s) {
+  return s.view();
+}
+/// A matrix stands for the rows it holds.
+template <class T>
+requires tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
+  static_assert(require_matrix<T>());
+  const auto v = read(rows);
+  return {statistics_form::rows, v, static_cast<double>(context<domain_t<T>>{}.rows(v))};
+}
+
+template <class Range>
+auto as_statistics_list(const Range& range) {
+  using view = decltype(as_statistics(unwrap(*std::begin(range))));
+  std::vector<view> list;
+  for (const auto& s : range) list.push_back(as_statistics(unwrap(s)));
+  return list;
+}
+
+/// Throws unless s fits a layer of d_in inputs. `what` names it.
+template <class Context, class Statistics>
+void require_width(Context& c, const Statistics& s, index_t d_in, const std::string& what) {
+  const bool moment = s.form == statistics_form::second_moment;
+  const index_t width = moment ? c.rows(s.data) : c.columns(s.data);
+  if (width != d_in)
+    throw error(what + ": expected rows of " + std::to_string(d_in) + " entries, found " +
+                shape_text(c, s.data));
+  if (s.form == statistics_form::gram)
+    require_shape(c, s.data, d_in, d_in, what + " (Gram matrix)");
+  if (!(s.rows >= 0)) throw error(what + ": the number of rows is negative or not a number");
+}
+
+/// E[x_j^2] (d x 1, f64) from statistics of any form; zero where no rows were seen.
+template <class Context, class Statistics>
+typename Context::matrix second_moment(Context& c, const Statistics& s) {
+  if (s.form == statistics_form::second_moment) {
+    auto moment = c.make(scalar_type::f64, c.rows(s.data), 1);
+    c.assign(s.data, moment);
+    return moment;
+  }
+  const index_t d = c.columns(s.data);
+  auto moment = c.make(scalar_type::f64, d, 1);
+  if (s.rows == 0) return moment;
+  if (s.form == statistics_form::gram)
+    for (index_t j = 0; j < d; ++j) {
+      const typename Context::view entry = c.slice(typename Context::view(moment), j, 1, 0, 1);
+      c.axpy(1 / s.rows, c.slice(s.data, j, 1, j, 1), entry);
+    }
+  else
+    c.column_energies(1 / s.rows, s.data, moment);
+  return moment;
+}
+
+}  // namespace detail
+}  // namespace catmerge

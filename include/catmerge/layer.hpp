@@ -1,0 +1,70 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <catmerge/tensor/context.hpp>
+
+namespace catmerge {
+
+/// What a parameter does to the features that pass it, which decides how it is trimmed.
+enum class layer_kind {
+  linear,  ///< x -> W x, W d_out x d_in: trimmed by projection
+  scale,   ///< x -> w o x, the gamma of a normalisation: trimmed by a mask
+  shift,   ///< x -> x + b, a bias: trimmed by a mask, needs no features
+  other    ///< anything else: never trimmed, summed as in Task Arithmetic
+};
+
+constexpr const char* name_of(layer_kind kind) {
+  switch (kind) {
+    case layer_kind::linear: return "linear";
+    case layer_kind::scale: return "scale";
+    case layer_kind::shift: return "shift";
+    case layer_kind::other: return "other";
+  }
+  return "unknown";
+}
+
+/// Names for messages. Empty ones are filled in: "the parameter", "task 0".
+struct layer_names {
+  std::string parameter;
+  std::vector<std::string> tasks;
+
+  std::string expert(index_t k) const { return who() + ": expert '" + task(k) + "'"; }
+  std::string base() const { return who() + ": base"; }
+  std::string features(index_t k) const { return who() + ": features of '" + task(k) + "'"; }
+  std::string who() const { return parameter.empty() ? "the parameter" : parameter; }
+  std::string task(index_t k) const {
+    const auto i = static_cast<std::size_t>(k);
+    return i < tasks.size() ? tasks[i] : "task " + std::to_string(k);
+  }
+};
+
+namespace detail {
+
+/// Ranges of tensors may hold std::reference_wrapper, so that nobody copies weights into a vector.
+template <class T>
+const T& unwrap(const T& t) {
+  return t;
+}
+template <class T>
+const T& unwrap(const std::reference_wrapper<T>& t) {
+  return t.get();
+}
+
+template <class Range>
+using element_t = std::remove_cvref_t<decltype(unwrap(*std::begin(std::declval<const Range&>())))>;
+
+/// The windows of a range of tensors.
+template <class Context, class Range>
+std::vector<typename Context::const_view> read_all(const Range& range) {
+  std::vector<typename Context::const_view> views;
+  for (const auto& t : range) views.push_back(read(unwrap(t)));
+  return views;
+}
+
+}  // namespace detail
+}  // namespace catmerge

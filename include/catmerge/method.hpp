@@ -1,0 +1,114 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/report.hpp>
+#include <concepts>
+#include <utility>
+#include <vector>
+
+/// The shape that every merging method has: one parameter of all tasks in, the merged one out.
+namespace catmerge {
+
+/// One parameter to be merged. Vectors are d x 1.
+template <class Context>
+struct layer_problem {
+  using const_view = typename Context::const_view;
+
+  layer_kind kind = layer_kind::other;
+  index_t parts = 1;  ///< fused linears (q, k, v): equal blocks of rows; shifts likewise
+  const_view base;
+  std::vector<const_view> experts;
+  std::vector<statistics_view<typename Context::domain>> statistics;  ///< one per task, or none
+  layer_names names;
+};
+
+/// A merging method: merge(context, problem, out) writes the merged parameter to `out` (shaped like
+/// base) and reports; needs_statistics(kind) says whether parameters of a kind can use statistics.
+/// Methods hold their options and nothing else; they are called from one thread.
+template <class M, class Context>
+concept merging_method = requires(const M& m, Context& c, const layer_problem<Context>& p,
+                                  typename Context::view out) {
+  { m.merge(c, p, out) } -> std::same_as<layer_report>;
+  { m.needs_statistics(layer_kind::linear) } -> std::same_as<bool>;
+};
+
+/// The merged parameter and what was done.
+template <class Tensor>
+struct merge_result {
+  Tensor merged;
+  layer_report report;
+};
+
+namespace detail {
+
+/// Throws unless experts and statistics fit the base.
+template <class Context>
+void check_shapes(Context& c, const layer_problem<Context>& p) {
+  if (p.experts.empty()) throw error(p.names.who() + ": there are no experts to merge");
+  const index_t rows = c.rows(p.base), columns = c.columns(p.base);
+  for (index_t k = 0; k < std::ssize(p.experts); ++k)
+    require_shape(c, p.experts[static_cast<std::size_t>(k)], rows, columns, p.names.expert(k));
+  if (p.parts < 1 || rows % p.parts != 0)
+    throw error(p.names.who() + ": " + std::to_string(rows) + " rows cannot be split into " +
+                std::to_string(p.parts) + " equal parts");
+  if (p.statistics.empty()) return;
+  if (p.statistics.size() != p.experts.size())
+    throw error(p.names.who() + ": features of " + std::to_string(p.statistics.size()) +
+                " tasks for " + std::to_string(p.experts.size()) + " experts");
+  if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
+    for (index_t k = 0; k < std::ssize(p.statistics); ++k) {
+      const auto& s = p.statistics[static_cast<std::size_t>(k)];
+      require_width(c, s, p.kind == layer_kind::linear ? columns : rows, p.names.features(k));
+      if (p.kind == layer_kind::linear && s.form == statistics_form::second_moment)
+        throw error(p.names.features(k) +
+                    ": a linear layer needs rows, a factor or a Gram matrix, found second moments");
+    }
+}
+
+/// Throws if a merged parameter is not finite, and says which input is to blame. (Every input
+/// enters the result, and what is not finite stays so: looking at the result is enough.)
+template <class Context>
+void check_finite(Context& c, const layer_problem<Context>& p,
+                  typename Context::const_view merged) {
+  if (c.all_finite(merged)) return;
+  if (!c.all_finite(p.base)) throw error(p.names.base() + " holds a value that is not finite");
+  for (index_t k = 0; k < std::ssize(p.experts); ++k)
+    if (!c.all_finite(p.experts[static_cast<std::size_t>(k)]))
+      throw error(p.names.expert(k) + " holds a value that is not finite");
+  throw error(p.names.who() + ": the merged parameter overflows " + name_of(c.type(merged)));
+}
+
+/// The same for statistics, before they are used.
+template <class Context>
+void check_finite_statistics(Context& c, const layer_problem<Context>& p) {
+  for (index_t k = 0; k < std::ssize(p.statistics); ++k)
+    if (!c.all_finite(p.statistics[static_cast<std::size_t>(k)].data))
+      throw error(p.names.features(k) + " hold a value that is not finite");
+}
+
+/// One call for one parameter: typed tensors in, a typed tensor out.
+template <class Context, class Method, class Base, class Experts>
+merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
+                                       layer_problem<Context> problem, const Base& base,
+                                       const Experts& experts) {
+  static_assert(merging_method<Method, Context>);
+  problem.base = read(base);
+  problem.experts = read_all<Context>(experts);
+  check_shapes(c, problem);
+  merge_result<result_t<Base>> result{make_result(c, base, problem.base), {}};
+  result.report = method.merge(c, problem, write(result.merged));
+  return result;
+}
+
+/// The sentences for what users pass to any method.
+template <class Base, class Experts>
+constexpr bool require_parameters() {
+  static_assert(require_makeable<Base>());
+  static_assert(require_tensor<element_t<Experts>>());
+  static_assert(require_same_domain<Base, element_t<Experts>>());
+  return true;
+}
+
+}  // namespace detail
+}  // namespace catmerge

@@ -1,0 +1,66 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/method.hpp>
+#include <optional>
+
+namespace catmerge {
+
+namespace detail {
+
+/// out = base + alpha sum_k (expert_k - base), added in the order of the tasks.
+template <class Context>
+void add_scaled_sum(Context& c, const layer_problem<Context>& p, double alpha,
+                    typename Context::view out) {
+  auto sum = c.make(compute_type(c.type(out)), c.rows(p.base), c.columns(p.base));
+  for (const auto& expert : p.experts) c.accumulate(1, expert, p.base, sum);
+  c.assign(p.base, out);
+  c.axpy(alpha, sum, out);
+  check_finite(c, p, out);
+}
+
+}  // namespace detail
+
+/// Task Arithmetic (Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, arXiv
+/// 2212.04089): theta_0 + alpha sum_k T_k, for every parameter. alpha is found by validation; 0.3
+/// is the usual value for eight tasks.
+struct task_arithmetic_method {
+  double alpha = 0.3;
+
+  static constexpr bool needs_statistics(layer_kind) { return false; }
+
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    detail::add_scaled_sum(c, p, alpha, out);
+    layer_report report;
+    report.kind = p.kind;
+    return report;
+  }
+};
+
+namespace detail {
+
+struct task_arithmetic_fn {
+  template <class Base, class Experts, class Context>
+  auto operator()(const Base& base, const Experts& experts, double alpha, Context& c) const {
+    static_assert(require_parameters<Base, Experts>());
+    return merge_one(c, task_arithmetic_method{alpha}, layer_problem<Context>{}, base, experts);
+  }
+
+  template <class Base, class Experts>
+  auto operator()(const Base& base, const Experts& experts,
+                  double alpha = task_arithmetic_method{}.alpha) const {
+    static_assert(require_parameters<Base, Experts>());
+    context<domain_t<Base>> c;
+    return (*this)(base, experts, alpha, c);
+  }
+};
+
+}  // namespace detail
+
+/// task_arithmetic(base, experts, alpha = 0.3): one parameter of any shape.
+inline constexpr detail::task_arithmetic_fn task_arithmetic{};
+
+}  // namespace catmerge

@@ -1,0 +1,113 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/layer.hpp>
+
+/// Task vectors (Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023): the difference
+/// T_k = theta_k - theta_0 between an expert and the network that it was fine-tuned from.
+namespace catmerge {
+
+namespace detail {
+
+struct task_vector_fn {
+  /// T = expert - base: a new tensor of base's family and compute type (half types give float).
+  template <class Base, class Expert, class Context>
+  auto operator()(const Base& base, const Expert& expert, Context& context) const {
+    static_assert(require_makeable<Base>());
+    static_assert(require_tensor<Expert>());
+    static_assert(require_same_domain<Base, Expert>());
+    const auto b = read(base), e = read(expert);
+    require_shape(context, e, context.rows(b), context.columns(b), "task_vector: expert");
+    auto result = make_result(context, base, b);
+    context.subtract(e, b, write(result));
+    return result;
+  }
+
+  template <class Base, class Expert>
+  auto operator()(const Base& base, const Expert& expert) const {
+    static_assert(require_makeable<Base>());
+    context<domain_t<Base>> c;
+    return (*this)(base, expert, c);
+  }
+};
+
+struct subtract_base_fn {
+  /// In place: expert becomes expert - base, in expert's own storage type.
+  template <class Base, class Expert, class Context>
+  void operator()(const Base& base, Expert& expert, Context& context) const {
+    static_assert(require_tensor<Base>());
+    static_assert(require_mutable<Expert>());
+    static_assert(require_same_domain<Base, Expert>());
+    const auto b = read(base);
+    const auto e = write(expert);
+    require_shape(context, e, context.rows(b), context.columns(b), "subtract_base: expert");
+    context.axpy(-1, b, e);
+  }
+
+  template <class Base, class Expert>
+  void operator()(const Base& base, Expert& expert) const {
+    static_assert(require_tensor<Base>());
+    context<domain_t<Base>> c;
+    (*this)(base, expert, c);
+  }
+};
+
+struct add_task_vector_fn {
+  /// In place: parameter += alpha * vector.
+  template <class Parameter, class Vector, class Context>
+  void operator()(Parameter& parameter, const Vector& vector, double alpha,
+                  Context& context) const {
+    static_assert(require_mutable<Parameter>());
+    static_assert(require_tensor<Vector>());
+    static_assert(require_same_domain<Parameter, Vector>());
+    const auto p = write(parameter);
+    require_shape(context, read(vector), context.rows(p), context.columns(p),
+                  "add_task_vector: vector");
+    context.axpy(alpha, read(vector), p);
+  }
+
+  template <class Parameter, class Vector>
+  void operator()(Parameter& parameter, const Vector& vector, double alpha = 1) const {
+    static_assert(require_mutable<Parameter>());
+    context<domain_t<Parameter>> c;
+    (*this)(parameter, vector, alpha, c);
+  }
+};
+
+struct with_task_vector_fn {
+  /// base + alpha * vector: a new tensor of base's family and compute type.
+  template <class Base, class Vector, class Context>
+  auto operator()(const Base& base, const Vector& vector, double alpha, Context& context) const {
+    static_assert(require_makeable<Base>());
+    const auto b = read(base);
+    auto result = make_result(context, base, b);
+    context.assign(b, write(result));
+    add_task_vector_fn{}(result, vector, alpha, context);
+    return result;
+  }
+
+  template <class Base, class Vector>
+  auto operator()(const Base& base, const Vector& vector, double alpha = 1) const {
+    static_assert(require_makeable<Base>());
+    context<domain_t<Base>> c;
+    return (*this)(base, vector, alpha, c);
+  }
+};
+
+}  // namespace detail
+
+/// task_vector(base, expert): T = expert - base, of any shape, as a new tensor of the compute type.
+/// Throws catmerge::error where the shapes differ.
+inline constexpr detail::task_vector_fn task_vector{};
+
+/// subtract_base(base, expert): the same in place of the expert.
+inline constexpr detail::subtract_base_fn subtract_base{};
+
+/// with_task_vector(base, vector, alpha = 1): base + alpha * vector, as a new tensor.
+inline constexpr detail::with_task_vector_fn with_task_vector{};
+
+/// add_task_vector(parameter, vector, alpha = 1): parameter += alpha * vector, in place.
+inline constexpr detail::add_task_vector_fn add_task_vector{};
+
+}  // namespace catmerge

@@ -1,0 +1,118 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <catmerge/error.hpp>
+#include <catmerge/tensor/traits.hpp>
+#include <concepts>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace catmerge {
+
+/// Whether a factor of a product is taken as it is or transposed.
+enum class op : bool { none, transpose };
+
+/// The closed list of coarse operations: everything that an algorithm of this library asks of a
+/// domain. A new domain D specialises catmerge::context<D> with
+///
+///   types       domain (D itself); view, const_view: handles of matrices, cheap to copy, a view
+///   converts to a
+///               const_view; matrix: owns one, converts to both. All know their scalar type at run
+///               time. A vector of d is a d x 1 matrix. Operands of one call may differ in scalar
+///               type; arithmetic is done in double if any operand is f64, else in float, and is
+///               rounded once on the way into the result.
+///   queries     rows(v), columns(v), type(v)
+///   make        make(type, rows, columns): a matrix of zeros
+///   slice       slice(v, row, rows, column, columns): a window, no copy, writable if v is
+///   assign      assign(x, y): y = x, converting
+///   subtract    subtract(a, b, y): y = a - b
+///   accumulate  accumulate(alpha, a, b, y): y += alpha (a - b), the difference rounded to y's type
+///   axpy        axpy(alpha, x, y): y += alpha x
+///   scale       scale(alpha, y): y = alpha y
+///   multiply    multiply(alpha, a, op, b, op, beta, y): y = alpha op(a) op(b) + beta y, in the
+///               precision of y (so a double y of float factors is a double product); beta = 0
+///               overwrites whatever y held; y overlaps neither factor
+///   reductions  squared_norm(x), dot(x, y) = tr(x^T y): in double, to the host
+///   per column  column_energies(alpha, x, y): y(j) += alpha sum_i x(i, j)^2, y d x 1, f64
+///               weighted_square(alpha, w, x, y): y += alpha w o x o x, all d x 1, y f64
+///   mask        zero_rows(list, y): the rows named become zero
+///   finite      all_finite(x)
+///   eigen       symmetric_eigen(y): eigenvalues of the symmetric f64 matrix y, ascending, to the
+///               host; y is overwritten with the eigenvectors, one per column
+///   transfer    to_host(x), from_host(m, y): for what is small (thin blocks' products, scores)
+///
+/// Every operation gives the same bits for the same input, whatever runs it in parallel.
+/// context<host> (tensor/host.hpp) is the model to read.
+template <class C>
+concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,
+                                   double a, std::span<const index_t> list,
+                                   const Eigen::MatrixXd& m) {
+  requires std::same_as<C, context<typename C::domain>>;
+  requires std::convertible_to<typename C::view, typename C::const_view>;
+  requires std::convertible_to<typename C::matrix&, typename C::view>;
+  requires std::convertible_to<const typename C::matrix&, typename C::const_view>;
+  { c.rows(x) } -> std::same_as<index_t>;
+  { c.columns(x) } -> std::same_as<index_t>;
+  { c.type(x) } -> std::same_as<scalar_type>;
+  { c.make(scalar_type::f32, n, n) } -> std::same_as<typename C::matrix>;
+  { c.slice(x, n, n, n, n) } -> std::same_as<typename C::const_view>;
+  { c.slice(y, n, n, n, n) } -> std::same_as<typename C::view>;
+  c.assign(x, y);
+  c.subtract(x, x, y);
+  c.accumulate(a, x, x, y);
+  c.axpy(a, x, y);
+  c.scale(a, y);
+  c.multiply(a, x, op::none, x, op::transpose, a, y);
+  { c.squared_norm(x) } -> std::same_as<double>;
+  { c.dot(x, x) } -> std::same_as<double>;
+  c.column_energies(a, x, y);
+  c.weighted_square(a, x, x, y);
+  c.zero_rows(list, y);
+  { c.all_finite(x) } -> std::same_as<bool>;
+  { c.symmetric_eigen(y) } -> std::same_as<std::vector<double>>;
+  { c.to_host(x) } -> std::same_as<Eigen::MatrixXd>;
+  c.from_host(m, y);
+};
+
+namespace detail {
+
+/// "3 x 4", for messages.
+inline std::string shape_text(index_t rows, index_t columns) {
+  return std::to_string(rows) + " x " + std::to_string(columns);
+}
+
+template <class Context>
+std::string shape_text(Context& c, typename Context::const_view v) {
+  return shape_text(c.rows(v), c.columns(v));
+}
+
+/// Throws unless v is rows x columns; `what` names it in the message.
+template <class Context>
+void require_shape(Context& c, typename Context::const_view v, index_t rows, index_t columns,
+                   const std::string& what) {
+  if (c.rows(v) != rows || c.columns(v) != columns)
+    throw error(what + ": expected " + shape_text(rows, columns) + ", found " + shape_text(c, v));
+}
+
+/// A user's tensor as its context takes it.
+template <class T>
+typename context<domain_t<T>>::const_view read(const T& t) {
+  return tensor_traits<T>::view(t);
+}
+
+template <class T>
+typename context<domain_t<T>>::view write(T& t) {
+  return tensor_traits<T>::view(t);
+}
+
+/// A tensor for a result shaped like v.
+template <class T, class Context>
+result_t<T> make_result(Context& c, const T& like, typename Context::const_view v) {
+  return tensor_traits<T>::make(like, c.rows(v), c.columns(v));
+}
+
+}  // namespace detail
+}  // namespace catmerge

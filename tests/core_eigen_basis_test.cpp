@@ -1,0 +1,238 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <Spectra/MatOp/DenseSymMatProd.h>
+#include <Spectra/SymEigsSolver.h>
+#include <Eigen/Eigenvalues>
+#include <catmerge/adapt/eigen.hpp>
+#include <catmerge/eigen_basis.hpp>
+#include <catmerge/tensor/host.hpp>
+
+#include <string>
+
+#include "support/data.hpp"
+#include "support/tolerance.hpp"
+
+using namespace test;
+
+namespace {
+
+using host_context = catmerge::context<catmerge::host>;
+
+struct found_pairs {
+  std::vector<double> values;
+  Eigen::MatrixXd vectors;
+  double magnitude = 0, residual = 0;
+  index_t products = 0;
+  bool converged = false;
+};
+
+found_pairs largest(const Eigen::MatrixXd& g, index_t count, catmerge::eigen_options options = {}) {
+  host_context c;
+  options.count = count;
+  index_t columns = 0;
+  auto pairs = catmerge::largest_eigenpairs(
+      c, g.rows(),
+      [&](host_context::const_view x, host_context::view y) {
+        columns += c.columns(x);
+        c.from_host(g * c.to_host(x), y);
+      },
+      options);
+  CHECK(columns == pairs.products);
+  return {pairs.values,   c.to_host(pairs.vectors), pairs.magnitude,
+          pairs.residual, pairs.products,           pairs.converged};
+}
+
+/// A symmetric matrix with the given eigenvalues and random eigenvectors.
+Eigen::MatrixXd with_spectrum(const std::vector<double>& values, std::uint64_t seed) {
+  const auto n = static_cast<index_t>(values.size());
+  const Eigen::MatrixXd q = generator(seed).orthonormal(n, n);
+  const Eigen::MatrixXd g =
+      q * Eigen::Map<const Eigen::VectorXd>(values.data(), n).asDiagonal() * q.transpose();
+  return 0.5 * (g + g.transpose());
+}
+
+/// Residuals, orthonormality, and the very eigenvalues that the dense solver calls the largest.
+void check_pairs(const Eigen::MatrixXd& g, index_t count) {
+  const auto found = largest(g, count);
+  const index_t n = g.rows(), expected = std::min(count, n);
+  REQUIRE(found.converged);
+  REQUIRE(static_cast<index_t>(found.values.size()) == expected);
+  REQUIRE(found.vectors.rows() == n);
+  REQUIRE(found.vectors.cols() == expected);
+  if (expected == 0) return;
+  const Eigen::VectorXd dense = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(g).eigenvalues();
+  const double size = dense.cwiseAbs().maxCoeff();
+  // The magnitude is that of what was seen: of the leading pairs at least, of the norm at most.
+  CHECK(found.magnitude <= size * (1 + tolerance::eigenvalue));
+  CHECK(found.residual <= tolerance::residual);
+  const Eigen::MatrixXd defect =
+      found.vectors.transpose() * found.vectors - Eigen::MatrixXd::Identity(expected, expected);
+  CHECK(defect.cwiseAbs().maxCoeff() <= tolerance::orthonormal<double>);
+  for (index_t j = 0; j < expected; ++j) {
+    CHECK(std::abs(found.values[at(j)] - dense(n - 1 - j)) <= tolerance::eigenvalue * size);
+    CHECK((g * found.vectors.col(j) - found.values[at(j)] * found.vectors.col(j)).norm() <=
+          (tolerance::residual + 64 * tolerance::eps<double>)*size);
+    if (j > 0) CHECK(found.values[at(j)] <= found.values[at(j - 1)]);
+  }
+}
+
+std::vector<double> repeated(double value, index_t count, std::vector<double> rest) {
+  rest.insert(rest.end(), at(count), value);
+  return rest;
+}
+
+}  // namespace
+
+TEST_CASE("largest_eigenpairs: random matrices of many sizes and counts") {
+  for (const index_t n : {1, 2, 3, 4, 5, 7, 8, 9, 16, 40, 65, 130, 200})
+    for (const index_t count : {0, 1, 2, 4, 9, 300}) {
+      if (count == 300 && n > 65) continue;
+      CAPTURE(n);
+      CAPTURE(count);
+      const Eigen::MatrixXd m =
+          generator(static_cast<std::uint64_t>(n * 1000 + count)).matrix(n, n);
+      check_pairs(m + m.transpose(), count);
+    }
+}
+
+TEST_CASE("largest_eigenpairs: spectra that are hard on a Krylov method") {
+  std::uint64_t seed = 1;
+  const auto spread = [](index_t n, double low, double high) {
+    std::vector<double> v;
+    for (index_t i = 0; i < n; ++i)
+      v.push_back(low + (high - low) * static_cast<double>(i) / static_cast<double>(n));
+    return v;
+  };
+  const auto joined = [](std::vector<double> a, const std::vector<double>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  const std::vector<double> bulk = spread(90, -1, 0.5);
+  const std::vector<std::pair<const char*, std::vector<double>>> spectra{
+      {"repeated, fewer than a block", repeated(2, 3, bulk)},
+      {"repeated, as many as wanted", repeated(2, 4, bulk)},
+      {"repeated, more than a block", repeated(2, 30, bulk)},
+      {"two repeated values", repeated(2, 2, repeated(1.5, 6, bulk))},
+      {"a tight cluster", joined(bulk, {1, 1 + 1e-5, 1 + 2e-5, 1 + 3e-5, 1 + 4e-5, 1 + 5e-5})},
+      {"a cluster at rounding", joined(bulk, {1, 1 + 1e-14, 1 + 2e-14, 1 - 1e-14, 1 - 2e-14})},
+      {"all negative", spread(100, -3, -1)},
+      {"all negative and repeated", std::vector<double>(60, -2)},
+      {"identity", std::vector<double>(60, 1)},
+      {"zero", std::vector<double>(50, 0)},
+      {"rank one", joined(std::vector<double>(80, 0), {3})},
+      {"rank eight", joined(std::vector<double>(80, 0), {8, 7, 6, 5, 4, 3, 2, 1})},
+      {"rank eight, all negative",
+       joined(std::vector<double>(80, 0), {-8, -7, -6, -5, -4, -3, -2, -1})},
+      {"rank two, mixed signs", joined(std::vector<double>(80, 0), {1, -5})},
+      {"a large negative end", joined(spread(60, -1000, -1), {1, 2, 3, 4, 5, 6})},
+      {"the negative end of lambda 5 with few rows",
+       joined(spread(16, -50, -1),
+              joined(std::vector<double>(70, 0), {9, 7, 5, 3, 1, .5, .3, .1}))},
+      {"geometric decay",
+       [] {
+         std::vector<double> v;
+         for (int i = 0; i < 100; ++i) v.push_back(std::pow(0.8, i));
+         return v;
+       }()},
+      // (Squares of residuals must not underflow: float weights stay above 1e-90.)
+      {"tiny all over", repeated(1e-140, 2, std::vector<double>(40, 1e-143))},
+      {"huge all over", repeated(1e150, 2, std::vector<double>(40, 1e148))},
+  };
+  for (const auto& spectrum : spectra) {
+    const std::string name = spectrum.first;
+    CAPTURE(name);
+    for (const index_t count : {1, 4}) check_pairs(with_spectrum(spectrum.second, ++seed), count);
+  }
+}
+
+TEST_CASE("largest_eigenpairs: Spectra finds the same") {
+  for (const std::uint64_t seed : seeds) {
+    const index_t n = 120, count = 4;
+    const Eigen::MatrixXd m = generator(seed).matrix(n, n);
+    const Eigen::MatrixXd g = m + m.transpose();
+    Spectra::DenseSymMatProd<double> product(g);
+    Spectra::SymEigsSolver<Spectra::DenseSymMatProd<double>> spectra(product, count, 30);
+    spectra.init();
+    spectra.compute(Spectra::SortRule::LargestAlge, 1000, 1e-12);
+    REQUIRE(spectra.info() == Spectra::CompInfo::Successful);
+    const auto found = largest(g, count);
+    const double size = found.magnitude;
+    const Eigen::VectorXd values = spectra.eigenvalues();
+    for (index_t j = 0; j < count; ++j)
+      CHECK(std::abs(found.values[at(j)] - values(j)) <= tolerance::eigenvalue * size);
+    const double gap = (values(count - 1) - largest(g, count + 1).values.back()) / size;
+    REQUIRE(gap > 1e-3);
+    const Eigen::MatrixXd theirs = spectra.eigenvectors(), ours = found.vectors;
+    CHECK((ours * ours.transpose() - theirs * theirs.transpose()).norm() <=
+          tolerance::subspace(gap));
+  }
+}
+
+TEST_CASE("largest_eigenpairs: the same twice, another start gives the same subspace") {
+  const Eigen::MatrixXd m = generator(9).matrix(90, 90);
+  const Eigen::MatrixXd g = m + m.transpose();
+  const auto once = largest(g, 3), again = largest(g, 3);
+  CHECK(same_bits(once.values, again.values));
+  CHECK(same_bits(once.vectors, again.vectors));
+  catmerge::eigen_options other;
+  other.seed = 12345;
+  const auto elsewhere = largest(g, 3, other);
+  CHECK_FALSE(same_bits(once.vectors, elsewhere.vectors));
+  const double gap = (once.values[2] - largest(g, 4).values[3]) / once.magnitude;
+  const Eigen::MatrixXd p = once.vectors * once.vectors.transpose(),
+                        q = elsewhere.vectors * elsewhere.vectors.transpose();
+  CHECK((p - q).norm() <= tolerance::subspace(gap));
+}
+
+TEST_CASE("largest_eigenpairs: a tighter tolerance is kept, a budget too small is said") {
+  const Eigen::MatrixXd m = generator(10).matrix(150, 150);
+  const Eigen::MatrixXd g = m + m.transpose();
+  catmerge::eigen_options tight;
+  tight.tolerance = 1e-12;
+  const auto found = largest(g, 2, tight);
+  CHECK(found.converged);
+  CHECK(found.residual <= 1e-12);
+  CHECK(found.products > largest(g, 2).products);
+  catmerge::eigen_options poor;
+  poor.products = 10;
+  const auto stopped = largest(g, 2, poor);
+  CHECK_FALSE(stopped.converged);
+  CHECK(stopped.products <= 10 + 6);  // at most one block beyond
+}
+
+TEST_CASE("largest_eigenpairs: far cheaper than size products on a layer's spectrum") {
+  // What a removal basis sees: a few large positive values, many zeros, a longer negative end.
+  std::vector<double> values(600, 0.0);
+  for (index_t i = 0; i < 60; ++i) values[at(i)] = -5.0 * std::pow(0.9, static_cast<double>(i));
+  for (index_t i = 0; i < 30; ++i) values[at(100 + i)] = std::pow(0.8, static_cast<double>(i));
+  const auto found = largest(with_spectrum(values, 11), 4);
+  CHECK(found.converged);
+  CHECK(found.products < 300);
+}
+
+TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
+  host_context c;
+  generator g(12);
+  const index_t n = 50;
+  const Eigen::MatrixXd basis = g.orthonormal(n, 5);
+  Eigen::MatrixXd block = g.matrix(n, 6);
+  block.col(1) = block.col(0) * 1e-3 + basis.col(2);      // in the span of others and of the basis
+  block.col(4) = basis * Eigen::VectorXd::Ones(5) * 1e6;  // in the basis alone
+  block.col(5) *= 1e-30;                                  // small, but a direction of its own
+  const Eigen::MatrixXd before = block;
+  const index_t kept = catmerge::detail::orthonormalise(c, catmerge::detail::read(basis), 5,
+                                                        catmerge::detail::write(block));
+  REQUIRE(kept == 4);
+  Eigen::MatrixXd all(n, 9);
+  all << basis, block.leftCols(4);
+  CHECK((all.transpose() * all - Eigen::MatrixXd::Identity(9, 9)).cwiseAbs().maxCoeff() <=
+        tolerance::orthonormal<double>);
+  const Eigen::MatrixXd left = before - all * (all.transpose() * before);
+  for (index_t j = 0; j < 6; ++j) CHECK(left.col(j).norm() <= 1e-6 * before.col(j).norm());
+
+  Eigen::MatrixXd zero = Eigen::MatrixXd::Zero(n, 3);
+  CHECK(catmerge::detail::orthonormalise(c, catmerge::detail::read(basis), 5,
+                                         catmerge::detail::write(zero)) == 0);
+}
