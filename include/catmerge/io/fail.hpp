@@ -1,0 +1,52 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/error.hpp>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+/// How messages about files are worded: `FILE: what`, or `FILE: tensor 'NAME': what`.
+namespace catmerge::io {
+
+/// Text from a file as a message shows it: in quotes, with control characters as \xNN, and cut
+/// short after 200 bytes (a hostile name may be megabytes long).
+inline std::string in_quotes(std::string_view text) {
+  std::size_t shown_size = std::min<std::size_t>(text.size(), 200);
+  for (int i = 0; i < 3 && shown_size < text.size(); ++i) {  // not within a character of UTF-8
+    if ((text[shown_size] & 0xc0) == 0x80) --shown_size;
+  }
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown = "'";
+  for (const char c : text.substr(0, shown_size)) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code < 0x20 || code == 0x7f) {
+      shown += "\\x";
+      shown += digits[code >> 4];
+      shown += digits[code & 15];
+    } else {
+      shown += c;
+    }
+  }
+  return shown + (text.size() > shown_size ? "...'" : "'");
+}
+
+[[noreturn]] inline void fail(const std::filesystem::path& file, const std::string& what) {
+  throw error(file.string() + ": " + what);
+}
+
+[[noreturn]] inline void fail(const std::filesystem::path& file, std::string_view tensor,
+                              const std::string& what) {
+  fail(file, "tensor " + in_quotes(tensor) + ": " + what);
+}
+
+/// `FILE: action: the system's words for `code`` (an errno).
+[[noreturn]] inline void fail_system(const std::filesystem::path& file, const std::string& action,
+                                     int code) {
+  fail(file, action + ": " + std::generic_category().message(code));
+}
+
+}  // namespace catmerge::io

@@ -1,0 +1,135 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/io/atomic_path.hpp>
+#include <catmerge/io/mapped_file.hpp>
+#include <catmerge/io/npy_header.hpp>
+#include <catmerge/io/tensor_sink.hpp>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace catmerge::io {
+
+namespace detail {
+/// Column-major bytes of `size`-byte elements in row-major order.
+inline std::vector<std::byte> to_row_major(std::span<const std::byte> values, const shape_t& shape,
+                                           std::size_t size) {
+  const std::size_t rank = shape.size();
+  std::vector<std::size_t> stride(rank, size);  // in `values`, in bytes
+  for (std::size_t axis = 1; axis < rank; ++axis) {
+    stride[axis] = stride[axis - 1] * static_cast<std::size_t>(shape[axis - 1]);
+  }
+  std::vector<std::byte> result(values.size());
+  std::vector<index_t> position(rank, 0);
+  std::size_t from = 0;
+  for (std::size_t to = 0; to < result.size(); to += size) {
+    std::memcpy(&result[to], &values[from], size);
+    for (std::size_t axis = rank; axis-- > 0;) {  // the next position, the last axis fastest
+      from += stride[axis];
+      if (++position[axis] < shape[axis]) break;
+      from -= stride[axis] * static_cast<std::size_t>(shape[axis]);
+      position[axis] = 0;
+    }
+  }
+  return result;
+}
+}  // namespace detail
+
+/// An array in a .npy file as a tensor: mapped, not copied. A column-major array (fortran_order) of
+/// more than one axis is copied into row-major order when it is opened, and takes its size in
+/// memory.
+class npy_file {
+ public:
+  /// Throws error if the file cannot be mapped or breaks the format (see npy_header.hpp).
+  npy_file(const std::filesystem::path& path, std::string name) : file_(path) {
+    npy_header header = parse_npy_header(file_.bytes(), path);
+    const std::span<const std::byte> values = file_.bytes().subspan(header.data_offset);
+    if (header.fortran_order && header.shape.size() > 1) {
+      copy_ = detail::to_row_major(values, header.shape, size_of(header.type));
+      file_.release(file_.bytes());
+    }
+    entry_ = {{std::move(name), header.type, std::move(header.shape)},
+              is_copy() ? std::span<const std::byte>(copy_) : values};
+  }
+
+  const std::filesystem::path& path() const { return file_.path(); }
+  const mapped_file& mapping() const { return file_; }
+  const tensor_entry& entry() const { return entry_; }
+  /// Whether the entry's bytes are a copy in memory, not the mapped file.
+  bool is_copy() const { return !copy_.empty(); }
+
+ private:
+  mapped_file file_;
+  std::vector<std::byte> copy_;
+  tensor_entry entry_;
+};
+
+/// Writes a folder of .npy files, NAME.npy for each tensor.
+class npy_folder_writer final : public tensor_sink {
+ public:
+  /// Throws error if the folder exists, cannot be made, a name cannot be a file's name (it is
+  /// empty, begins with a dot or holds a slash), or NumPy has no such type.
+  npy_folder_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors)
+      : ledger_(path, std::move(tensors)), folder_(path), files_(ledger_.slots().size()) {
+    for (const write_ledger::slot& slot : ledger_.slots()) {
+      const std::string& name = slot.info.name;
+      if (name.empty() || name.front() == '.' ||
+          name.find_first_of(std::string_view("/\0", 2)) != std::string::npos) {
+        fail(path, name, "the name cannot be that of a .npy file");
+      }
+      make_npy_header(slot.info, path);
+    }
+  }
+
+  void append(std::string_view name, std::span<const std::byte> bytes) override {
+    put(ledger_.for_append(name, bytes.size()), bytes);
+  }
+  void write(std::string_view name, std::span<const std::byte> bytes) override {
+    put(ledger_.for_write(name, bytes.size()), bytes);
+  }
+  void commit() override {
+    ledger_.check_complete();
+    folder_.commit();
+  }
+
+  /// Where other files of the folder may be put before commit().
+  const std::filesystem::path& partial() const { return folder_.partial(); }
+
+ private:
+  struct open_file {
+    output_file file;
+    std::uint64_t data_offset;
+  };
+
+  void put(write_ledger::slot& slot, std::span<const std::byte> bytes) {
+    auto& open = files_[static_cast<std::size_t>(&slot - ledger_.slots().data())];
+    if (open == nullptr && !slot.started) {
+      const std::string file_name = slot.info.name + ".npy";
+      const std::string header = make_npy_header(slot.info, folder_.path());
+      open.reset(new open_file{{folder_.partial() / file_name, folder_.path() / file_name},
+                               header.size()});
+      open->file.write_at(0, as_bytes(header), slot.info.name);
+    }
+    if (!bytes.empty())
+      open->file.write_at(open->data_offset + slot.written, bytes, slot.info.name);
+    write_ledger::done(slot, bytes.size());
+    if (slot.written == slot.size && open != nullptr) {
+      open->file.close();
+      open.reset();
+    }
+  }
+
+  write_ledger ledger_;
+  atomic_folder folder_;
+  std::vector<std::unique_ptr<open_file>> files_;  // by slot: opened at its first byte
+};
+
+}  // namespace catmerge::io

@@ -1,0 +1,75 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <catmerge/io/fail.hpp>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace catmerge::io {
+
+/// A new file that is written at given offsets and closed with everything on the disk.
+///
+/// A full disk, a quota and a size limit are errors that name the file and the tensor. Where a size
+/// limit is set (ulimit -f), the program must ignore SIGXFSZ, or the system ends it first:
+/// `std::signal(SIGXFSZ, SIG_IGN)`.
+class output_file {
+ public:
+  /// Creates `path`, which must not exist. Messages name `reported`, the file that the user asked
+  /// for, where this one only stands in for it.
+  output_file(const std::filesystem::path& path, std::filesystem::path reported)
+      : reported_(std::move(reported)),
+        descriptor_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
+    if (descriptor_ < 0) fail_system(reported_, "cannot create", errno);
+  }
+  explicit output_file(const std::filesystem::path& path) : output_file(path, path) {}
+
+  output_file(const output_file&) = delete;
+  output_file& operator=(const output_file&) = delete;
+  ~output_file() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+
+  /// Writes all bytes at `offset`. Threads may write disjoint ranges at the same time. `tensor`,
+  /// if not empty, is named in the error.
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes,
+                std::string_view tensor = {}) const {
+    while (!bytes.empty()) {
+      const ssize_t written =
+          ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) {
+        const int code = written < 0 ? errno : EIO;
+        const std::string action = (tensor.empty() ? "" : "tensor " + in_quotes(tensor) + ": ") +
+                                   "cannot write " + std::to_string(bytes.size()) +
+                                   " bytes at offset " + std::to_string(offset);
+        fail_system(reported_, action, code);
+      }
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+      offset += static_cast<std::uint64_t>(written);
+    }
+  }
+
+  /// Brings everything to the disk and closes the file. Some systems report a full disk only here.
+  void close() {
+    if (::fsync(descriptor_) != 0) fail_system(reported_, "cannot write to the disk", errno);
+    if (::close(std::exchange(descriptor_, -1)) != 0) {
+      fail_system(reported_, "cannot close", errno);
+    }
+  }
+
+ private:
+  std::filesystem::path reported_;
+  int descriptor_;
+};
+
+}  // namespace catmerge::io

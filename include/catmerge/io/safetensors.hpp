@@ -1,0 +1,62 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/io/mapped_file.hpp>
+#include <catmerge/io/safetensors_header.hpp>
+#include <filesystem>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace catmerge::io {
+
+/// A safetensors file, mapped into memory: nothing is copied, and nothing but the header is read
+/// until an entry's bytes are touched.
+///
+///     const catmerge::io::safetensors_file file("model.safetensors");
+///     for (const auto& entry : file.entries()) std::cout << entry.name << describe(entry) << '\n';
+///
+/// Entries stay valid while the object lives, also after it is moved.
+class safetensors_file {
+ public:
+  /// Throws error if the file cannot be mapped or breaks the format (see safetensors_header.hpp).
+  explicit safetensors_file(const std::filesystem::path& path)
+      : file_(path), contents_(parse_safetensors(file_.bytes(), path)) {
+    for (std::size_t i = 0; i < contents_.entries.size(); ++i) {
+      index_.emplace(contents_.entries[i].name, i);
+    }
+  }
+
+  const std::filesystem::path& path() const { return file_.path(); }
+  const mapped_file& mapping() const { return file_; }
+
+  /// In the order in which they lie in the file.
+  const std::vector<tensor_entry>& entries() const { return contents_.entries; }
+  const metadata_t& metadata() const { return contents_.metadata; }
+
+  /// The tensor of that name, or null.
+  const tensor_entry* find(std::string_view name) const {
+    const auto found = index_.find(name);
+    return found == index_.end() ? nullptr : &contents_.entries[found->second];
+  }
+
+  /// The tensor of that name. Throws error if there is none.
+  const tensor_entry& at(std::string_view name) const {
+    const tensor_entry* const entry = find(name);
+    if (entry == nullptr) fail(path(), name, "is not in the file");
+    return *entry;
+  }
+
+  /// As mapped_file: the memory of an entry is given back, or read ahead.
+  void release(const tensor_entry& entry) const { file_.release(entry.bytes); }
+  void prefetch(const tensor_entry& entry) const { file_.prefetch(entry.bytes); }
+
+ private:
+  mapped_file file_;
+  safetensors_contents contents_;
+  std::unordered_map<std::string_view, std::size_t> index_;  // keys lie in contents_
+};
+
+}  // namespace catmerge::io

@@ -1,0 +1,207 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/io/json.hpp>
+#include <catmerge/io/tensor_entry.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// The safetensors format, as bytes:
+///
+///     8 bytes   n, the length of the header, little-endian
+///     n bytes   JSON: {"__metadata__": {"key": "text", ...},
+///                      "NAME": {"dtype": "F32", "shape": [3, 4], "data_offsets": [begin, end]},
+///                      ...}
+///     the rest  the values; offsets count from the start of this part
+///
+/// The tensors cover the values without gap or overlap. What the reference implementation
+/// (github.com/huggingface/safetensors, safetensors/src/tensor.rs) refuses is refused here.
+namespace catmerge::io {
+
+/// The reference implementation's limit, which keeps a hostile file from filling the memory.
+inline constexpr std::uint64_t safetensors_longest_header = 100'000'000;
+
+/// What a safetensors file holds; the entries point into its bytes, in the order of their offsets.
+struct safetensors_contents {
+  std::vector<tensor_entry> entries;
+  metadata_t metadata;
+};
+
+namespace detail {
+
+inline std::string shown(const nlohmann::json& value) {
+  constexpr auto replace = nlohmann::json::error_handler_t::replace;
+  return in_quotes(value.dump(-1, ' ', false, replace));
+}
+
+/// A JSON number that is an index: not negative, an integer, within index_t.
+inline bool is_index(const nlohmann::json& value) {
+  return value.is_number_unsigned() &&
+         value.get<std::uint64_t>() <=
+             static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+}
+
+/// One tensor of the header; checked against the size of the values, not yet against the others.
+inline tensor_entry parse_safetensors_entry(const std::filesystem::path& file,
+                                            const std::string& name, const nlohmann::json& info,
+                                            std::span<const std::byte> values) {
+  const auto member = [&](const char* key) -> const nlohmann::json& {
+    if (!info.is_object()) fail(file, name, "expected an object, found " + shown(info));
+    const auto found = info.find(key);
+    if (found == info.end()) fail(file, name, std::string("has no ") + key);
+    return *found;
+  };
+  tensor_entry entry;
+  entry.name = name;
+
+  const nlohmann::json& type = member("dtype");
+  const auto known =
+      type.is_string() ? parse_dtype(type.get_ref<const std::string&>()) : std::nullopt;
+  if (!known) fail(file, name, "unknown dtype " + shown(type));
+  entry.type = *known;
+
+  const nlohmann::json& shape = member("shape");
+  if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_index)) {
+    fail(file, name, "shape: expected a list of non-negative integers, found " + shown(shape));
+  }
+  entry.shape = shape.get<shape_t>();
+  const auto size = byte_count(entry);
+  if (!size) fail(file, name, "the shape " + to_string(entry.shape) + " is absurdly large");
+
+  const nlohmann::json& offsets = member("data_offsets");
+  if (!offsets.is_array() || offsets.size() != 2 || !is_index(offsets[0]) ||
+      !is_index(offsets[1])) {
+    fail(file, name, "data_offsets: expected [begin, end], found " + shown(offsets));
+  }
+  const auto begin = offsets[0].get<std::uint64_t>();
+  const auto end = offsets[1].get<std::uint64_t>();
+  const std::string range = "[" + std::to_string(begin) + ", " + std::to_string(end) + "]";
+  if (begin > end) fail(file, name, "data_offsets " + range + ": the end lies before the begin");
+  if (end - begin != *size) {
+    fail(file, name,
+         describe(entry) + " takes " + std::to_string(*size) + " bytes, data_offsets " + range +
+             " hold " + std::to_string(end - begin));
+  }
+  if (end > values.size()) {
+    fail(file, name,
+         "data_offsets " + range + " lie beyond the " + std::to_string(values.size()) +
+             " bytes of values in the file (is it truncated?)");
+  }
+  entry.bytes = values.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(*size));
+  return entry;
+}
+
+/// Sorts the tensors by offset; they must cover the values exactly.
+inline void check_safetensors_cover(const std::filesystem::path& file,
+                                    std::vector<tensor_entry>& entries,
+                                    std::span<const std::byte> values) {
+  const auto begin_of = [&](const tensor_entry& entry) {
+    return static_cast<std::size_t>(entry.bytes.data() - values.data());
+  };
+  std::stable_sort(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
+    return std::pair(begin_of(a), a.bytes.size()) < std::pair(begin_of(b), b.bytes.size());
+  });
+  std::size_t covered = 0;
+  const tensor_entry* previous = nullptr;
+  for (const tensor_entry& entry : entries) {
+    const std::size_t begin = begin_of(entry);
+    if (begin < covered) fail(file, entry.name, "overlaps tensor " + in_quotes(previous->name));
+    if (begin > covered) {
+      fail(file, entry.name,
+           "begins at byte " + std::to_string(begin) + ", expected " + std::to_string(covered) +
+               ": the bytes between belong to no tensor");
+    }
+    covered = begin + entry.bytes.size();
+    previous = &entry;
+  }
+  if (covered != values.size()) {
+    fail(file, "the tensors end after " + std::to_string(covered) + " bytes of values, found " +
+                   std::to_string(values.size()) + " in the file");
+  }
+}
+
+}  // namespace detail
+
+/// Reads the bytes of a whole safetensors file, checking all of it but the values. `file` is for
+/// messages: each names the file, the tensor, what was expected and what was found.
+inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
+                                              const std::filesystem::path& file) {
+  constexpr std::size_t prefix = 8;
+  if (bytes.size() < prefix) {
+    fail(file, "is not a safetensors file: it has " + std::to_string(bytes.size()) + " bytes");
+  }
+  std::uint64_t length = 0;
+  for (std::size_t i = prefix; i-- > 0;) {
+    length = length << 8 | std::to_integer<std::uint64_t>(bytes[i]);
+  }
+  if (length > safetensors_longest_header) {
+    fail(file, "the header's length, " + std::to_string(length) + ", exceeds the limit of " +
+                   std::to_string(safetensors_longest_header) + " (is it a safetensors file?)");
+  }
+  if (length > bytes.size() - prefix) {
+    fail(file, "the header's length, " + std::to_string(length) + ", lies beyond the file's " +
+                   std::to_string(bytes.size()) + " bytes");
+  }
+  const auto header_size = static_cast<std::size_t>(length);
+  const std::string_view header = as_text(bytes.subspan(prefix, header_size));
+  const std::span<const std::byte> values = bytes.subspan(prefix + header_size);
+  if (header.empty() || header.front() != '{') fail(file, "the header does not start with '{'");
+
+  safetensors_contents contents;
+  const nlohmann::json parsed = parse_json(header, file, "header");
+  for (const auto& [name, info] : parsed.items()) {
+    if (name != "__metadata__") {
+      contents.entries.push_back(detail::parse_safetensors_entry(file, name, info, values));
+      continue;
+    }
+    if (info.is_null()) continue;
+    if (!info.is_object()) fail(file, "__metadata__: expected an object of strings");
+    for (const auto& [key, text] : info.items()) {
+      if (!text.is_string()) {
+        fail(file, "__metadata__: " + in_quotes(key) + ": expected a string, found " +
+                       detail::shown(text));
+      }
+      contents.metadata.emplace(key, text.get<std::string>());
+    }
+  }
+  detail::check_safetensors_cover(file, contents.entries, values);
+  return contents;
+}
+
+/// The first bytes of a safetensors file: length and header, padded with spaces to a multiple of 8,
+/// for tensors whose values follow in the order given. Precondition: byte_count of each exists.
+inline std::string make_safetensors_header(const std::filesystem::path& file,
+                                           const std::vector<tensor_info>& tensors,
+                                           const metadata_t& metadata) {
+  std::string text = "{";
+  try {
+    if (!metadata.empty()) text += "\"__metadata__\":" + nlohmann::json(metadata).dump();
+    std::uint64_t offset = 0;
+    for (const tensor_info& info : tensors) {
+      const std::uint64_t end = offset + byte_count(info).value();
+      if (text.size() > 1) text += ',';
+      text += nlohmann::json(info.name).dump() + ":{\"dtype\":\"" +
+              std::string(name_of(info.type)) +
+              "\",\"shape\":" + nlohmann::json(info.shape).dump() + ",\"data_offsets\":[" +
+              std::to_string(offset) + "," + std::to_string(end) + "]}";
+      offset = end;
+    }
+  } catch (const nlohmann::json::exception&) {
+    fail(file, "a tensor's name or the metadata is not valid UTF-8");
+  }
+  text += '}';
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  if (text.size() > safetensors_longest_header) fail(file, "the header exceeds the format's limit");
+  std::string prefix(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) prefix[i] = static_cast<char>(text.size() >> 8 * i & 0xff);
+  return prefix + text;
+}
+
+}  // namespace catmerge::io

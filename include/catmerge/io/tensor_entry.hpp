@@ -1,0 +1,94 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/error.hpp>
+#include <catmerge/io/dtype.hpp>
+#include <catmerge/io/fail.hpp>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace catmerge::io {
+
+/// Extents of a tensor, outermost first (row-major); empty for a scalar.
+using shape_t = std::vector<index_t>;
+
+/// Free text that a file carries beside its tensors.
+using metadata_t = std::map<std::string, std::string>;
+
+/// What a file says about a tensor, and what a writer needs to know before the first byte.
+struct tensor_info {
+  std::string name;
+  dtype type = dtype::f32;
+  shape_t shape;
+};
+
+/// A tensor inside an open file: `bytes` are its values in row-major, little-endian order, owned by
+/// the file object that handed it out. They may lie at any address: see is_aligned.
+struct tensor_entry : tensor_info {
+  std::span<const std::byte> bytes;
+};
+
+/// The number of elements: 1 for a scalar. None if an extent is negative or if the product, taken
+/// from the left, exceeds the range of index_t.
+inline std::optional<std::uint64_t> element_count(const shape_t& shape) {
+  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+  std::uint64_t count = 1;
+  for (const index_t extent : shape) {
+    if (extent < 0) return std::nullopt;
+    const auto factor = static_cast<std::uint64_t>(extent);
+    if (factor != 0 && count > most / factor) return std::nullopt;
+    count *= factor;
+  }
+  return count;
+}
+
+/// The number of bytes, if it can be represented.
+inline std::optional<std::uint64_t> byte_count(const tensor_info& info) {
+  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+  const auto count = element_count(info.shape);
+  if (!count || *count > most / size_of(info.type)) return std::nullopt;
+  return *count * size_of(info.type);
+}
+
+/// "[3, 4]"; "[]" for a scalar.
+inline std::string to_string(const shape_t& shape) {
+  std::string text = "[";
+  for (const index_t extent : shape) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(extent);
+  }
+  return text + "]";
+}
+
+/// "F32 [3, 4]".
+inline std::string describe(const tensor_info& info) {
+  return std::string(name_of(info.type)) + " " + to_string(info.shape);
+}
+
+/// Whether the bytes may be read in place as elements of their type. Files that our writers and the
+/// reference implementation make are aligned; a header of odd length shifts everything after it.
+inline bool is_aligned(const tensor_entry& entry) {
+  return reinterpret_cast<std::uintptr_t>(entry.bytes.data()) % size_of(entry.type) == 0;
+}
+
+/// The values in place, without a copy. Throws error if the tensor holds another type or is not
+/// aligned; convert() (io/convert.hpp) reads those.
+template <storage_scalar S>
+std::span<const S> values_of(const tensor_entry& entry) {
+  if (scalar_of(entry.type) != scalar_type_v<S>) {
+    throw error("tensor " + in_quotes(entry.name) + ": expected " + name_of(scalar_type_v<S>) +
+                " values, found " + describe(entry));
+  }
+  if (!is_aligned(entry)) {
+    throw error("tensor " + in_quotes(entry.name) + ": its bytes are not aligned in the file");
+  }
+  return {reinterpret_cast<const S*>(entry.bytes.data()), entry.bytes.size() / sizeof(S)};
+}
+
+}  // namespace catmerge::io

@@ -1,0 +1,52 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/error.hpp>
+#include <string>
+#include <string_view>
+
+namespace catmerge::model {
+
+/// What a parameter does with its input, which decides how it is trimmed.
+enum class parameter_kind : unsigned char {
+  linear,        ///< matrix: f(X) = X W
+  fused_linear,  ///< several linear weights stored as one (q, k, v in one in_proj_weight)
+  conv,          ///< rank 3 or more, d_out first: a linear map on patches, (d_out, rest)
+  scale,         ///< vector: f(x) = gamma o x, x the normalised input
+  shift,         ///< vector: f(x) = x + beta; biases
+  embedding,     ///< table, or an embedding that is added to others
+  fixed,         ///< not merged at all, the base's bytes: integers, booleans, buffers
+  unknown        ///< floating-point, but no rule names it: Task Arithmetic, and reported as such
+};
+
+constexpr std::string_view name_of(parameter_kind kind) {
+  switch (kind) {
+    case parameter_kind::linear: return "linear";
+    case parameter_kind::fused_linear: return "fused linear";
+    case parameter_kind::conv: return "conv";
+    case parameter_kind::scale: return "scale";
+    case parameter_kind::shift: return "shift";
+    case parameter_kind::embedding: return "embedding";
+    case parameter_kind::fixed: return "fixed";
+    case parameter_kind::unknown: break;
+  }
+  return "unknown";
+}
+
+/// Which extent of a matrix is the output's. Never guessed from the shape: nn.Linear stores
+/// (d_out, d_in); GPT-2's Conv1D, OpenCLIP's projections and embedding tables (d_in, d_out).
+enum class matrix_layout : unsigned char { out_in, in_out };
+
+/// How one parameter is to be merged.
+struct classification {
+  parameter_kind kind = parameter_kind::unknown;
+  /// Whether the method trims it; if not, it is summed as in Task Arithmetic (fixed: not at all).
+  bool trim = false;
+  matrix_layout layout = matrix_layout::out_in;
+  /// Equal parts along d_out that are trimmed each on its own: rows of a matrix (columns if the
+  /// layout is in_out), stretches of a vector. 1 for what is not fused.
+  int parts = 1;
+};
+
+}  // namespace catmerge::model

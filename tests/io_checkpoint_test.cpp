@@ -1,0 +1,331 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <catmerge/io/checkpoint.hpp>
+#include <catmerge/io/checkpoint_writer.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "io_support.hpp"
+
+using namespace io_test;
+using format = io::checkpoint_format;
+
+namespace {
+std::string dictionary(const std::string& descr, const std::string& order,
+                       const std::string& shape) {
+  return "{'descr': " + descr + ", 'fortran_order': " + order + ", 'shape': " + shape + ", }\n";
+}
+
+void write_safetensors(const fs::path& path, const std::vector<std::string>& names,
+                       const io::metadata_t& metadata = {}) {
+  std::vector<io::tensor_info> infos;
+  for (const auto& name : names) {
+    infos.push_back({name, io::dtype::u8, {static_cast<catmerge::index_t>(name.size())}});
+  }
+  io::safetensors_writer writer(path, infos, metadata);
+  for (const auto& name : names) writer.write(name, bytes_of(name));
+  writer.commit();
+}
+}  // namespace
+
+TEST_CASE("npy: hand-made headers of all versions are read") {
+  const temporary_folder folder;
+  const auto open = [&](const std::string& header, const std::string& values, int major = 1) {
+    return io::npy_file(put(folder / "x.npy", npy_bytes(header, values, major)), "x");
+  };
+  const auto usual = open(dictionary("'<f4'", "False", "(2, 1)"), "12345678");
+  CHECK(io::describe(usual.entry()) == "F32 [2, 1]");
+  CHECK(text_of(usual.entry().bytes) == "12345678");
+  CHECK(usual.entry().name == "x");
+  CHECK_FALSE(usual.is_copy());
+  CHECK(io::describe(open(dictionary("'<f2'", "False", "()"), "12", 2).entry()) == "F16 []");
+  CHECK(io::describe(open(dictionary("'|u1'", "False", "(3,)"), "123", 3).entry()) == "U8 [3]");
+  CHECK(io::describe(
+            open("{\"shape\":(1L,1),\"fortran_order\":True,\"descr\":\"<i8\"}", std::string(8, 'x'))
+                .entry()) == "I64 [1, 1]");
+  CHECK(io::describe(open(dictionary("'|b1'", "False", "(0, 5)"), "").entry()) == "BOOL [0, 5]");
+}
+
+TEST_CASE("npy: column-major arrays are turned, of any rank and element size") {
+  const temporary_folder folder;
+  const auto path =
+      put(folder / "x.npy", npy_bytes(dictionary("'|u1'", "True", "(2, 3)"), "abcdef"));
+  CHECK(text_of(io::npy_file(path, "x").entry().bytes) == "acebdf");
+  put(path, npy_bytes(dictionary("'|u1'", "True", "(4,)"), "abcd"));
+  CHECK(text_of(io::npy_file(path, "x").entry().bytes) == "abcd");
+  CHECK_FALSE(io::npy_file(path, "x").is_copy());
+  put(path, npy_bytes(dictionary("'<i2'", "True", "(2, 2, 2)"), "a0b0c0d0e0f0g0h0"));
+  io::npy_file file(path, "x");
+  const io::npy_file moved = std::move(file);
+  CHECK(text_of(moved.entry().bytes) == "a0e0c0g0b0f0d0h0");
+  put(path, npy_bytes(dictionary("'<i2'", "True", "(2, 0, 2)"), ""));
+  CHECK(io::npy_file(path, "x").entry().bytes.empty());
+}
+
+TEST_CASE("npy: every way in which a file can lie is an error that names it") {
+  const temporary_folder folder;
+  struct bad_file {
+    std::string bytes;
+    std::string expected;
+  };
+  const auto with = [](const std::string& header, const std::string& values = "1234") {
+    return npy_bytes(header, values);
+  };
+  const auto shape = [&](const std::string& text) {
+    return with(dictionary("'<f4'", "False", text));
+  };
+  const auto type = [&](const std::string& text) {
+    return with(dictionary(text, "False", "(1,)"));
+  };
+  const std::vector<bad_file> files = {
+      {"", "is not a .npy file"},
+      {"\x93NUMPY\x01", "is not a .npy file"},
+      {"\x93NUMPX\x01" + std::string(20, '\0'), "is not a .npy file"},
+      {npy_bytes("", "", 4), "unknown version"},
+      {npy_bytes("", "", 0), "unknown version"},
+      {"\x93NUMPY" + std::string("\2\0\0\0", 4), "header is truncated"},
+      {"\x93NUMPY" + std::string("\1\0\xff\xff{}", 6), "length, 65535, lies beyond the file's 12"},
+      {with(""), "expected '{'"},
+      {with("{}"), "expected descr, fortran_order and shape"},
+      {with("{'descr': '<f4', 'shape': (1,)}"), "expected descr, fortran_order and shape"},
+      {with("{'descr': '<f4', 'descr': '<f4'}"), "the key 'descr' stands twice"},
+      {with("{'color': '<f4'}"), "unknown key 'color'"},
+      {with("{'descr' '<f4'}"), "expected ':'"},
+      {with("{'descr': '<f4' 'shape'}"), "expected '}'"},
+      {with("{'descr"), "expected a key in quotes"},
+      {with(dictionary("'<f4'", "False", "(1,)") + "x"), "found 'x' after the dictionary"},
+      {with(dictionary("'<f4'", "false", "(1,)")), "expected True or False, found 'false"},
+      {type("'>f4'"), "big-endian values ('>f4') are not supported"},
+      {type("'|O'"), "unsupported type '|O'"},
+      {type("'<f16'"), "unsupported type '<f16'"},
+      {type("[('a', '<f4')]"), "structured arrays are not supported"},
+      {type("4"), "expected a type in quotes"},
+      {shape("1"), "expected '('"},
+      {shape("(1)"), "expected a tuple"},
+      {shape("(1 1)"), "expected a tuple"},
+      {shape("(1, 1 1)"), "expected ',' or ')'"},
+      {shape("(,)"), "expected an extent"},
+      {shape("(-1,)"), "expected an extent"},
+      {shape("(1.0,)"), "expected a tuple"},
+      {shape("(1,"), "expected an extent"},
+      {shape("(99999999999999999999,)"), "absurdly large"},
+      {shape("(999999999999999999, 999999999999999999)"), "absurdly large"},
+      {shape("(2,)"), "F32 [2] takes 8 bytes of values, found 4"},
+      {shape("(0,)"), "takes 0 bytes of values, found 4"},
+  };
+  for (const bad_file& bad : files) {
+    const auto path = put(folder / "bad.npy", bad.bytes);
+    const std::string message = message_of([&] { io::npy_file(path, "bad"); });
+    CHECK_CONTAINS(message, path.string() + ": ");
+    CHECK_CONTAINS(message, bad.expected);
+  }
+}
+
+TEST_CASE("npy: whatever is done to a good file, it is read within its bounds or refused") {
+  std::mt19937 random(29);
+  const std::string good = npy_bytes(dictionary("'<f4'", "False", "(2, 1)"), "12345678");
+  int accepted = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const std::string bytes = mutated(random, good, "0123456789()', :{}TF<>|fi");
+    try {
+      const io::npy_header header = io::parse_npy_header(bytes_of(bytes), "mutant");
+      ++accepted;
+      REQUIRE(header.data_offset + io::byte_count({"", header.type, header.shape}).value() ==
+              bytes.size());
+    } catch (const catmerge::error&) {
+    }
+  }
+  CHECK(accepted > 100);
+  CHECK(accepted < 10'000);
+}
+
+TEST_CASE("npy: the header is NumPy's own") {
+  const std::string header = io::make_npy_header({"x", io::dtype::f32, {3, 4}}, "x.npy");
+  CHECK(header.size() == 128);
+  CHECK(header.substr(0, 10) == std::string("\x93NUMPY\x01\0\x76\0", 10));
+  CHECK_CONTAINS(header, "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }  ");
+  CHECK(header.back() == '\n');
+  CHECK_CONTAINS(io::make_npy_header({"x", io::dtype::i8, {3}}, ""), "'|i1'");
+  CHECK_CONTAINS(io::make_npy_header({"x", io::dtype::i8, {3}}, ""), "'shape': (3,), }");
+  CHECK_CONTAINS(io::make_npy_header({"x", io::dtype::i8, {}}, ""), "'shape': (), }");
+}
+
+TEST_CASE("checkpoints of every format come back, dtype by dtype") {
+  std::mt19937 random(11);
+  for (const format how :
+       {format::safetensors_file, format::npy_folder, format::hugging_face_folder}) {
+    for (int round = 0; round < 20; ++round) {
+      const temporary_folder folder;
+      const auto config = put(folder / "config.json", "{\"x\": 1}\n");
+      const auto path = folder / "out";
+      std::vector<io::tensor_info> infos;
+      std::vector<std::string> contents;
+      for (unsigned i = 0; i < 2 * io::dtype_count; ++i) {
+        io::tensor_info info{
+            "layer." + std::to_string(i) + "::w", static_cast<io::dtype>(i % io::dtype_count), {}};
+        if (how == format::npy_folder && io::npy_descr(info.type).empty()) continue;
+        for (auto rank = random() % 4; rank-- > 0;) info.shape.push_back(random() % 5);
+        contents.push_back(random_bytes(random, io::byte_count(info).value()));
+        infos.push_back(info);
+      }
+      io::checkpoint_writer writer(path, infos, {how, {{"format", "pt"}}, config});
+      for (std::size_t i = 0; i < infos.size(); ++i) {
+        const auto bytes = bytes_of(contents[i]);
+        writer.append(infos[i].name, bytes.first(bytes.size() / 2));
+        writer.append(infos[i].name, bytes.subspan(bytes.size() / 2));
+      }
+      CHECK_FALSE(fs::exists(path));
+      writer.commit();
+      CHECK(folder.names() == std::vector<std::string>{"config.json", "out"});
+
+      io::checkpoint opened(path);
+      const io::checkpoint read = std::move(opened);
+      CHECK(read.format() == how);
+      CHECK(read.size() == infos.size());
+      CHECK(read.metadata().size() == (how == format::npy_folder ? 0 : 1));
+      CHECK(read.config().has_value() == (how != format::safetensors_file));
+      if (read.config()) CHECK(get(*read.config()) == "{\"x\": 1}\n");
+      for (std::size_t i = 0; i < infos.size(); ++i) {
+        const io::tensor_entry& entry = read.at(infos[i].name);
+        CHECK(io::describe(entry) == io::describe(infos[i]));
+        read.prefetch(entry.name);
+        read.release(entry.name);
+        CHECK(text_of(entry.bytes) == contents[i]);
+      }
+    }
+  }
+}
+
+TEST_CASE("a folder of .npy files is ordered by name and may hold other files") {
+  const temporary_folder folder;
+  const auto array = npy_bytes(dictionary("'|u1'", "False", "(1,)"), "x");
+  for (const std::string name : {"b.weight.npy", "a.npy", "c.10.npy", ".hidden.npy", "notes.txt"}) {
+    put(folder / name, array);
+  }
+  const io::checkpoint read(folder.path());
+  CHECK(read.names() == std::vector<std::string>{"a", "b.weight", "c.10"});
+  CHECK_FALSE(read.config());
+  put(folder / "d.npy", "x");
+  CHECK_CONTAINS(message_of([&] { io::checkpoint{folder.path()}; }), "d.npy: is not a .npy file");
+}
+
+TEST_CASE("a Hugging Face folder in shards reads as one checkpoint") {
+  const temporary_folder folder;
+  put(folder / "config.json", "{}");
+  write_safetensors(folder / "model-2.safetensors", {"b"}, {{"format", "pt"}});
+  write_safetensors(folder / "model-1.safetensors", {"a", "c"}, {{"format", "pt"}});
+  const auto index = folder / "model.safetensors.index.json";
+  const auto map = [&](const std::string& weight_map) {
+    put(index, "{\"metadata\":{\"total_size\":3},\"weight_map\":" + weight_map + "}");
+    return message_of([&] { io::checkpoint{folder.path()}; });
+  };
+  const std::string first = R"("a":"model-1.safetensors","c":"model-1.safetensors")";
+  const std::string second = R"("b":"model-2.safetensors")";
+  CHECK(map("{" + first + "," + second + "}") == "");
+  const io::checkpoint read(folder.path());
+  CHECK(read.names() == std::vector<std::string>{"a", "c", "b"});
+  CHECK(text_of(read.at("b").bytes) == "b");
+  CHECK(read.format() == format::hugging_face_folder);
+  CHECK(read.config() == folder / "config.json");
+  CHECK(read.metadata() == io::metadata_t{{"format", "pt"}});
+  read.release("c");
+  read.release("none");
+
+  CHECK_CONTAINS(map("{" + first + "," + second + R"(,"d":"model-2.safetensors"})"),
+                 "model-2.safetensors: tensor 'd': is not in the file, where the index says");
+  CHECK_CONTAINS(map("{" + second + R"(,"a":"model-1.safetensors"})"),
+                 "tensor 'c': the index does not list it");
+  CHECK_CONTAINS(map(R"({"a":"model-3.safetensors"})"), "model-3.safetensors: cannot open");
+  for (const std::string name : {"../x", "/x", "..", "", "a\\\\b", "x\\u0000y"}) {
+    CHECK_CONTAINS(map("{\"a\":\"" + name + "\"}"), "expected the name of a file beside the index");
+  }
+  CHECK_CONTAINS(map("{\"a\":1}"), "tensor 'a': expected the name of a file");
+  CHECK_CONTAINS(map("[]"), "expected an object \"weight_map\"");
+  CHECK_CONTAINS(map("{" + first + "," + first + "}"), "has the key 'a' twice");
+  write_safetensors(folder / "model-2.safetensors", {"b", "a"});
+  CHECK_CONTAINS(map("{" + first + "," + second + "}"), "tensor 'a': the index does not list it");
+}
+
+TEST_CASE("what is no checkpoint says what was expected") {
+  const temporary_folder folder;
+  CHECK_CONTAINS(message_of([&] { io::checkpoint{folder.path()}; }), "expected model.safetensors");
+  put(folder / "pytorch_model.bin", "");
+  CHECK_CONTAINS(message_of([&] { io::checkpoint{folder.path()}; }), "examples/export");
+  CHECK_CONTAINS(message_of([&] { io::checkpoint{folder / "none"}; }), "cannot open");
+  CHECK_CONTAINS(message_of([&] { io::checkpoint{folder / "pytorch_model.bin"}; }),
+                 "is not a safetensors file");
+}
+
+TEST_CASE("the format of the output follows its name, then the base") {
+  for (const format base :
+       {format::safetensors_file, format::npy_folder, format::hugging_face_folder}) {
+    CHECK(io::output_format("a/b.safetensors", base) == format::safetensors_file);
+    CHECK(io::output_format("a/b", base) == base);
+  }
+}
+
+TEST_CASE("a folder that cannot be written leaves nothing behind") {
+  const temporary_folder folder;
+  const std::vector<io::tensor_info> infos = {{"a", io::dtype::u8, {2}}};
+  put(folder / "file", "");
+  fs::create_directory(folder / "existing");
+  for (const format how : {format::npy_folder, format::hugging_face_folder}) {
+    const auto attempt = [&](const std::string& name, std::vector<io::tensor_info> declared) {
+      return message_of([&] {
+        io::checkpoint_writer writer(folder / name, declared, {how});
+        for (const auto& info : declared) {
+          writer.write(info.name, bytes_of(std::string(io::byte_count(info).value(), 'x')));
+        }
+        if (name == "late") fs::create_directory(folder / "late");
+        writer.commit();
+      });
+    };
+    CHECK_CONTAINS(attempt("existing", infos), "existing: exists already");
+    CHECK_CONTAINS(attempt("existing/", infos), "existing: exists already");
+    CHECK_CONTAINS(attempt("late", infos), "late: exists already");
+    fs::remove(folder / "late");
+    CHECK_CONTAINS(attempt("file/x", infos), "cannot create: Not a directory");
+    CHECK_CONTAINS(message_of([&] { io::checkpoint_writer(folder / "x", infos, {how}).commit(); }),
+                   "1 of 1 tensors were not written");
+    CHECK_CONTAINS(message_of([&] {
+                     io::checkpoint_writer(folder / "x", infos, {how, {}, folder / "none"});
+                   }),
+                   "none: cannot open");
+    if (how == format::npy_folder) {
+      CHECK_CONTAINS(attempt("x", {{"w", io::dtype::bf16, {1}}}),
+                     "tensor 'w': .npy files cannot hold BF16: choose another output type "
+                     "(--out-dtype f32)");
+      for (const std::string bad : {"a/b", "", ".a"}) {
+        CHECK_CONTAINS(attempt("x", {{bad, io::dtype::u8, {1}}}), "cannot be that of a .npy file");
+      }
+      CHECK_CONTAINS(attempt("x", {{std::string(300, 'n'), io::dtype::u8, {1}}}), "too long");
+    }
+  }
+  CHECK(folder.names() == std::vector<std::string>{"existing", "file"});
+}
+
+TEST_CASE("a full disk in a folder names the tensor and leaves nothing behind") {
+  const temporary_folder folder;
+  ::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  rlimit limited = before;
+  limited.rlim_cur = 4096;
+  for (const format how : {format::npy_folder, format::hugging_face_folder}) {
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limited) == 0);
+    const std::string message = message_of([&] {
+      io::checkpoint_writer writer(folder / "x", {{"big", io::dtype::u8, {8192}}}, {how});
+      writer.write("big", bytes_of(std::string(8192, 'b')));
+      writer.commit();
+    });
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    CHECK_CONTAINS(message, "tensor 'big': cannot write");
+    CHECK_CONTAINS(message, (folder / "x").string());
+  }
+  CHECK(folder.names().empty());
+}
