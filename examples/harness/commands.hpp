@@ -1,0 +1,86 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <catmerge/error.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <harness/task_file.hpp>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+/// The program's subcommands. Each add_... declares its options and what to do when it is called.
+namespace catmerge::harness {
+
+void add_merge(CLI::App& program);
+void add_features(CLI::App& program);
+void add_evaluate(CLI::App& program);
+void add_inspect(CLI::App& program);
+
+/// "NAME=P" arguments, in the order of the command line. Throws CLI::ValidationError for a name
+/// that is empty or given twice.
+inline std::vector<task_file> parse_task_files(const std::string& option,
+                                               const std::vector<std::string>& arguments) {
+  std::vector<task_file> files;
+  for (const auto& argument : arguments) {
+    const auto equals = argument.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == argument.size())
+      throw CLI::ValidationError(option, "expected NAME=PATH, found '" + argument + "'");
+    files.push_back({argument.substr(0, equals), argument.substr(equals + 1)});
+    for (std::size_t i = 0; i + 1 < files.size(); ++i)
+      if (files[i].task == files.back().task)
+        throw CLI::ValidationError(option, "the task '" + files[i].task + "' is given twice");
+  }
+  return files;
+}
+
+/// A number that is finite and, if asked for, not negative. (CLI11's own checks let NaN pass and
+/// name the largest double.)
+inline CLI::Validator finite_number(bool negative_too) {
+  return CLI::Validator(
+      [negative_too](std::string& text) -> std::string {
+        char* end = nullptr;
+        const double value = std::strtod(text.c_str(), &end);
+        const bool is_number = !text.empty() && *end == '\0' && std::isfinite(value);
+        if (is_number && (negative_too || value >= 0)) return {};
+        return std::string("expected a number") + (negative_too ? "" : " of at least 0") +
+               ", found '" + text + "'";
+      },
+      "");
+}
+
+/// 0, 1, 2, ... (CLI11 takes what is beyond the largest integer for that.)
+inline CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        if (!text.empty() && text.size() <= 15 &&
+            text.find_first_not_of("0123456789") == std::string::npos)
+          return {};
+        return "expected a whole number of at least 0, found '" + text + "'";
+      },
+      "");
+}
+
+/// Throws if writing `output` would replace an input or put a file into an input that is a folder.
+inline void require_apart(const std::string& output, const std::vector<std::string>& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const auto folder = fs::absolute(output, ignored).parent_path();
+  for (const auto& input : inputs) {
+    if (fs::equivalent(output, input, ignored))
+      throw error(output + ": the output is one of the inputs: " + input);
+    if (fs::equivalent(folder, input, ignored))
+      throw error(output + ": the output lies in one of the inputs: " + input);
+  }
+}
+
+/// --threads, with the machine's own number as the default.
+inline unsigned default_threads() {
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,51 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <catmerge/version.hpp>
+#include <csignal>
+#include <exception>
+#include <harness/commands.hpp>
+#include <iostream>
+#include <string>
+
+#define CATMERGE_TEXT_OF(x) #x
+#define CATMERGE_TEXT(x) CATMERGE_TEXT_OF(x)
+
+int main(int argc, char** argv) {
+  // A file size limit is an error like a full disk, not the end of the program.
+  std::signal(SIGXFSZ, SIG_IGN);
+  CLI::App program(
+      "Merges fine-tuned networks without training: CAT Merging, Task Arithmetic, weight "
+      "averaging.",
+      "catmerge");
+  program.set_version_flag("--version",
+                           "catmerge " CATMERGE_TEXT(CATMERGE_VERSION_MAJOR) "." CATMERGE_TEXT(
+                               CATMERGE_VERSION_MINOR) "." CATMERGE_TEXT(CATMERGE_VERSION_PATCH));
+  program.require_subcommand(1);
+  program.get_formatter()->column_width(34);
+  catmerge::harness::add_merge(program);
+  catmerge::harness::add_features(program);
+  catmerge::harness::add_evaluate(program);
+  catmerge::harness::add_inspect(program);
+  program.footer(
+      "P stands for a safetensors file, a folder of .npy files (one per parameter) or a Hugging "
+      "Face\n"
+      "folder. `catmerge COMMAND --help` tells more.\n"
+      "Exit status: 0 done, 1 an error (nothing was written), 2 a wrong command line.");
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::RequiredError& problem) {
+    // "A subcommand is required" would be no help to who mistyped one.
+    const auto unknown = program.remaining();
+    if (unknown.empty()) return program.exit(problem), 2;
+    return program.exit(CLI::ExtrasError("catmerge", unknown)), 2;
+  } catch (const CLI::ParseError& problem) {
+    return program.exit(problem) == 0 ? 0 : 2;
+  } catch (const std::exception& problem) {
+    std::cerr << "catmerge: " << problem.what() << '\n';
+    return 1;
+  }
+  if (std::cout.flush()) return 0;
+  std::cerr << "catmerge: cannot write to the standard output\n";
+  return 1;
+}

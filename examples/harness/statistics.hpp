@@ -1,0 +1,244 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/features.hpp>
+#include <catmerge/io/statistics.hpp>
+#include <harness/checkpoint_set.hpp>
+#include <harness/pool.hpp>
+#include <map>
+#include <memory>
+#include <network/checkpoint_weights.hpp>
+#include <network/network.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+/// Where a merge's statistics come from: files of features, or samples that run through the
+/// networks.
+namespace catmerge::harness {
+
+/// Statistics of no task: what methods that need none are given.
+using catmerge::no_statistics;
+
+/// Files of features, one per task.
+class file_statistics {
+ public:
+  /// Throws, naming the file and the tensor, for a name that no parameter of the base has, and for
+  /// statistics that do not fit the parameter.
+  file_statistics(const std::vector<task_file>& files, const checkpoint_set& set) {
+    for (const auto& task : set.tasks())
+      for (const auto& file : files)
+        if (file.task == task) files_.emplace_back(file.path);
+    for (const auto& file : files_)
+      for (const auto& name : file.names())
+        if (set.base_file().find(name) == nullptr)
+          io::fail(file.path(), name, "no parameter of the base has this name");
+    for (const auto& group : set.groups())
+      for (const auto& p : group)
+        for (const auto& file : files_)
+          if (const auto* entry = file.find(p.name))
+            check(file, *entry, set.base_file().at(p.name), p);
+    for (const auto& task : set.tasks()) tasks_.push_back(task);
+  }
+
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {
+    const auto* entry = files_[static_cast<std::size_t>(k)].find(p.name);
+    if (entry == nullptr) return std::nullopt;
+    const statistics_view<host> view{entry->form, windows_.of(*entry->data),
+                                     static_cast<double>(entry->row_count)};
+    // Here rather than in the merge, which would name one of those that share these statistics.
+    if (!context<host>().all_finite(view.data))
+      io::fail(files_[static_cast<std::size_t>(k)].path(), entry->data->name,
+               "the features of '" + tasks_[static_cast<std::size_t>(k)] +
+                   "' hold a value that is not finite");
+    return view;
+  }
+
+  void release(const parameter_group& group) {
+    windows_.clear();
+    for (const auto& file : files_)
+      for (const auto& p : group) file.release(p.name);
+  }
+
+ private:
+  static void check(const io::statistics_file& file, const io::statistics_entry& entry,
+                    const io::tensor_entry& parameter, const parameter_info& p) {
+    const bool linear = p.kind == layer_kind::linear;
+    if (!linear && p.kind != layer_kind::scale) return;
+    const bool moment = entry.form == statistics_form::second_moment;
+    const std::string whose = " for '" + p.name + "', " + io::describe(parameter) + ", found " +
+                              io::describe(*entry.data);
+    if (linear && moment)
+      io::fail(file.path(), entry.data->name, "expected rows, a factor or a Gram matrix" + whose);
+    const auto [rows, columns] = matrix_extents(parameter.shape);
+    const index_t width = linear && !p.transposed ? columns : rows;
+    if (entry.data->shape[moment ? 0 : 1] != width)
+      io::fail(file.path(), entry.data->name,
+               "expected rows of " + std::to_string(width) + " entries" + whose);
+  }
+
+  std::vector<std::string> tasks_;
+  std::vector<io::statistics_file> files_;
+  windows windows_;
+};
+
+/// What one task's samples say of the inputs of one block's parameters, gathered while it runs.
+class block_recorder final : public recorder {
+ public:
+  /// kinds: what to record, by name: rows or Gram matrices for linears, second moments for scales.
+  explicit block_recorder(const std::map<std::string, layer_kind>& kinds) : kinds_(kinds) {}
+
+  bool wants(const std::vector<std::string>& names) override {
+    for (const auto& name : names)
+      if (kinds_.contains(name)) return true;
+    return false;
+  }
+
+  void record(const std::vector<std::string>& names, matrix rows) override {
+    const host_const_view x(rows.data(), scalar_type::f32, rows.rows(), rows.cols(), rows.cols(),
+                            1);
+    // Names of one call share their input: the first one that is wanted owns the statistics.
+    std::string owner;
+    for (const auto& name : names) {
+      const auto wanted = kinds_.find(name);
+      if (wanted == kinds_.end()) continue;
+      if (owner.empty()) {
+        owner = name;
+        if (wanted->second == layer_kind::scale)
+          moments_[name].update(x);
+        else
+          features_[name].update(x);
+      }
+      owner_[name] = owner;
+    }
+  }
+
+  std::optional<statistics_view<host>> find(const std::string& name) const {
+    const auto owner = owner_.find(name);
+    if (owner == owner_.end()) return std::nullopt;
+    if (const auto f = features_.find(owner->second); f != features_.end()) return f->second.view();
+    return moments_.at(owner->second).view();
+  }
+
+  /// The name whose statistics serve each recorded name.
+  const std::map<std::string, std::string>& owners() const { return owner_; }
+
+  void clear() {
+    features_.clear();
+    moments_.clear();
+    owner_.clear();
+  }
+
+ private:
+  const std::map<std::string, layer_kind>& kinds_;
+  std::map<std::string, feature_statistics<>> features_;
+  std::map<std::string, moment_statistics<>> moments_;
+  std::map<std::string, std::string> owner_;
+};
+
+/// One task's samples on their way through one network: a few at a time, all of them one block.
+class sample_run {
+ public:
+  /// count: how many of the file's samples, from the first; 0 for all.
+  sample_run(const network& net, const std::string& file, index_t count,
+             std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds)
+      : net_(net), weights_(std::move(weights)), record_(kinds) {
+    const auto samples = net.open_samples(file);
+    if (count > samples->size())
+      throw error(file + ": expected at least " + std::to_string(count) + " samples, found " +
+                  std::to_string(samples->size()));
+    if (count == 0) count = samples->size();
+    // Eight samples: the rows of a block that are recorded at a time stay small, products large.
+    constexpr index_t batch = 8;
+    for (index_t first = 0; first < count; first += batch)
+      states_.push_back(samples->load(first, std::min(batch, count - first)));
+    check_weights(net, *weights_);
+  }
+
+  /// Runs the next block; what it recorded replaces what the one before did.
+  void advance(const executor& threads) {
+    record_.clear();
+    for (auto& state : states_) net_.run(state.next_block, *weights_, state, &record_, threads);
+  }
+
+  const block_recorder& recorded() const { return record_; }
+
+ private:
+  const network& net_;
+  std::unique_ptr<weight_source> weights_;
+  std::vector<activations> states_;
+  block_recorder record_;
+};
+
+/// theta_0 + a (theta_k - theta_0), where a = 1 is the expert itself.
+class expert_weights final : public weight_source {
+ public:
+  expert_weights(const io::checkpoint& base, const io::checkpoint& expert, double coefficient)
+      : base_(base),
+        expert_(expert),
+        mixed_(base_, expert_, coefficient),
+        mixes_(coefficient != 1) {}
+  void check(const parameter& wanted) const override { source().check(wanted); }
+  weight get(const parameter& wanted) const override { return source().get(wanted); }
+
+ private:
+  const weight_source& source() const {
+    if (mixes_) return mixed_;
+    return expert_;
+  }
+  checkpoint_weights base_, expert_;
+  mixed_weights mixed_;
+  bool mixes_;
+};
+
+/// Samples, one file per task: all experts advance together, block by block, just ahead of the
+/// merge.
+class sample_statistics {
+ public:
+  sample_statistics(const network& net, const std::vector<task_file>& files, index_t count,
+                    double coefficient, checkpoint_set& set, pool& threads)
+      : threads_(threads.runner()), blocks_(net.block_count()) {
+    for (std::size_t b = 0; b < blocks_; ++b)
+      for (const auto& p : net.parameters(b)) block_of_.emplace(p.name, b);
+    for (const auto& group : set.groups())
+      for (const auto& p : group)
+        if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
+          kinds_.emplace(p.name, p.kind);
+    for (index_t k = 0; k < std::ssize(set.tasks()); ++k)
+      for (const auto& file : files)
+        if (file.task == set.tasks()[static_cast<std::size_t>(k)])
+          runs_.push_back(std::make_unique<sample_run>(
+              net, file.path, count,
+              std::make_unique<expert_weights>(set.base_file(), set.expert_file(k), coefficient),
+              kinds_));
+    // The merge asks in the order of the blocks; what no block uses comes last.
+    set.sort_groups([this](const std::string& name) { return rank(name); });
+  }
+
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {
+    const std::size_t block = rank(p.name);
+    if (block == blocks_) return std::nullopt;
+    for (; done_ <= block; ++done_)
+      threads_(std::ssize(runs_),
+               [this](index_t i) { runs_[static_cast<std::size_t>(i)]->advance(threads_); });
+    return runs_[static_cast<std::size_t>(k)]->recorded().find(p.name);
+  }
+
+  void release(const parameter_group&) {}
+
+ private:
+  std::size_t rank(const std::string& name) const {
+    const auto found = block_of_.find(name);
+    return found == block_of_.end() ? blocks_ : found->second;
+  }
+
+  executor threads_;
+  std::size_t blocks_, done_ = 0;
+  std::map<std::string, std::size_t> block_of_;
+  std::map<std::string, layer_kind> kinds_;
+  std::vector<std::unique_ptr<sample_run>> runs_;
+};
+
+}  // namespace catmerge::harness
