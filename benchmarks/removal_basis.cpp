@@ -1,0 +1,213 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+// What CAT costs on one linear layer of ViT-B/32: the removal basis by each of its ways, the trims,
+// and a whole layer beside Task Arithmetic. See README.md in this folder.
+
+#include <benchmark/benchmark.h>
+
+#include <catmerge/catmerge.hpp>
+#include <ctime>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "layers.hpp"
+
+namespace {
+
+using namespace catmerge_benchmark;
+using catmerge::basis_way;
+using context = catmerge::context<catmerge::host>;
+
+constexpr index_t tasks = 8;
+
+struct shape {
+  index_t d_out, d_in;
+};
+constexpr shape shapes[] = {{768, 768}, {3072, 768}, {768, 3072}};
+
+/// Multiply-adds count as two. The rate of a plain product by the library's own kernel, d_out x
+/// d_in by d_in x rows in float: what everything else is measured against. Kept per shape.
+double product_rate(const shape& s, index_t rows) {
+  static std::map<std::tuple<index_t, index_t, index_t>, double> known;
+  double& rate = known[{s.d_out, s.d_in, rows}];
+  if (rate > 0) return rate;
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  context c;
+  matrix y(rows, s.d_out);
+  const auto once = [&] {
+    const std::clock_t start = std::clock();
+    c.multiply(1, catmerge::detail::read(l.features[0]), catmerge::op::none,
+               catmerge::detail::read(l.vectors[0]), catmerge::op::transpose, 0,
+               catmerge::detail::write(y));
+    benchmark::DoNotOptimize(y.data());
+    return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  };
+  once();
+  double seconds = 0;
+  index_t count = 0;
+  for (; count < 3 || seconds < 0.2; ++count) seconds += once();
+  return rate = 2.0 * static_cast<double>(s.d_out * s.d_in * rows * count) / seconds;
+}
+
+/// The time of one iteration, in units of the plain products X_k T_i^T of all tasks (K of them).
+void report_in_products(benchmark::State& state, const shape& s, index_t rows, double seconds) {
+  const double one = 2.0 * static_cast<double>(s.d_out * s.d_in * rows) / product_rate(s, rows);
+  state.counters["in_shift_products"] = seconds / static_cast<double>(state.iterations()) / one;
+}
+
+/// CPU time of the loop's body, of this thread's process (everything here runs on one thread).
+class stopwatch {
+ public:
+  double seconds() const { return static_cast<double>(std::clock() - start_) / CLOCKS_PER_SEC; }
+
+ private:
+  std::clock_t start_ = std::clock();
+};
+
+/// The kernel itself, single and double.
+template <class Scalar>
+void plain_product(benchmark::State& state, shape s, index_t rows) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  context c;
+  auto y = c.make(catmerge::scalar_type_v<Scalar>, rows, s.d_out);
+  for (auto _ : state)
+    c.multiply(1, catmerge::detail::read(l.features[0]), catmerge::op::none,
+               catmerge::detail::read(l.vectors[0]), catmerge::op::transpose, 0, y);
+  state.counters["FLOP"] = benchmark::Counter(2.0 * static_cast<double>(s.d_out * s.d_in * rows),
+                                              benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// One basis: statistics to B_k, G_k set up anew each time.
+void basis(benchmark::State& state, shape s, index_t rows, basis_way way) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  catmerge::projection_options options;
+  options.way = way;
+  context c;
+  product_rate(s, rows);
+  catmerge::index_t positive = 0;
+  double residual = 0;
+  basis_way taken = way;
+  const stopwatch watch;
+  for (auto _ : state) {
+    const auto found = catmerge::removal_basis(0, l.vectors, l.features, options, c);
+    positive = found.positive;
+    residual = found.residual;
+    taken = found.way;
+  }
+  report_in_products(state, s, rows, watch.seconds());
+  state.counters["positive"] = static_cast<double>(positive);
+  state.counters["residual"] = residual;
+  static const char* const names[] = {"automatic", "dense", "shifts", "weights"};
+  state.SetLabel(names[static_cast<int>(taken)]);
+
+  // How many products of G_k with a vector the Krylov ways took: counted once, outside the clock.
+  if (taken == basis_way::shifts || taken == basis_way::weights) {
+    options.way = taken;
+    auto [gram, same] =
+        catmerge::detail::make_gram(c, catmerge::detail::read_all<context>(l.vectors),
+                                    catmerge::detail::as_statistics_list(l.features), options);
+    gram.protect(0);
+    catmerge::eigen_options eigen = options.eigen;
+    eigen.count = std::get<catmerge::top>(options.directions).count;
+    double seconds = 0;
+    index_t calls = 0;
+    const auto pairs = catmerge::largest_eigenpairs(
+        c, s.d_out,
+        [&, &g = gram](context::const_view x, context::view y) {
+          const stopwatch product;
+          g.apply(x, y);
+          seconds += product.seconds();
+          ++calls;
+        },
+        eigen);
+    state.counters["products"] = static_cast<double>(pairs.products);
+    state.counters["blocks"] = static_cast<double>(calls);
+    state.counters["apply_s"] = seconds;
+  }
+}
+
+/// Phi_k for all k but one, on one vector.
+void trims(benchmark::State& state, shape s, index_t rows) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  context c;
+  const Eigen::MatrixXd random = catmerge::detail::seeded_block(s.d_out, 4, 7);
+  const Eigen::MatrixXd b = Eigen::HouseholderQR<Eigen::MatrixXd>(random).householderQ() *
+                            Eigen::MatrixXd::Identity(s.d_out, 4);
+  matrix t = l.vectors[0];
+  for (auto _ : state)
+    for (index_t k = 1; k < tasks; ++k) catmerge::project_out(b, t, c);
+}
+
+/// A whole layer by CAT, and how many times longer than Task Arithmetic it takes.
+void whole_layer(benchmark::State& state, shape s, index_t rows, bool diagnostics) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  catmerge::cat_options options;
+  options.diagnostics = diagnostics;
+  context c;
+  const stopwatch plain;
+  constexpr int repeat = 3;
+  for (int i = 0; i < repeat; ++i)
+    benchmark::DoNotOptimize(catmerge::task_arithmetic(l.base, l.experts, 0.3, c));
+  const double sum = plain.seconds() / repeat;
+  const stopwatch watch;
+  for (auto _ : state)
+    benchmark::DoNotOptimize(catmerge::cat_linear(l.base, l.experts, l.features, options, c));
+  const double seconds = watch.seconds();
+  state.counters["to_task_arithmetic"] = seconds / static_cast<double>(state.iterations()) / sum;
+  report_in_products(state, s, rows, seconds);
+}
+
+void sum_only(benchmark::State& state, shape s, index_t rows) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  context c;
+  for (auto _ : state)
+    benchmark::DoNotOptimize(catmerge::task_arithmetic(l.base, l.experts, 0.3, c));
+}
+
+/// Names: what/d_out x d_in/rows. What takes seconds runs once, whatever --benchmark_min_time says.
+void add_all() {
+  for (const index_t rows : {100, 10, 400})
+    for (const shape& s : shapes) {
+      // (Appended piece by piece: GCC 12 warns wrongly of "text" + std::string, GCC bug 105651.)
+      std::string where = "/";
+      where.append(std::to_string(s.d_out)).append("x").append(std::to_string(s.d_in));
+      where.append("/rows:").append(std::to_string(rows));
+      const auto add = [&](const std::string& what, auto f, auto... arguments) {
+        return benchmark::RegisterBenchmark((what + where).c_str(), f, s, rows, arguments...)
+            ->Unit(benchmark::kMillisecond);
+      };
+      add("product_f32", plain_product<float>);
+      add("product_f64", plain_product<double>);
+      add("basis_automatic", basis, basis_way::automatic);
+      add("basis_shifts", basis, basis_way::shifts);
+      add("basis_weights", basis, basis_way::weights);
+      // Half a minute and more at d_out = 3072: ask for "slow" by name.
+      add(s.d_out > 1000 ? "slow_basis_dense" : "basis_dense", basis, basis_way::dense)
+          ->Iterations(1);
+      add("trims_of_one_vector", trims);
+      add("layer_task_arithmetic", sum_only);
+      add("layer_cat", whole_layer, false);
+      add("layer_cat_diagnostics", whole_layer, true);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_all();
+  // "Slow" ones run only when a filter asks for them.
+  std::vector<char*> arguments(argv, argv + argc);
+  std::string everything = "--benchmark_filter=-slow";
+  bool filtered = false;
+  for (const char* a : arguments)
+    filtered = filtered || std::string(a).rfind("--benchmark_filter", 0) == 0;
+  if (!filtered) arguments.push_back(everything.data());
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
