@@ -29,7 +29,7 @@ enum class op : bool { none, transpose };
 ///   slice       slice(v, row, rows, column, columns): a window, no copy, writable if v is
 ///   assign      assign(x, y): y = x, converting
 ///   subtract    subtract(a, b, y): y = a - b
-///   accumulate  accumulate(alpha, a, b, y): y += alpha (a - b), the difference rounded to y's type
+///   accumulate  accumulate(alpha, a, b, y): y += alpha (a - b), the difference rounded as computed
 ///   axpy        axpy(alpha, x, y): y += alpha x
 ///   scale       scale(alpha, y): y = alpha y
 ///   multiply    multiply(alpha, a, op, b, op, beta, y): y = alpha op(a) op(b) + beta y, in the
