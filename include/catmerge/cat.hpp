@@ -72,7 +72,10 @@ class cat_trim {
       auto t = c.make(type, c.rows(p.base), c.columns(p.base));
       c.subtract(p.experts[at(i)], p.base, t);
       report_.norm.push_back(std::sqrt(c.squared_norm(t)));
-      if (!std::isfinite(report_.norm.back())) check_finite(c, p, t);
+      if (!std::isfinite(report_.norm.back())) {
+        check_finite(c, p, t);
+        throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
+      }
       vectors_.push_back(std::move(t));
     }
   }
