@@ -1,10 +1,55 @@
 #!/usr/bin/env bash
-# Compiles every public header alone, under strict warnings, and links the lot.
+# Compiles every public header alone, as a user's -I include, under strict warnings: each with and without the
+# standard library's debug mode.
 #
-#     bash cmake/headers_alone.sh COMPILER BUILD_DIRECTORY
+#     bash cmake/headers_alone.sh COMPILER [--torch] [--link]
+#
+# --torch: the header of libtorch's adapter as well. --link: also links all of them into one program, which fails where a
+# header defines something twice.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/setup.sh"
-cmake -S "$here/headers_alone" -B "$2" -G Ninja -DCMAKE_CXX_COMPILER="$1" --log-level=WARNING
-cmake --build "$2" --parallel "$(catmerge_jobs)"
+compiler="$1" torch='' link=''
+shift
+for option in "$@"; do
+  case "$option" in
+    --torch) torch=yes ;;
+    --link) link=yes ;;
+    *) echo "unknown option $option" >&2; exit 2 ;;
+  esac
+done
+include="$(cd "$here/../include" && pwd)"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+
+cd "$include"
+find catmerge -name '*.hpp' | sort > "$work/headers"
+if [ -z "$torch" ]; then
+  grep -v '^catmerge/adapt/torch\.hpp$' "$work/headers" > "$work/chosen"
+  mv "$work/chosen" "$work/headers"
+fi
+flags=(-std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I "$include" -isystem /usr/include/eigen3)
+export compiler work link
+# One header: its own source, which has no other include.
+alone() {
+  local header="$1" name
+  shift
+  name="${header//\//_}"
+  printf '#include <%s>\n' "$header" > "$work/$name.cpp"
+  if [ -n "$link" ]; then
+    "$compiler" "$@" -O0 -c "$work/$name.cpp" -o "$work/$name.o"
+  else
+    "$compiler" "$@" -fsyntax-only "$work/$name.cpp"
+  fi
+  "$compiler" "$@" -D_GLIBCXX_DEBUG -fsyntax-only "$work/$name.cpp"
+}
+export -f alone
+xargs -a "$work/headers" -I{} -P "$(catmerge_jobs)" bash -c 'alone "$@"' alone {} "${flags[@]}"
+if [ -n "$link" ]; then
+  echo 'int main() {}' > "$work/main.cpp"
+  libraries=()
+  [ -z "$torch" ] || libraries=(-ltorch_cpu -lc10)
+  "$compiler" "$work"/*.o "$work/main.cpp" -o "$work/all" "${libraries[@]}"
+fi
+echo "$(wc -l < "$work/headers") headers, each compiled alone by $compiler, with and without _GLIBCXX_DEBUG: no warning"

@@ -1,18 +1,20 @@
 # The programs and libraries that this project's scripts need, from Debian's own packages. To be sourced:
 #
 #     . cmake/setup.sh
-#     catmerge_install build test      # any of: build test ci
+#     catmerge_install build test      # any of: build test torch ci
 #
 # Says what it installs before it does so; does nothing, and says nothing, when everything is there.
 # Installs as root, or through sudo.
 
 # The libraries' headers, and a compiler for the programs.
 catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev"
-# What only the tests include.
-catmerge_packages_test="doctest-dev libxtensor-dev libspectra-dev"
-# The other compiler with its sanitizers, the formatter, the benchmarks' library; Python for the tests of the
-# scripts in examples/.
-catmerge_packages_ci="clang clang-format libclang-rt-14-dev libbenchmark-dev python3"
+# What only the tests include: doctest, Spectra, and the tensor libraries that are headers (and small).
+catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev"
+# libtorch, half a gigabyte with what it needs: its adapter's tests and example.
+catmerge_packages_torch="libtorch-dev"
+# The other compiler with its sanitizers, the formatter, the benchmarks' library, the documentation's generator;
+# Python for the tests of the scripts in examples/.
+catmerge_packages_ci="clang clang-format libclang-rt-14-dev libbenchmark-dev doxygen python3"
 
 # catmerge_install PURPOSE...
 catmerge_install() {
@@ -20,7 +22,7 @@ catmerge_install() {
   for purpose in "$@"; do
     list="catmerge_packages_$purpose"
     if [ -z "${!list:-}" ]; then
-      echo "catmerge_install: unknown purpose '$purpose' (build, test or ci)" >&2
+      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch or ci)" >&2
       return 2
     fi
     for package in ${!list}; do

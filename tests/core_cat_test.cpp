@@ -665,3 +665,15 @@ TEST_CASE("the port's preset differs where method.md says, and overlap is report
               doctest::Approx(1).epsilon(tolerance::orthonormal<double> * 16));
     }
 }
+
+TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
+  auto l = random_linear<double>(40, 4, 3, {2, 2});
+  l.experts[1](2, 1) = 1e160;  // finite; its square is not
+  CHECK_THROWS_WITH_AS(
+      catmerge::cat_linear(l.base, l.experts, l.features),
+      "the parameter: expert 'task 1': the norm of its task vector overflows float64",
+      catmerge::error);
+  l.experts[1](2, 1) = 1e150;  // the square fits
+  CHECK_NOTHROW(catmerge::cat_linear(l.base, l.experts,
+                                     std::vector<Eigen::MatrixXd>(2, Eigen::MatrixXd(0, 3))));
+}

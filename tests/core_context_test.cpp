@@ -175,7 +175,7 @@ TEST_CASE("half and bfloat16 are rounded once, from float and from double") {
         const auto number = [&](unsigned pattern) {
           const auto raw = static_cast<std::uint16_t>(pattern | sign);
           window w(type, 1, 1);
-          std::memcpy(w.view().data, &raw, 2);
+          std::memcpy(w.view().writable(), &raw, 2);
           return w(0, 0);
         };
         const double low = number(bits);

@@ -33,7 +33,7 @@ class windows {
     if (!io::is_aligned(entry)) {
       copies_.emplace_back(*type, static_cast<index_t>(entry.bytes.size() / size_of(*type)), 1);
       const host_view copy = copies_.back();
-      std::memcpy(copy.data, data, entry.bytes.size());
+      std::memcpy(copy.writable(), data, entry.bytes.size());
       data = copy.data;
     }
     const auto [rows, columns] = matrix_extents(entry.shape);

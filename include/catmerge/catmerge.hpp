@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+/// @file
 /// Everything that needs Eigen alone. Adapters of other libraries (adapt/xtensor.hpp), files (io/)
 /// and names (model/) are included one by one.
 #include <catmerge/adapt/eigen.hpp>

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <span>
 
+/// @file
 /// How much task vectors disturb features: the terms of Eq. 8 of CAT Merging (Sun et al., ICML
 /// 2025) and the bound that says why each layer may be looked at alone.
 namespace catmerge {
@@ -61,13 +62,15 @@ struct feature_shift_fn {
   template <class Features, class Vector, class Context>
   double operator()(layer_kind kind, const Features& features, const Vector& t, Context& c) const {
     static_assert(require_tensor<Vector>());
+    static_assert(require_features<Features, Vector>());
+    static_assert(require_context_for<Context, Vector>());
     return shift_energy(c, kind, as_statistics(features), read(t));
   }
 
   template <class Features, class Vector>
   double operator()(layer_kind kind, const Features& features, const Vector& t) const {
     static_assert(require_tensor<Vector>());
-    context<domain_t<Vector>> c;
+    auto c = context_of(t);
     return (*this)(kind, features, t, c);
   }
 };
@@ -77,6 +80,7 @@ struct spectral_norm_fn {
   template <class T, class Context>
   double operator()(const T& w, Context& c) const {
     static_assert(require_matrix<T>());
+    static_assert(require_context_for<Context, T>());
     const typename Context::const_view v = read(w);
     if (!c.all_finite(v)) throw error("spectral_norm: the matrix holds a value that is not finite");
     const bool wide = c.rows(v) < c.columns(v);
@@ -98,7 +102,7 @@ struct spectral_norm_fn {
   template <class T>
   double operator()(const T& w) const {
     static_assert(require_matrix<T>());
-    context<domain_t<T>> c;
+    auto c = context_of(w);
     return (*this)(w, c);
   }
 };
@@ -108,6 +112,9 @@ struct conflict_matrix_fn {
   template <class FeatureRange, class VectorRange, class Context>
   Eigen::MatrixXd operator()(layer_kind kind, const FeatureRange& features,
                              const VectorRange& vectors, Context& c) const {
+    static_assert(require_tensors<VectorRange>());
+    static_assert(require_feature_range<FeatureRange, element_t<VectorRange>>());
+    static_assert(require_context_for<Context, element_t<VectorRange>>());
     const auto s = as_statistics_list(features);
     const auto t = read_all<Context>(vectors);
     const auto tasks = static_cast<index_t>(t.size());
@@ -125,28 +132,45 @@ struct conflict_matrix_fn {
   template <class FeatureRange, class VectorRange>
   Eigen::MatrixXd operator()(layer_kind kind, const FeatureRange& features,
                              const VectorRange& vectors) const {
-    static_assert(require_tensor<element_t<VectorRange>>());
-    context<domain_t<element_t<VectorRange>>> c;
+    static_assert(require_tensors<VectorRange>());
+    auto c = context_of_first(vectors);
     return (*this)(kind, features, vectors, c);
   }
 };
 
 }  // namespace detail
 
-/// feature_shift(kind, features, T): ||Df(X; T)||_F^2 of a linear weight (T d_out x d_in, features
-/// n x d_in), a scale or a shift (T of d entries, features n x d), summed over the n rows; features
-/// are rows, or statistics of any form that the kind allows. The *norm* of the shift is its root.
+/// ||Df(X; T)||_F^2, how far T moves the features of a layer: a squared Frobenius norm, summed over
+/// the n rows of X; the norm of the shift is its root. Df is X T^T for a linear weight (T d_out x
+/// d_in, X n x d_in), x o T for a scale and T for a shift (T of d entries, X n x d).
+/// @code
+/// double s = feature_shift(layer_kind::linear, X, T);  // and (kind, X, T, context)
+/// @endcode
+/// X: rows, or statistics; for linear weights not second moments. Throws catmerge::error where
+/// extents or forms do not fit the kind, and for layer_kind::other.
 inline constexpr detail::feature_shift_fn feature_shift{};
 
-/// conflict_matrix(kind, features, vectors): K x K, entry (k, i) = ||Df(X_k; T_i)||_F^2. Row k
-/// without its diagonal sums to task k's inter-task conflict, the first term of Eq. 8. The
-/// deviation of task i, its second term, is feature_shift(kind, X_i, T_i - T_i').
+/// K x K, entry (k, i) = ||Df(X_k; T_i)||_F^2: what task vector i does to task k's features. Row k
+/// without its diagonal sums to task k's inter-task conflict, the first term of Eq. 8 (CAT Merging,
+/// Sun et al., ICML 2025). The deviation of task i, its second term, is feature_shift(kind, X_i,
+/// T_i - T_i').
+/// @code
+/// Eigen::MatrixXd conflict = conflict_matrix(kind, features, vectors);  // and (..., context)
+/// @endcode
+/// features, vectors: ranges of K, as feature_shift takes them. Throws catmerge::error as that
+/// does, and where the two have different lengths.
 inline constexpr detail::conflict_matrix_fn conflict_matrix{};
 
-/// spectral_norm(W): ||W||_2, the Lipschitz constant of x -> W x.
+/// ||W||_2, the largest singular value: the Lipschitz constant of x -> W x.
+/// @code
+/// double gamma = spectral_norm(W);  // and (W, context)
+/// @endcode
+/// W: d_out x d_in. Found by largest_eigenpairs of W W^T or W^T W. Throws catmerge::error where W
+/// holds a value that is not finite.
 inline constexpr detail::spectral_norm_fn spectral_norm{};
 
-/// Inter-task conflict of each task: row sums of conflict_matrix without the diagonal.
+/// Inter-task conflict of each task, the first term of Eq. 8: the K row sums of a conflict_matrix
+/// (K x K) without the diagonal.
 inline std::vector<double> inter_task_conflict(const Eigen::MatrixXd& shifts) {
   std::vector<double> conflict;
   for (index_t k = 0; k < shifts.rows(); ++k) {
@@ -163,7 +187,7 @@ inline std::vector<double> inter_task_conflict(const Eigen::MatrixXd& shifts) {
 /// *perturbed* layer m in its input (linear: spectral_norm(W + dW); a residual block counts as one
 /// layer of 1 + gamma of its branch; attention has no global constant: supply one that holds on
 /// your inputs), and shifts[l] = ||df^l||_F, the root of feature_shift, at the *unperturbed*
-/// inputs.
+/// inputs. Throws catmerge::error where there are not as many constants as shifts.
 inline double lipschitz_bound(double beta, std::span<const double> gammas,
                               std::span<const double> shifts) {
   if (gammas.size() != shifts.size())

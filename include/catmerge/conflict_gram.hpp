@@ -23,9 +23,10 @@ enum class row_weight {
 ///
 /// d_out x d_out, symmetric, indefinite. It is never formed unless dense() is asked for. Two ways
 /// of multiplying by it:
-///   shifts   from the stacked feature shifts X_k T_i^T (rows of d_out entries, formed once per k):
-///            few rows, many products
-///   weights  T_i ((S_k - lambda S_i) (T_i^T v)), nothing formed: many rows, or only Gram matrices
+/// - `shifts`: from the stacked feature shifts X_k T_i^T, rows of d_out entries, formed once per k;
+///   for few rows and many products;
+/// - `weights`: T_i ((S_k - lambda S_i) (T_i^T v)), nothing formed; for many rows, or where there
+///   are only Gram matrices.
 template <class Context>
 class conflict_gram {
   using matrix = typename Context::matrix;
@@ -34,10 +35,11 @@ class conflict_gram {
   using statistics = statistics_view<typename Context::domain>;
 
  public:
+  /// How products with G_k are made, see above.
   enum class way { shifts, weights };
 
-  /// vectors: T_i, each d_out x d_in. statistics: one per task, fitting d_in. Both must outlive
-  /// this.
+  /// vectors: T_i, each d_out x d_in. list: statistics, one per task, fitting d_in. What both look
+  /// at must outlive this. Throws catmerge::error where shifts are to be formed from a Gram matrix.
   conflict_gram(Context& c, std::vector<const_view> vectors, std::vector<statistics> list,
                 double lambda, row_weight weight, way how)
       : c_(c),
@@ -59,6 +61,7 @@ class conflict_gram {
     return true;
   }
 
+  /// d_out, the size of G_k.
   index_t size() const { return c_.rows(vectors_.front()); }
 
   /// What rounding leaves of G_k, relative to its largest eigenvalue, where it should be zero: eps

@@ -2,15 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
-#include <catmerge/layer.hpp>
-#include <cmath>
-#include <cstdint>
-#include <limits>
-#include <utility>
+#include <catmerge/thin_blocks.hpp>
 
+/// @file
 /// The few largest eigenpairs of a symmetric matrix that is known only by its products.
 namespace catmerge {
 
@@ -29,96 +24,83 @@ struct eigen_options {
 /// Eigenpairs, largest eigenvalue first.
 template <class Context>
 struct eigenpairs {
-  std::vector<double> values;
+  std::vector<double> values;        ///< descending; at most options.count
   typename Context::matrix vectors;  ///< size x values.size(), f64, orthonormal columns
   double magnitude = 0;              ///< the largest |eigenvalue| that was seen
   double residual = 0;               ///< largest ||G v - theta v|| / magnitude
   index_t products = 0;              ///< products of G with a vector
-  bool converged = true;
+  bool converged = true;             ///< false: the products were spent, `residual` says how far
 };
 
 namespace detail {
 
-/// Numbers in [-1, 1), the same on every machine (splitmix64: Steele, Lea & Flood, OOPSLA 2014).
-inline Eigen::MatrixXd seeded_block(index_t rows, index_t columns, std::uint64_t seed) {
-  Eigen::MatrixXd m(rows, columns);
-  for (index_t j = 0; j < columns; ++j)
-    for (index_t i = 0; i < rows; ++i) {
-      std::uint64_t z = (seed += 0x9E3779B97F4A7C15);
-      z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-      z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-      m(i, j) = static_cast<double>(static_cast<std::int64_t>(z ^ (z >> 31))) * 0x1p-63;
+/// H = Q^T G Q of a growing basis Q, and its eigenpairs (Ritz values, and vectors in terms of Q).
+template <class Matrix>
+class ritz_problem {
+ public:
+  explicit ritz_problem(index_t limit) : h_(limit, limit) {}
+
+  /// Q has grown by as many columns as `side` = Q^T G (new columns) has; symmetrised.
+  void extend(const Matrix& side) {
+    const index_t fresh = side.cols(), used = side.rows() - fresh;
+    for (index_t j = 0; j < fresh; ++j) {
+      for (index_t i = 0; i < used; ++i) h_(i, used + j) = h_(used + j, i) = side(i, j);
+      for (index_t i = 0; i < fresh; ++i)
+        h_(used + i, used + j) = 0.5 * (side(used + i, j) + side(used + j, i));
     }
-  return m;
-}
-
-/// y = x * m for a small m.
-template <class Context>
-void times_small(Context& c, typename Context::const_view x, const Eigen::MatrixXd& m,
-                 typename Context::view y) {
-  auto small = c.make(scalar_type::f64, m.rows(), m.cols());
-  c.from_host(m, small);
-  c.multiply(1, x, op::none, small, op::none, 0, y);
-}
-
-/// x^T y on the host, for thin x and y.
-template <class Context>
-Eigen::MatrixXd small_product(Context& c, typename Context::const_view x,
-                              typename Context::const_view y) {
-  auto product = c.make(scalar_type::f64, c.columns(x), c.columns(y));
-  c.multiply(1, x, op::transpose, y, op::none, 0, product);
-  return c.to_host(product);
-}
-
-/// Orthonormalises the columns of v (f64, thin) against the first `used` columns of `basis` and
-/// among themselves, and returns how many directions are left; they are the first columns of v.
-/// Gram matrices of thin blocks are the only thing that leaves the device (SVQB: Stathopoulos & Wu,
-/// SIAM J. Sci. Comput. 23(6), 2002), repeated because once loses half the digits ("twice is
-/// enough").
-template <class Context>
-index_t orthonormalise(Context& c, typename Context::const_view basis, index_t used,
-                       typename Context::view v) {
-  const index_t size = c.rows(v);
-  index_t kept = c.columns(v);
-  for (int pass = 0; pass < 3 && kept > 0; ++pass) {
-    const auto block = c.slice(v, 0, size, 0, kept);
-    Eigen::VectorXd before = small_product(c, block, block).diagonal();
-    if (used > 0) {
-      const auto q = c.slice(basis, 0, size, 0, used);
-      auto coefficients = c.make(scalar_type::f64, used, kept);
-      c.multiply(1, q, op::transpose, block, op::none, 0, coefficients);
-      c.multiply(-1, q, op::none, coefficients, op::none, 1, block);
-    }
-    // Columns are scaled to their length before this pass: what is left of it tells signal from
-    // noise.
-    Eigen::MatrixXd gram = small_product(c, block, block);
-    const Eigen::VectorXd scale =
-        before.unaryExpr([](double e) { return e > 0 ? 1 / std::sqrt(e) : 0.0; });
-    gram = scale.asDiagonal() * gram * scale.asDiagonal();
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(gram);
-    // First pass: a direction of length below 1e-7 is rounding noise of the vectors it came from
-    // (1e-14 in its square is some ten times the error of the Gram matrix). Later passes start from
-    // unit vectors: what loses half its length there was such noise.
-    const double smallest = pass == 0 ? 1e-14 * static_cast<double>(kept) : 0.25;
-    index_t left = 0;
-    while (left < kept && solver.eigenvalues()(kept - 1 - left) > smallest) ++left;
-    Eigen::MatrixXd transform(kept, left);
-    for (index_t j = 0; j < left; ++j)
-      transform.col(j) = scale.asDiagonal() * solver.eigenvectors().col(kept - 1 - j) /
-                         std::sqrt(solver.eigenvalues()(kept - 1 - j));
-    auto result = c.make(scalar_type::f64, size, left);
-    times_small(c, block, transform, result);
-    kept = left;
-    if (kept > 0) c.assign(result, c.slice(v, 0, size, 0, kept));
+    used_ = used + fresh;
   }
-  return kept;
-}
+
+  /// Q has been replaced by its leading `keep` Ritz vectors.
+  void restart(index_t keep) {
+    for (index_t j = 0; j < keep; ++j)
+      for (index_t i = 0; i < keep; ++i) h_(i, j) = i == j ? value(j) : 0;
+    used_ = keep;
+  }
+
+  void solve() {
+    Matrix h(used_, used_);
+    for (index_t j = 0; j < used_; ++j)
+      for (index_t i = 0; i < used_; ++i) {
+        h(i, j) = h_(i, j);
+        if (!std::isfinite(h(i, j)))
+          throw error(
+              "an eigenproblem overflows, or its operator holds values that are not finite");
+      }
+    pairs_ = solve_symmetric(h);
+  }
+
+  index_t used() const { return used_; }
+
+  /// The Ritz values, descending.
+  double value(index_t j) const {
+    return pairs_.values[pairs_.values.size() - 1 - static_cast<std::size_t>(j)];
+  }
+  double smallest() const { return pairs_.values.front(); }
+
+  /// The leading Ritz vectors as combinations of Q's columns, used x count; times their values if
+  /// `scaled`.
+  Matrix leading(index_t count, bool scaled = false) const {
+    const index_t n = pairs_.vectors.rows();
+    Matrix s(n, count);
+    for (index_t j = 0; j < count; ++j)
+      for (index_t i = 0; i < n; ++i)
+        s(i, j) = pairs_.vectors(i, n - 1 - j) * (scaled ? value(j) : 1);
+    return s;
+  }
+
+ private:
+  Matrix h_;
+  index_t used_ = 0;
+  symmetric_pairs pairs_;
+};
 
 }  // namespace detail
 
 /// The options.count largest (signed) eigenpairs of a symmetric operator of the given size.
 ///
-/// apply(x, y) writes G x to y for thin f64 blocks (size x b). The method is block Krylov with
+/// apply(x, y) writes G x to y for thin f64 blocks (size x b). Throws catmerge::error where what it
+/// writes is not finite. The method is block Krylov with
 /// Rayleigh-Ritz projection: the basis Q grows by the residuals of the leading Ritz pairs, which
 /// spans the same space as block Lanczos, keeps G Q beside Q so that residuals are exact, and is
 /// restarted thickly with the leading Ritz vectors (Wu & Simon, SIAM J. Matrix Anal. 22(2), 2000),
@@ -139,63 +121,52 @@ eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& ap
   auto q = c.make(scalar_type::f64, size, limit), gq = c.make(scalar_type::f64, size, limit);
   auto next = c.make(scalar_type::f64, size, block);
   c.from_host(detail::seeded_block(size, block, options.seed), next);
-  Eigen::MatrixXd h(0, 0);  // Q^T G Q
-  index_t used = 0, fresh = block;
+  detail::ritz_problem<Eigen::MatrixXd> ritz(limit);
+  index_t fresh = block;
   const auto columns = [&](view v, index_t first, index_t count) {
     return c.slice(v, 0, size, first, count);
   };
 
   while (true) {
-    fresh = detail::orthonormalise(c, q, used, columns(next, 0, std::min(fresh, limit - used)));
+    const index_t before = ritz.used();
+    fresh = detail::orthonormalise(c, q, before, columns(next, 0, std::min(fresh, limit - before)));
     if (fresh > 0) {
-      c.assign(columns(next, 0, fresh), columns(q, used, fresh));
-      apply(columns(q, used, fresh), columns(gq, used, fresh));
+      c.assign(columns(next, 0, fresh), columns(q, before, fresh));
+      apply(columns(q, before, fresh), columns(gq, before, fresh));
       result.products += fresh;
-      const Eigen::MatrixXd side =
-          detail::small_product(c, columns(q, 0, used + fresh), columns(gq, used, fresh));
-      h.conservativeResize(used + fresh, used + fresh);
-      h.rightCols(fresh) = side;
-      h.bottomRows(fresh) = side.transpose();
-      h.bottomRightCorner(fresh, fresh) =
-          0.5 * (side.bottomRows(fresh) + side.bottomRows(fresh).transpose()).eval();
-      used += fresh;
+      ritz.extend(
+          detail::small_product(c, columns(q, 0, before + fresh), columns(gq, before, fresh)));
     }
-    if (!h.allFinite())
-      throw error("an eigenproblem overflows, or its operator holds values that are not finite");
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> ritz(h);
-    const index_t looked = std::min(used, block);
-    const Eigen::MatrixXd s = ritz.eigenvectors().rightCols(looked).rowwise().reverse();
-    const Eigen::VectorXd theta = ritz.eigenvalues().tail(looked).reverse();
+    ritz.solve();
+    const index_t used = ritz.used(), looked = std::min(used, block);
     result.magnitude =
-        std::max({result.magnitude, std::abs(ritz.eigenvalues()(0)), std::abs(theta(0))});
+        std::max({result.magnitude, std::abs(ritz.smallest()), std::abs(ritz.value(0))});
 
     // Residuals of the leading pairs: G Q s - Q s theta.
     const auto residuals = columns(next, 0, looked);
-    detail::times_small(c, columns(gq, 0, used), s, residuals);
-    auto vectors = c.make(scalar_type::f64, size, looked);
-    detail::times_small(c, columns(q, 0, used), s, vectors);
-    auto shifted = c.make(scalar_type::f64, size, looked);
-    detail::times_small(c, vectors, theta.asDiagonal(), shifted);
-    c.axpy(-1, shifted, residuals);
-    const Eigen::VectorXd norms =
-        detail::small_product(c, residuals, residuals).diagonal().cwiseSqrt();
+    detail::times_small(c, columns(gq, 0, used), ritz.leading(looked), residuals);
+    detail::times_small(c, columns(q, 0, used), ritz.leading(looked, true), residuals, -1, 1);
+    const Eigen::MatrixXd squares = detail::small_product(c, residuals, residuals);
+    const auto norm = [&](index_t j) { return std::sqrt(squares(j, j)); };
 
     const double accept = options.tolerance * result.magnitude;
     const index_t have = std::min(wanted, looked);
-    const double worst = have > 0 ? norms.head(have).maxCoeff() : 0;
+    double worst = 0;
+    for (index_t j = 0; j < have; ++j) worst = std::max(worst, norm(j));
     const bool done = worst <= accept || used == size || fresh == 0;
     if (done || result.products >= options.products) {
       result.converged = done;
       result.residual = result.magnitude > 0 ? worst / result.magnitude : 0;
-      result.values.assign(theta.begin(), theta.begin() + have);
-      c.assign(c.slice(typename Context::const_view(vectors), 0, size, 0, have), result.vectors);
+      for (index_t j = 0; j < have; ++j) result.values.push_back(ritz.value(j));
+      detail::times_small(c, columns(q, 0, used), ritz.leading(have),
+                          c.slice(view(result.vectors), 0, size, 0, have));
       return result;
     }
 
     // Expand by the residuals that have not converged, the wanted pairs' first.
     fresh = 0;
     for (index_t j = 0; j < looked; ++j)
-      if (norms(j) > accept) {
+      if (norm(j) > accept) {
         if (fresh != j) c.assign(columns(next, j, 1), columns(next, fresh, 1));
         ++fresh;
       }
@@ -203,14 +174,13 @@ eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& ap
       // Thick restart: half the room for the leading Ritz vectors, whose images need no new
       // product.
       const index_t keep = std::min(used, std::max(looked, limit / 2));
-      const Eigen::MatrixXd lead = ritz.eigenvectors().rightCols(keep).rowwise().reverse();
+      const Eigen::MatrixXd lead = ritz.leading(keep);
       auto rotated = c.make(scalar_type::f64, size, keep);
       for (view m : {view(q), view(gq)}) {
         detail::times_small(c, columns(m, 0, used), lead, rotated);
         c.assign(rotated, columns(m, 0, keep));
       }
-      h = ritz.eigenvalues().tail(keep).reverse().asDiagonal();
-      used = keep;
+      ritz.restart(keep);
     }
   }
 }

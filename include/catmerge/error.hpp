@@ -5,6 +5,10 @@
 #include <stdexcept>
 #include <string>
 
+/// Task vectors, statistics of features, conflicts, trims and merging methods, on the tensors that
+/// a program has. Everywhere: weights are d_out x d_in, rows of features n x d_in, vectors d x 1; a
+/// call takes its context last, and makes one where none is passed; what is refused is a
+/// catmerge::error.
 namespace catmerge {
 
 /// Everything that catmerge throws on bad input: shapes that do not fit, non-finite numbers, files

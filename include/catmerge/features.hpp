@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/layer.hpp>
+#include <catmerge/require.hpp>
 #include <optional>
 #include <utility>
 
+/// @file
 /// What is known of the inputs X_k (n x d_in, one row per token of a calibration sample) of one
 /// layer on one task. Everything that merging asks of X_k it asks of X_k^T X_k, so the rows may be
 /// replaced by anything that has the same Gram matrix.
@@ -20,9 +21,13 @@ enum class statistics_form {
 };
 
 /// Non-owning: statistics of one layer on one task, in any form.
-template <class Domain>
+template <class Domain = host>
 struct statistics_view {
-  statistics_form form = statistics_form::rows;
+  static_assert(detail::require_context<Domain>());
+  using domain = Domain;  ///< where `data` lives
+
+  statistics_form form = statistics_form::rows;  ///< what `data` is
+  /// m x d_in (rows, factor), d_in x d_in (gram) or d x 1 (second_moment).
   typename context<Domain>::const_view data{};
   double rows = 0;  ///< n, how many rows were seen
 };
@@ -30,30 +35,37 @@ struct statistics_view {
 /// The rows entering a layer, gathered in batches: kept while they are at most d_in, and from then
 /// on their Gram matrix, in double. Where X_k^T X_k is all that counts, this is exact.
 ///
-///     catmerge::feature_statistics<> statistics;
+///     catmerge::feature_statistics<> statistics;  // examples/streaming_features.cpp
 ///     for (const auto& batch : batches) statistics.update(batch);   // each n x d_in
 ///
 /// Two accumulators combine to what one would hold that saw the first's rows and then the second's.
 template <class Domain = host>
 class feature_statistics {
+  static_assert(detail::require_context<Domain>());
   using context_type = context<Domain>;
   using matrix_type = typename context_type::matrix;
   using const_view = typename context_type::const_view;
 
  public:
-  /// Adds a batch of rows (n x d_in). Throws where d_in differs from that of earlier batches.
+  /// Adds a batch of rows (n x d_in). Throws where d_in differs from that of earlier batches; an
+  /// error leaves what was gathered as it was, but for running out of memory while a batch is added
+  /// to a Gram matrix.
   template <class Rows>
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
+    static_assert(detail::require_domain<Domain, domain_t<Rows>>());
     add_rows(c, detail::read(rows));
   }
+  /// The same on a context of its own.
   template <class Rows>
   void update(const Rows& rows) {
-    context_type c;
+    static_assert(detail::require_matrix<Rows>());
+    static_assert(detail::require_domain<Domain, domain_t<Rows>>());
+    auto c = detail::context_of(rows);
     update(rows, c);
   }
 
-  /// Adds what another accumulator has seen.
+  /// Adds what another accumulator has seen. Throws error where its rows are of another length.
   void combine(const feature_statistics& other, context_type& c) {
     if (other.count_ == 0) return;
     if (!other.gram_) {
@@ -64,13 +76,23 @@ class feature_statistics {
       return add_rows(c, copy);
     }
     require_width(other.width_);
-    to_gram(c);
+    if (!gram_) {
+      gram_ = gram_of_rows(c);
+      rows_.reset();
+    }
     c.axpy(1, *other.gram_, *gram_);
     count_ += other.count_;
   }
+  /// The same on a context of its own.
   void combine(const feature_statistics& other) {
-    context_type c;
+    if (other.count_ == 0) return;
+    auto c = detail::context_on<Domain>(other.view().data);
     combine(other, c);
+  }
+  /// Not with those of another domain: refused by the compiler, with a sentence.
+  template <class Other, class... Context>
+  void combine(const feature_statistics<Other>&, Context&...) {
+    static_assert(detail::require_domain<Domain, Other>());
   }
 
   /// How many rows were seen.
@@ -78,7 +100,8 @@ class feature_statistics {
   /// d_in; 0 before the first batch.
   index_t width() const { return width_; }
 
-  /// What is held: rows or a Gram matrix. Valid until the next update.
+  /// What is held: rows or a Gram matrix. Valid until the next update. Throws error where no rows
+  /// were seen.
   statistics_view<Domain> view() const {
     const auto n = static_cast<double>(count_);
     if (gram_) return {statistics_form::gram, *gram_, n};
@@ -102,9 +125,13 @@ class feature_statistics {
     if (!gram_ && count_ + n <= width_) {
       reserve(c, count_ + n, compute_type(c.type(x)));
       c.assign(x, c.slice(typename context_type::view(*rows_), count_, n, 0, width_));
-    } else {
-      to_gram(c);
+    } else if (gram_) {
       c.multiply(1, x, op::transpose, x, op::none, 1, *gram_);
+    } else {
+      matrix_type gram = gram_of_rows(c);
+      c.multiply(1, x, op::transpose, x, op::none, 1, gram);
+      gram_ = std::move(gram);
+      rows_.reset();
     }
     count_ += n;
   }
@@ -120,13 +147,13 @@ class feature_statistics {
     rows_ = std::move(larger);
   }
 
-  void to_gram(context_type& c) {
-    if (gram_) return;
-    gram_ = c.make(scalar_type::f64, width_, width_);
-    if (!rows_) return;
-    const auto x = c.slice(const_view(*rows_), 0, count_, 0, width_);
-    c.multiply(1, x, op::transpose, x, op::none, 0, *gram_);
-    rows_.reset();
+  matrix_type gram_of_rows(context_type& c) {
+    matrix_type gram = c.make(scalar_type::f64, width_, width_);
+    if (rows_) {
+      const auto x = c.slice(const_view(*rows_), 0, count_, 0, width_);
+      c.multiply(1, x, op::transpose, x, op::none, 0, gram);
+    }
+    return gram;
   }
 
   std::optional<matrix_type> rows_, gram_;
@@ -137,14 +164,16 @@ class feature_statistics {
 /// of the *normalised* input), gathered in batches, in double.
 template <class Domain = host>
 class moment_statistics {
+  static_assert(detail::require_context<Domain>());
   using context_type = context<Domain>;
   using matrix_type = typename context_type::matrix;
 
  public:
-  /// Adds a batch of rows (n x d).
+  /// Adds a batch of rows (n x d). Throws error where d differs from that of earlier batches.
   template <class Rows>
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
+    static_assert(detail::require_domain<Domain, domain_t<Rows>>());
     const typename context_type::const_view x = detail::read(rows);
     if (c.rows(x) == 0) return;
     prepare(c, c.columns(x));
@@ -153,13 +182,16 @@ class moment_statistics {
     c.column_energies(1 / all, x, *moment_);
     count_ += c.rows(x);
   }
+  /// The same on a context of its own.
   template <class Rows>
   void update(const Rows& rows) {
-    context_type c;
+    static_assert(detail::require_matrix<Rows>());
+    static_assert(detail::require_domain<Domain, domain_t<Rows>>());
+    auto c = detail::context_of(rows);
     update(rows, c);
   }
 
-  /// Adds what another accumulator has seen.
+  /// Adds what another accumulator has seen. Throws error where its rows are of another length.
   void combine(const moment_statistics& other, context_type& c) {
     if (other.count_ == 0) return;
     if (&other == this) {  // the same mean, seen twice
@@ -172,13 +204,22 @@ class moment_statistics {
     c.axpy(static_cast<double>(other.count_) / all, *other.moment_, *moment_);
     count_ += other.count_;
   }
+  /// The same on a context of its own.
   void combine(const moment_statistics& other) {
-    context_type c;
+    if (other.count_ == 0) return;
+    auto c = detail::context_on<Domain>(other.view().data);
     combine(other, c);
   }
+  /// Not with those of another domain: refused by the compiler, with a sentence.
+  template <class Other, class... Context>
+  void combine(const moment_statistics<Other>&, Context&...) {
+    static_assert(detail::require_domain<Domain, Other>());
+  }
 
+  /// How many rows were seen.
   index_t count() const { return count_; }
 
+  /// E[x_j^2], d x 1, f64. Valid until the next update. Throws error where no rows were seen.
   statistics_view<Domain> view() const {
     if (!moment_) throw error("moment_statistics: no rows were seen yet");
     return {statistics_form::second_moment, *moment_, static_cast<double>(count_)};
@@ -218,12 +259,46 @@ requires tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
   return {statistics_form::rows, v, static_cast<double>(context<domain_t<T>>{}.rows(v))};
 }
 
+struct statistics_of_fn {
+  template <class Features>
+  auto operator()(const Features& features) const {
+    return as_statistics(features);
+  }
+};
+
 template <class Range>
 auto as_statistics_list(const Range& range) {
   using view = decltype(as_statistics(unwrap(*std::begin(range))));
   std::vector<view> list;
   for (const auto& s : range) list.push_back(as_statistics(unwrap(s)));
   return list;
+}
+
+/// What is no tensor and still says something of a layer's inputs.
+template <class F>
+concept statistics = !tensor<F> && requires(const F& f) {
+  as_statistics(f);
+};
+
+/// One task's features: rows or statistics, of the domain of the weights T.
+template <class F, class T>
+constexpr bool require_features() {
+  if constexpr (statistics<F>) {
+    using view = decltype(as_statistics(std::declval<const F&>()));
+    static_assert(require_domain<domain_t<T>, typename view::domain>());
+  } else {
+    static_assert(require_matrix<F>());
+    static_assert(require_same_domain<T, F>());
+  }
+  return true;
+}
+
+/// The features of all tasks.
+template <class Range, class T>
+constexpr bool require_feature_range() {
+  static_assert(require_range<Range>());
+  static_assert(require_features<element_t<Range>, T>());
+  return true;
 }
 
 /// Throws unless s fits a layer of d_in inputs. `what` names it.
@@ -261,4 +336,13 @@ typename Context::matrix second_moment(Context& c, const Statistics& s) {
 }
 
 }  // namespace detail
+
+/// The statistics_view of one layer's inputs on one task: what a statistics_source hands out.
+/// @code
+/// statistics_view<> s = statistics_of(features);
+/// @endcode
+/// features: rows (n x d_in, any matrix), a feature_statistics or a moment_statistics, which must
+/// outlive it. Throws catmerge::error where an accumulator has seen no rows.
+inline constexpr detail::statistics_of_fn statistics_of{};
+
 }  // namespace catmerge

@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/tensor/host.hpp>
 #include <functional>
 #include <string>
 #include <vector>
-
-#include <catmerge/tensor/context.hpp>
 
 namespace catmerge {
 
@@ -18,6 +17,7 @@ enum class layer_kind {
   other    ///< anything else: never trimmed, summed as in Task Arithmetic
 };
 
+/// "linear", "scale", "shift" or "other", for messages and reports.
 constexpr const char* name_of(layer_kind kind) {
   switch (kind) {
     case layer_kind::linear: return "linear";
@@ -30,16 +30,26 @@ constexpr const char* name_of(layer_kind kind) {
 
 /// Names for messages. Empty ones are filled in: "the parameter", "task 0".
 struct layer_names {
-  std::string parameter;
-  std::vector<std::string> tasks;
+  std::string parameter;           ///< the parameter's, as its checkpoint has it
+  std::vector<std::string> tasks;  ///< the tasks', in the order of the experts
 
-  std::string expert(index_t k) const { return who() + ": expert '" + task(k) + "'"; }
+  /// "PARAMETER: expert 'TASK'".
+  std::string expert(index_t k) const { return about(": expert '", k); }
+  /// "PARAMETER: features of 'TASK'".
+  std::string features(index_t k) const { return about(": features of '", k); }
+  /// "PARAMETER: base".
   std::string base() const { return who() + ": base"; }
-  std::string features(index_t k) const { return who() + ": features of '" + task(k) + "'"; }
+  /// The parameter's name, or what stands for it.
   std::string who() const { return parameter.empty() ? "the parameter" : parameter; }
+  /// The name of task k, or what stands for it.
   std::string task(index_t k) const {
     const auto i = static_cast<std::size_t>(k);
     return i < tasks.size() ? tasks[i] : "task " + std::to_string(k);
+  }
+
+ private:
+  [[gnu::noinline]] std::string about(const char* what, index_t k) const {
+    return who() + what + task(k) + "'";
   }
 };
 
@@ -57,6 +67,13 @@ const T& unwrap(const std::reference_wrapper<T>& t) {
 
 template <class Range>
 using element_t = std::remove_cvref_t<decltype(unwrap(*std::begin(std::declval<const Range&>())))>;
+
+/// The context of a call that passes none, and whose first tensors are a range.
+template <class Range>
+auto context_of_first(const Range& range) -> context<domain_t<element_t<Range>>> {
+  if (std::begin(range) == std::end(range)) return {};
+  return context_of(unwrap(*std::begin(range)));
+}
 
 /// The windows of a range of tensors.
 template <class Context, class Range>

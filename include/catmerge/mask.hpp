@@ -6,18 +6,24 @@
 #include <catmerge/projection.hpp>
 #include <numeric>
 
+/// @file
 /// CAT Merging's trims of scales and shifts (Sun et al., ICML 2025): the coordinates of the other
 /// tasks' vectors that hurt task k most are set to zero.
 namespace catmerge {
 
+/// The choices of scale_mask and of CAT for scales. Defaults are the paper's, lambda and the 4
+/// coordinates by the account of a port of the authors' code. What uses them throws catmerge::error
+/// unless lambda is finite and not negative and the number of coordinates not negative.
 struct scale_mask_options {
-  top coordinates{4};  ///< positive_only = false: of any sign, as the authors' code
-  double lambda = 10;  ///< the weight of the deviation in the score
-  rescale size = rescale::none;
+  top coordinates{4};            ///< positive_only = false: of any sign, as the authors' code
+  double lambda = 10;            ///< the weight of the deviation in the score
+  rescale size = rescale::none;  ///< frobenius in the authors' code
 };
 
+/// The choices of shift_mask and of CAT for shifts. What uses them throws catmerge::error where the
+/// number is negative.
 struct shift_mask_options {
-  index_t count = 4;  ///< how many coordinates are removed
+  index_t count = 4;  ///< how many coordinates are removed; the port calls 4 the paper's
 };
 
 namespace detail {
@@ -99,9 +105,10 @@ struct scale_mask_fn {
   std::vector<index_t> operator()(index_t k, const VectorRange& vectors,
                                   const FeatureRange& features, const scale_mask_options& options,
                                   Context& c) const {
-    static_assert(require_tensor<element_t<VectorRange>>());
-    static_assert(vector<element_t<VectorRange>>,
-                  "catmerge: scale_mask takes vectors of d entries");
+    static_assert(require_tensors<VectorRange>());
+    static_assert(require_vector<element_t<VectorRange>>());
+    static_assert(require_feature_range<FeatureRange, element_t<VectorRange>>());
+    static_assert(require_context_for<Context, element_t<VectorRange>>());
     validate(options);
     const auto views = read_all<Context>(vectors);
     require_masks(c, k, views, "scale_mask");
@@ -129,8 +136,8 @@ struct scale_mask_fn {
   std::vector<index_t> operator()(index_t k, const VectorRange& vectors,
                                   const FeatureRange& features,
                                   const scale_mask_options& options = {}) const {
-    static_assert(require_tensor<element_t<VectorRange>>());
-    context<domain_t<element_t<VectorRange>>> c;
+    static_assert(require_tensors<VectorRange>());
+    auto c = context_of_first(vectors);
     return (*this)(k, vectors, features, options, c);
   }
 };
@@ -139,9 +146,9 @@ struct shift_mask_fn {
   template <class VectorRange, class Context>
   std::vector<index_t> operator()(index_t k, const VectorRange& vectors,
                                   const shift_mask_options& options, Context& c) const {
-    static_assert(require_tensor<element_t<VectorRange>>());
-    static_assert(vector<element_t<VectorRange>>,
-                  "catmerge: shift_mask takes vectors of d entries");
+    static_assert(require_tensors<VectorRange>());
+    static_assert(require_vector<element_t<VectorRange>>());
+    static_assert(require_context_for<Context, element_t<VectorRange>>());
     validate(options);
     const auto views = read_all<Context>(vectors);
     require_masks(c, k, views, "shift_mask");
@@ -151,8 +158,8 @@ struct shift_mask_fn {
   template <class VectorRange>
   std::vector<index_t> operator()(index_t k, const VectorRange& vectors,
                                   const shift_mask_options& options = {}) const {
-    static_assert(require_tensor<element_t<VectorRange>>());
-    context<domain_t<element_t<VectorRange>>> c;
+    static_assert(require_tensors<VectorRange>());
+    auto c = context_of_first(vectors);
     return (*this)(k, vectors, options, c);
   }
 };
@@ -162,6 +169,7 @@ struct mask_out_fn {
   template <class T, class Context>
   void operator()(std::span<const index_t> mask, T& t, Context& c) const {
     static_assert(require_mutable<T>());
+    static_assert(require_context_for<Context, T>());
     const auto v = write(t);
     for (const index_t j : mask)
       if (j < 0 || j >= c.rows(v))
@@ -173,24 +181,45 @@ struct mask_out_fn {
   template <class T>
   void operator()(std::span<const index_t> mask, T& t) const {
     static_assert(require_mutable<T>());
-    context<domain_t<T>> c;
+    auto c = context_of(t);
     (*this)(mask, t, c);
   }
 };
 
 }  // namespace detail
 
-/// scale_mask(k, vectors, features, options): the coordinates removed from every T_i, i != k, to
-/// protect task k: those with the largest positive scores
-///     s_k[j] = sum_{i != k} E[(x_k[j] T_i[j])^2] - lambda E[(x_i[j] T_i[j])^2].
-/// vectors: T_i of d entries; features: rows n_i x d of the *normalised* inputs, or second moments.
+/// The coordinates removed from every T_i, i != k, to protect task k at a scale. They have the
+/// largest positive scores (E: the mean over rows)
+///
+///     s_k[j] = sum_{i != k} E[(x_k[j] T_i[j])^2] - lambda E[(x_i[j] T_i[j])^2]
+///
+/// which minimises Eq. 8 averaged over rows (CAT Merging, Sun et al., ICML 2025).
+/// @code
+/// std::vector<index_t> m = scale_mask(k, vectors, features);  // and (..., options[, context])
+/// @endcode
+/// vectors: a range of K task vectors of d entries; features: a range of K, rows n_i x d of the
+/// *normalised* inputs or statistics in any form. Returns positions, ascending. Throws
+/// catmerge::error where k is none of the tasks, tasks or extents do not match, a value is not
+/// finite, or for options as scale_mask_options says.
 inline constexpr detail::scale_mask_fn scale_mask{};
 
-/// shift_mask(k, vectors, options): the same for shifts, by s_k[j] = sum_{i != k} T_i[j]^2; a
-/// coordinate that no other task moves is never taken.
+/// The same for a shift, whose features play no part: the largest s_k[j] = sum_{i != k} T_i[j]^2. A
+/// coordinate that no other task moves is never taken. (Eq. 8 taken literally scales the score by
+/// 1 - lambda; a port of the authors' code adds task k's own square, which is not copied.)
+/// @code
+/// std::vector<index_t> m = shift_mask(k, vectors);  // and (..., options[, context])
+/// @endcode
+/// vectors: a range of K task vectors of d entries. Returns positions, ascending. Throws
+/// catmerge::error where k is none of the tasks, extents differ, a value is not finite or
+/// options.count is negative.
 inline constexpr detail::shift_mask_fn shift_mask{};
 
-/// mask_out(mask, T): sets the masked coordinates of T to zero, in place.
+/// T[j] = 0 for every j of the mask, in place: Phi_k(T) = T - m_k o T.
+/// @code
+/// mask_out(mask, T);  // and (mask, T, context)
+/// @endcode
+/// mask: positions, in any order; T: a vector of d entries.
+/// Throws catmerge::error for a position outside T, which then is as it was.
 inline constexpr detail::mask_out_fn mask_out{};
 
 }  // namespace catmerge

@@ -7,25 +7,46 @@
 #include <utility>
 #include <vector>
 
+/// @file
 /// The shape that every merging method has: one parameter of all tasks in, the merged one out.
 namespace catmerge {
 
 /// One parameter to be merged. Vectors are d x 1.
 template <class Context>
 struct layer_problem {
-  using const_view = typename Context::const_view;
+  using const_view = typename Context::const_view;  ///< a tensor, in the layout d_out x d_in
 
-  layer_kind kind = layer_kind::other;
+  layer_kind kind = layer_kind::other;  ///< what the parameter does to features
   index_t parts = 1;  ///< fused linears (q, k, v): equal blocks of rows; shifts likewise
+  /// theta_0, d_out x d_in or d x 1.
   const_view base;
+  /// theta_k, K of base's shape.
   std::vector<const_view> experts;
   std::vector<statistics_view<typename Context::domain>> statistics;  ///< one per task, or none
-  layer_names names;
+  layer_names names;                                                  ///< for messages
 };
 
-/// A merging method: merge(context, problem, out) writes the merged parameter to `out` (shaped like
-/// base) and reports; needs_statistics(kind) says whether parameters of a kind can use statistics.
-/// Methods hold their options and nothing else; they are called from one thread.
+/// A merging method, for tensors of a context's domain. It holds its options and nothing else, and
+/// is called from one thread.
+///
+/// Requirements:
+/// - `merge(context, problem, out)`, const: writes the merged parameter to `out`, shaped like base,
+///   and returns a layer_report;
+/// - `needs_statistics(kind)`, const: a bool, whether parameters of a kind can use statistics.
+///
+/// @code
+/// struct keep_base {
+///   static constexpr bool needs_statistics(catmerge::layer_kind) { return false; }
+///   template <class Context>
+///   catmerge::layer_report merge(Context& c, const catmerge::layer_problem<Context>& p,
+///                                typename Context::view out) const {
+///     c.assign(p.base, out);
+///     return {};
+///   }
+/// };
+/// @endcode
+/// (examples/own_method.cpp has a useful one.) Models: cat_method, task_arithmetic_method,
+/// weight_average_method, with every context.
 template <class M, class Context>
 concept merging_method = requires(const M& m, Context& c, const layer_problem<Context>& p,
                                   typename Context::view out) {
@@ -33,11 +54,34 @@ concept merging_method = requires(const M& m, Context& c, const layer_problem<Co
   { m.needs_statistics(layer_kind::linear) } -> std::same_as<bool>;
 };
 
+namespace detail {
+
+/// What M lacks of a merging method for this context.
+template <class M, class Context>
+constexpr bool require_method() {
+  static_assert(
+      requires(const M& m, Context& c, const layer_problem<Context>& p,
+               typename Context::view out) {
+        { m.merge(c, p, out) } -> std::same_as<layer_report>;
+      },
+      "catmerge: a merging method needs merge(context, problem, out) const, which returns a "
+      "catmerge::layer_report");
+  static_assert(
+      requires(const M& m) {
+        { m.needs_statistics(layer_kind::linear) } -> std::same_as<bool>;
+      },
+      "catmerge: a merging method needs needs_statistics(kind) const, which returns a bool: "
+      "whether parameters of that kind can use statistics");
+  return true;
+}
+
+}  // namespace detail
+
 /// The merged parameter and what was done.
 template <class Tensor>
 struct merge_result {
-  Tensor merged;
-  layer_report report;
+  Tensor merged;        ///< shaped like base, of its family and compute type
+  layer_report report;  ///< what a method says of its work; not every method fills everything
 };
 
 namespace detail {
@@ -92,7 +136,7 @@ template <class Context, class Method, class Base, class Experts>
 merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
                                        layer_problem<Context> problem, const Base& base,
                                        const Experts& experts) {
-  static_assert(merging_method<Method, Context>);
+  static_assert(require_method<Method, Context>());
   problem.base = read(base);
   problem.experts = read_all<Context>(experts);
   check_shapes(c, problem);
@@ -105,8 +149,17 @@ merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
 template <class Base, class Experts>
 constexpr bool require_parameters() {
   static_assert(require_makeable<Base>());
-  static_assert(require_tensor<element_t<Experts>>());
+  static_assert(require_tensors<Experts>());
   static_assert(require_same_domain<Base, element_t<Experts>>());
+  return true;
+}
+
+/// The same for several weights: a range of bases, and for each task a range of experts.
+template <class Bases, class Experts>
+constexpr bool require_parameter_group() {
+  static_assert(require_tensors<Bases>());
+  static_assert(require_range<Experts>());
+  static_assert(require_parameters<element_t<Bases>, element_t<Experts>>());
   return true;
 }
 

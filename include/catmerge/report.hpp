@@ -11,30 +11,30 @@ namespace catmerge {
 
 /// What was removed from the others to protect one task.
 struct protection {
-  index_t part = 0;                 ///< which of the fused parts (0 where nothing is fused)
-  index_t task = 0;                 ///< k, the task protected
-  std::vector<double> eigenvalues;  ///< linear: those of the directions removed, largest first
-  double magnitude = 0;             ///< linear: the largest |eigenvalue| of G_k
-  double residual = 0;              ///< linear: of the worst eigenpair, relative to magnitude
-  index_t positive = 0;             ///< linear: positive eigenvalues among those looked at
-  basis_way way = basis_way::dense;
+  index_t part = 0;                  ///< which of the fused parts (0 where nothing is fused)
+  index_t task = 0;                  ///< k, the task protected
+  std::vector<double> eigenvalues;   ///< linear: those of the directions removed, largest first
+  double magnitude = 0;              ///< linear: the largest |eigenvalue| of G_k
+  double residual = 0;               ///< linear: of the worst eigenpair, relative to magnitude
+  index_t positive = 0;              ///< linear: positive eigenvalues among those looked at
+  basis_way way = basis_way::dense;  ///< linear: how the eigenvectors were found
   std::vector<index_t> coordinates;  ///< scale, shift: the coordinates removed
 };
 
 /// What a merge did to one parameter. Energies are squared Frobenius norms.
 struct layer_report {
-  layer_kind kind = layer_kind::other;
-  bool trimmed =
-      false;  ///< false: combined as the vectors were (no trim applies, or no statistics)
-  /// Entry (k, i): ||Df(X_k; T_i)||^2 before and after the trim, summed over the rows[k] rows of
-  /// X_k. Shifts need no features: theirs are per row. Empty unless diagnostics were asked for.
-  Eigen::MatrixXd conflict_before, conflict_after;
-  std::vector<double> rows;
+  layer_kind kind = layer_kind::other;  ///< what the parameter was taken for
+  bool trimmed = false;  ///< false: summed as they were (no trim applies, or no statistics)
+  /// Entry (k, i): ||Df(X_k; T_i)||^2 before the trim, K x K, summed over the rows[k] rows of X_k.
+  /// Shifts need no features: theirs are per row. Empty unless diagnostics were asked for.
+  Eigen::MatrixXd conflict_before,
+      conflict_after;                  ///< the same for T_i', as trimmed and rescaled
+  std::vector<double> rows;            ///< n_k, the rows of X_k that were seen; 1 for shifts
   std::vector<double> deviation;       ///< ||Df(X_i; T_i - T_i')||^2 per task; zero before the trim
   std::vector<double> norm;            ///< ||T_i||_F before the trim
   std::vector<double> energy_removed;  ///< 1 - ||T_i'||^2 / ||T_i||^2, before any rescaling
   std::vector<index_t> emptied;        ///< tasks whose vector the trim left at zero
-  std::vector<protection> protections;
+  std::vector<protection> protections;  ///< per part, in the order of tasks; empty if not trimmed
   /// Entry (k, l): how much of what protects k is also removed to protect l: ||B_k^T B_l||_F^2 for
   /// linear weights (mean over fused parts), |m_k and m_l| for masks; over the smaller of the two.
   Eigen::MatrixXd overlap;

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/layer.hpp>
+#include <catmerge/require.hpp>
 
+/// @file
 /// Task vectors (Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023): the difference
 /// T_k = theta_k - theta_0 between an expert and the network that it was fine-tuned from.
 namespace catmerge {
@@ -17,6 +18,7 @@ struct task_vector_fn {
     static_assert(require_makeable<Base>());
     static_assert(require_tensor<Expert>());
     static_assert(require_same_domain<Base, Expert>());
+    static_assert(require_context_for<Context, Base>());
     const auto b = read(base), e = read(expert);
     require_shape(context, e, context.rows(b), context.columns(b), "task_vector: expert");
     auto result = make_result(context, base, b);
@@ -27,7 +29,7 @@ struct task_vector_fn {
   template <class Base, class Expert>
   auto operator()(const Base& base, const Expert& expert) const {
     static_assert(require_makeable<Base>());
-    context<domain_t<Base>> c;
+    auto c = context_of(base);
     return (*this)(base, expert, c);
   }
 };
@@ -39,6 +41,7 @@ struct subtract_base_fn {
     static_assert(require_tensor<Base>());
     static_assert(require_mutable<Expert>());
     static_assert(require_same_domain<Base, Expert>());
+    static_assert(require_context_for<Context, Base>());
     const auto b = read(base);
     const auto e = write(expert);
     require_shape(context, e, context.rows(b), context.columns(b), "subtract_base: expert");
@@ -48,7 +51,7 @@ struct subtract_base_fn {
   template <class Base, class Expert>
   void operator()(const Base& base, Expert& expert) const {
     static_assert(require_tensor<Base>());
-    context<domain_t<Base>> c;
+    auto c = context_of(base);
     (*this)(base, expert, c);
   }
 };
@@ -61,6 +64,7 @@ struct add_task_vector_fn {
     static_assert(require_mutable<Parameter>());
     static_assert(require_tensor<Vector>());
     static_assert(require_same_domain<Parameter, Vector>());
+    static_assert(require_context_for<Context, Parameter>());
     const auto p = write(parameter);
     require_shape(context, read(vector), context.rows(p), context.columns(p),
                   "add_task_vector: vector");
@@ -70,7 +74,7 @@ struct add_task_vector_fn {
   template <class Parameter, class Vector>
   void operator()(Parameter& parameter, const Vector& vector, double alpha = 1) const {
     static_assert(require_mutable<Parameter>());
-    context<domain_t<Parameter>> c;
+    auto c = context_of(parameter);
     (*this)(parameter, vector, alpha, c);
   }
 };
@@ -80,6 +84,9 @@ struct with_task_vector_fn {
   template <class Base, class Vector, class Context>
   auto operator()(const Base& base, const Vector& vector, double alpha, Context& context) const {
     static_assert(require_makeable<Base>());
+    static_assert(require_tensor<Vector>());
+    static_assert(require_same_domain<Base, Vector>());
+    static_assert(require_context_for<Context, Base>());
     const auto b = read(base);
     auto result = make_result(context, base, b);
     context.assign(b, write(result));
@@ -90,24 +97,40 @@ struct with_task_vector_fn {
   template <class Base, class Vector>
   auto operator()(const Base& base, const Vector& vector, double alpha = 1) const {
     static_assert(require_makeable<Base>());
-    context<domain_t<Base>> c;
+    auto c = context_of(base);
     return (*this)(base, vector, alpha, c);
   }
 };
 
 }  // namespace detail
 
-/// task_vector(base, expert): T = expert - base, of any shape, as a new tensor of the compute type.
-/// Throws catmerge::error where the shapes differ.
+/// T = expert - base, as a new tensor of base's family and compute type (half types give float).
+/// @code
+/// auto T = task_vector(base, expert);  // and (base, expert, context)
+/// @endcode
+/// Both: vectors or matrices of one shape, of storage types that may differ. Throws catmerge::error
+/// where the shapes differ.
 inline constexpr detail::task_vector_fn task_vector{};
 
-/// subtract_base(base, expert): the same in place of the expert.
+/// The same in place: expert becomes expert - base, rounded to its own storage type.
+/// @code
+/// subtract_base(base, expert);  // and (base, expert, context)
+/// @endcode
+/// Throws catmerge::error where the shapes differ.
 inline constexpr detail::subtract_base_fn subtract_base{};
 
-/// with_task_vector(base, vector, alpha = 1): base + alpha * vector, as a new tensor.
+/// base + alpha T, as a new tensor of base's family and compute type.
+/// @code
+/// auto theta = with_task_vector(base, T);  // alpha = 1; and (base, T, alpha[, context])
+/// @endcode
+/// Throws catmerge::error where the shapes differ.
 inline constexpr detail::with_task_vector_fn with_task_vector{};
 
-/// add_task_vector(parameter, vector, alpha = 1): parameter += alpha * vector, in place.
+/// The same in place: parameter += alpha T, rounded to the parameter's own storage type.
+/// @code
+/// add_task_vector(parameter, T);  // alpha = 1; and (parameter, T, alpha[, context])
+/// @endcode
+/// Throws catmerge::error where the shapes differ.
 inline constexpr detail::add_task_vector_fn add_task_vector{};
 
 }  // namespace catmerge

@@ -2,7 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The one place where the version stands: CMake reads these three lines.
+/// @file
+/// The version, major.minor.patch. This is the one place where it stands: CMake reads the lines.
+
+/// May break programs; while it is 0, so may the minor one.
 #define CATMERGE_VERSION_MAJOR 0
+/// New names and behaviour.
 #define CATMERGE_VERSION_MINOR 1
+/// Nothing but corrections.
 #define CATMERGE_VERSION_PATCH 0

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/tensor/scalar.hpp>
 #include <limits>
 #include <type_traits>
 
@@ -11,6 +12,10 @@ namespace test::tolerance {
 
 template <class S>
 inline constexpr double eps = static_cast<double>(std::numeric_limits<S>::epsilon());
+template <>
+inline constexpr double eps<catmerge::half> = 0x1p-10;
+template <>
+inline constexpr double eps<catmerge::bfloat16> = 0x1p-7;
 
 /// A sum of n products in any order is off by at most n eps sum |a||b| (Higham, Accuracy and
 /// Stability of Numerical Algorithms, 2002, section 3.1; n + 2 for the factor alpha and the last

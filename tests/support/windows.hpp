@@ -86,6 +86,7 @@ class window {
   catmerge::host_view view() { return {first_, type_, rows_, columns_, row_, column_}; }
   catmerge::host_const_view view() const { return {first_, type_, rows_, columns_, row_, column_}; }
   operator catmerge::host_view() { return view(); }
+  operator catmerge::host_const_view() { return view(); }
   operator catmerge::host_const_view() const { return view(); }
 
   index_t rows() const { return rows_; }

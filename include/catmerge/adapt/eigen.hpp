@@ -10,12 +10,21 @@ namespace catmerge {
 
 namespace detail {
 
-/// Eigen objects whose elements lie in memory: Matrix, Array, Map, Ref and Block of these, row- or
-/// column-major, fixed or dynamic. (An expression such as a + b is none: write (a + b).eval().)
+/// The expression that an Eigen object is: itself, but for a segment of a vector a Block.
+template <class D>
+D eigen_expression(const Eigen::DenseBase<D>*);
 template <class T>
-concept eigen_dense = std::derived_from<T, Eigen::DenseBase<T>> &&
-                      storage_scalar<typename T::Scalar> &&
-                      (Eigen::internal::traits<T>::Flags& Eigen::DirectAccessBit) != 0;
+using eigen_expression_t = decltype(eigen_expression(static_cast<const T*>(nullptr)));
+
+/// Eigen objects whose elements lie in memory: Matrix, Array, Map, Ref, and Block, segment and
+/// transpose of these, row- or column-major, fixed or dynamic. (An expression such as a + b is
+/// none: write (a + b).eval().)
+template <class T>
+concept eigen_dense = requires {
+  typename eigen_expression_t<T>;
+}
+&&storage_scalar<typename T::Scalar> &&
+    (Eigen::internal::traits<eigen_expression_t<T>>::Flags & Eigen::DirectAccessBit) != 0;
 
 /// Where results go: the same family (Matrix or Array), orientation and storage order, with dynamic
 /// extents and the compute type.
@@ -28,7 +37,7 @@ struct eigen_result {
       T::ColsAtCompileTime == 1 && T::IsVectorAtCompileTime && rows != 1 ? 1 : Eigen::Dynamic;
   static constexpr int order =
       rows == 1 || (columns != 1 && T::IsRowMajor) ? Eigen::RowMajor : Eigen::ColMajor;
-  using type = std::conditional_t<std::derived_from<T, Eigen::MatrixBase<T>>,
+  using type = std::conditional_t<std::derived_from<T, Eigen::MatrixBase<eigen_expression_t<T>>>,
                                   Eigen::Matrix<C, rows, columns, order>,
                                   Eigen::Array<C, rows, columns, order>>;
 };
@@ -36,10 +45,11 @@ struct eigen_result {
 }  // namespace detail
 
 /// Eigen: compile-time vectors (VectorXf, RowVectorXd, ArrayXf ...) are vectors, everything else is
-/// a matrix. Nothing is copied, whatever the strides.
+/// a matrix; nothing is copied, whatever the strides.
 template <class T>
 requires detail::eigen_dense<T>
 struct tensor_traits<T> {
+  /// @cond specialisation
   using domain = host;
   static constexpr int rank = T::IsVectorAtCompileTime ? 1 : 2;
 
@@ -53,6 +63,7 @@ struct tensor_traits<T> {
     else
       return result(rows, columns);
   }
+  /// @endcond
 
  private:
   template <class S, class U>

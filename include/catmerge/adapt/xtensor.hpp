@@ -3,72 +3,87 @@
 #pragma once
 
 #include <catmerge/tensor/host.hpp>
+#include <concepts>
 #include <string>
+#include <vector>
 #include <xtensor/xarray.hpp>
+#include <xtensor/xfixed.hpp>
+#include <xtensor/xsemantic.hpp>
 #include <xtensor/xtensor.hpp>
 
+/// @file
+/// xtensor: everything of rank 1 or 2 whose elements lie in memory at fixed strides: xarray,
+/// xtensor, xtensor_fixed, buffers taken in by xt::adapt, and the views that are windows on one of
+/// those (xt::view with ranges, xt::strided_view, xt::transpose). Row- and column-major. Nothing is
+/// copied. Expressions (a + b), views through xt::keep, lazy reshapes of views are no tensors:
+/// evaluate them with xt::eval first.
 namespace catmerge {
 
 namespace detail {
 
-/// A window on an xtensor container of rank 1 or 2, of any layout. (xtensor stores stride 0 on axes
-/// of extent 1; host_view puts that right.)
+/// xt::has_data_interface alone is not enough: views through index lists have data() but no
+/// strides.
+template <class T>
+concept xtensor_in_memory =
+    std::derived_from<T, xt::xexpression<T>> && storage_scalar<typename T::value_type> &&
+    xt::has_data_interface<T>::value && xt::has_strides<T>::value;
+
+template <class T>
+inline constexpr std::size_t xtensor_rank = xt::get_rank<T>::value;  // SIZE_MAX: at run time
+
+/// The tensor's own static layout, where a container can have it (views are of any).
+template <class T>
+inline constexpr xt::layout_type xtensor_layout =
+    T::static_layout == xt::layout_type::any ? xt::layout_type::row_major : T::static_layout;
+
+/// (xtensor stores stride 0 on axes of extent 1; host_view puts that right.)
 template <class S, class X>
-strided_view<S> xtensor_window(X& x) {
+strided_view<S> xtensor_window(S* data, X& x) {
+  data += x.data_offset();
   const auto extent = [&](std::size_t axis) { return static_cast<index_t>(x.shape()[axis]); };
   const auto stride = [&](std::size_t axis) { return static_cast<index_t>(x.strides()[axis]); };
-  if (x.dimension() == 1) return {x.data(), extent(0), 1, stride(0), 1};
-  if (x.dimension() == 2) return {x.data(), extent(0), extent(1), stride(0), stride(1)};
+  if (x.dimension() == 1) return {data, extent(0), 1, stride(0), 1};
+  if (x.dimension() == 2) return {data, extent(0), extent(1), stride(0), stride(1)};
   throw error("an xtensor expression of rank " + std::to_string(x.dimension()) +
               " is neither a vector nor a matrix: reshape it to (d_out, rest) first");
 }
 
 }  // namespace detail
 
-/// xt::xarray: the rank is looked at on each call.
-template <storage_scalar S, xt::layout_type L, class A, class B>
-struct tensor_traits<xt::xarray<S, L, A, B>> {
+/// xtensor: rank 1 is a vector, 2 a matrix, an xarray what it is at run time (its view throws
+/// catmerge::error for other ranks); results are xtensor or xarray, in the layout of T.
+template <detail::xtensor_in_memory T>
+requires(detail::xtensor_rank<T> == 1 || detail::xtensor_rank<T> == 2 ||
+         detail::xtensor_rank<T> == SIZE_MAX) struct tensor_traits<T> {
+  /// @cond specialisation
   using domain = host;
-  static constexpr int rank = dynamic_rank;
-  using type = xt::xarray<S, L, A, B>;
-  using result = xt::xarray<compute_t<S>, L>;
+  static constexpr bool dynamic = detail::xtensor_rank<T> == SIZE_MAX;
+  static constexpr int rank = dynamic ? dynamic_rank : static_cast<int>(detail::xtensor_rank<T>);
+  static constexpr xt::layout_type layout = detail::xtensor_layout<T>;
+  using C = compute_t<typename T::value_type>;
+  /// xarray for what has its rank at run time, else xtensor.
+  using result = std::conditional_t<dynamic, xt::xarray<C, layout>,
+                                    xt::xtensor<C, dynamic ? 1 : detail::xtensor_rank<T>, layout>>;
 
-  static strided_view<const S> view(const type& x) { return detail::xtensor_window<const S>(x); }
-  static strided_view<S> view(type& x) { return detail::xtensor_window<S>(x); }
-  static result make(const type& like, index_t rows, index_t columns) {
-    const auto n = static_cast<std::size_t>(rows), m = static_cast<std::size_t>(columns);
-    const auto shape =
-        like.dimension() == 1 ? std::vector<std::size_t>{n * m} : std::vector<std::size_t>{n, m};
-    if constexpr (L == xt::layout_type::dynamic)
-      return result(typename result::shape_type(shape.begin(), shape.end()),
-                    xt::layout_type::row_major);
-    else
-      return result::from_shape(shape);
+  static auto view(const T& x) {
+    return detail::xtensor_window<const typename T::value_type>(x.data(), x);
   }
-};
-
-/// xt::xtensor of rank 1 or 2.
-template <storage_scalar S, std::size_t N, xt::layout_type L, class A>
-requires(N == 1 || N == 2) struct tensor_traits<xt::xtensor<S, N, L, A>> {
-  using domain = host;
-  static constexpr int rank = static_cast<int>(N);
-  using type = xt::xtensor<S, N, L, A>;
-  using result = xt::xtensor<compute_t<S>, N, L>;
-
-  static strided_view<const S> view(const type& x) { return detail::xtensor_window<const S>(x); }
-  static strided_view<S> view(type& x) { return detail::xtensor_window<S>(x); }
-  static result make(const type&, index_t rows, index_t columns) {
+  static auto view(T& x) {
+    return detail::xtensor_window<std::remove_pointer_t<decltype(x.data())>>(x.data(), x);
+  }
+  static result make(const T& like, index_t rows, index_t columns) {
     const auto n = static_cast<std::size_t>(rows), m = static_cast<std::size_t>(columns);
-    typename result::shape_type shape;
-    if constexpr (N == 1)
-      shape = {n * m};
-    else
-      shape = {n, m};
-    if constexpr (L == xt::layout_type::dynamic)
+    std::vector<std::size_t> extents{n, m};
+    if (like.dimension() == 1) extents = {n * m};
+    typename result::shape_type shape =
+        xtl::make_sequence<typename result::shape_type>(extents.size(), 0);
+    std::copy(extents.begin(), extents.end(), shape.begin());
+    if constexpr (layout == xt::layout_type::dynamic)
       return result(shape, xt::layout_type::row_major);
     else
       return result(shape);
   }
+  /// @endcond
 };
 
 }  // namespace catmerge

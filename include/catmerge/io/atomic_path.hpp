@@ -11,6 +11,7 @@
 #include <string>
 #include <system_error>
 
+/// @file
 /// Files and folders that appear whole or not at all: they are built beside their target under the
 /// name `TARGET.partial-XXXXXXXX`, and renamed. What is not committed is removed; after a kill the
 /// partial one may be left, the target is untouched.
@@ -60,15 +61,17 @@ class atomic_file {
     if (!committed_) ::unlink(partial_.c_str());
   }
 
+  /// The target, as it was given.
   const std::filesystem::path& path() const { return target_; }
 
-  /// As output_file::write_at.
+  /// As output_file::write_at: throws error where the system cannot write.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes,
                 std::string_view tensor = {}) const {
     file_.write_at(offset, bytes, tensor);
   }
 
-  /// The target now is this file. On an error the target is what it was before.
+  /// The target now is this file. Throws error where the system cannot write or rename; the target
+  /// is then what it was before.
   void commit() {
     file_.close();
     detail::rename_into_place(partial_, target_);
@@ -114,7 +117,8 @@ class atomic_folder {
   /// Where to put the files meanwhile.
   const std::filesystem::path& partial() const { return partial_; }
 
-  /// The target now is this folder. Precondition: the files in it are closed.
+  /// The target now is this folder. Precondition: the files in it are closed. Throws error if the
+  /// target has appeared meanwhile, or where the system cannot rename.
   void commit() {
     refuse_existing();  // rename(2) would replace an empty folder
     detail::sync_folder(partial_);

@@ -61,14 +61,17 @@ class checkpoint {
     }
   }
 
-  checkpoint(checkpoint&&) = default;
-  checkpoint& operator=(checkpoint&&) = default;
+  checkpoint(checkpoint&&) = default;             ///< Entries stay valid.
+  checkpoint& operator=(checkpoint&&) = default;  ///< Entries of the right-hand side stay valid.
 
+  /// The file or folder that it was opened by.
   const std::filesystem::path& path() const { return path_; }
+  /// What was found there.
   checkpoint_format format() const { return format_; }
 
-  /// In the order of the file, or of the shards' names; .npy files by name.
+  /// Of all tensors: in the order of the file, or of the shards' names; .npy files by name.
   const std::vector<std::string>& names() const { return names_; }
+  /// How many tensors there are.
   std::size_t size() const { return names_.size(); }
 
   /// The tensor of that name, or null.
@@ -97,11 +100,12 @@ class checkpoint {
     return config;
   }
 
-  /// As mapped_file: the memory of a tensor is given back, or read ahead. A name that is not there
-  /// is passed over, and so is a tensor that lies in memory (see npy_file).
+  /// As mapped_file::release, for a tensor. A name that is not there is passed over, and so is a
+  /// tensor that lies in memory (see npy_file).
   void release(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) found.file->release(found.entry->bytes);
   }
+  /// As mapped_file::prefetch, for a tensor; what release passes over is passed over.
   void prefetch(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) {
       found.file->prefetch(found.entry->bytes);

@@ -25,8 +25,9 @@ inline checkpoint_format output_format(const std::filesystem::path& output,
 /// is built beside its target, which must not exist, and renamed. See tensor_sink.
 class checkpoint_writer final : public tensor_sink {
  public:
+  /// What is written beside the tensors, and how.
   struct options {
-    checkpoint_format format = checkpoint_format::safetensors_file;
+    checkpoint_format format = checkpoint_format::safetensors_file;  ///< see output_format
     metadata_t metadata = {};  ///< .npy files have no place for it
     /// Copied as config.json into an output that is a folder.
     std::optional<std::filesystem::path> config = std::nullopt;

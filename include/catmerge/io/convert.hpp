@@ -65,6 +65,7 @@ template <storage_scalar To>
 void convert(std::span<const std::byte> from, scalar_type from_type, std::span<To> to) {
   convert(from, from_type, std::as_writable_bytes(to), scalar_type_v<To>);
 }
+/// @overload
 template <storage_scalar From>
 void convert(std::span<const From> from, std::span<std::byte> to, scalar_type to_type) {
   convert(std::as_bytes(from), scalar_type_v<From>, to, to_type);

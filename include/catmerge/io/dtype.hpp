@@ -18,20 +18,20 @@ static_assert(std::endian::native == std::endian::little,
 /// the reference implementation (which its writer sorts by, so sizes never fall along the list).
 /// Values lie in little-endian order.
 enum class dtype : unsigned char {
-  boolean,
+  boolean,  ///< one byte, 0 or 1
   u8,
   i8,
-  f8_e5m2,
+  f8_e5m2,  ///< 8-bit floats: passed through, never computed with
   f8_e4m3,
   f8_e8m0,
   i16,
   u16,
-  f16,
-  bf16,
+  f16,   ///< IEEE 754 binary16
+  bf16,  ///< the upper half of a binary32
   i32,
   u32,
   f32,
-  c64,
+  c64,  ///< a complex number of two binary32
   f64,
   i64,
   u64
@@ -66,6 +66,7 @@ constexpr const dtype_row& row_of(dtype type) {
 }
 }  // namespace detail
 
+/// How many types there are; their values are 0 ... dtype_count - 1.
 inline constexpr std::size_t dtype_count = detail::dtype_table.size();
 
 /// Bytes of one element.
@@ -92,6 +93,7 @@ constexpr std::optional<scalar_type> scalar_of(dtype type) {
   return detail::row_of(type).scalar;
 }
 
+/// The type of such values in a file: scalar_of, the other way round.
 constexpr dtype dtype_of(scalar_type type) {
   switch (type) {
     case scalar_type::f64: return dtype::f64;

@@ -9,11 +9,17 @@
 #include <string_view>
 #include <system_error>
 
-/// How messages about files are worded: `FILE: what`, or `FILE: tensor 'NAME': what`.
+/// @file
+/// How messages about files are worded: `FILE: what`, or ``FILE: tensor 'NAME': what``.
+
+/// Files: checkpoints (safetensors, Hugging Face folders, folders of .npy) and statistics of
+/// features. Reading maps and checks before it believes; writing appears whole or not at all. Needs
+/// nlohmann-json and POSIX. Wherever these docs say "throws error", it is catmerge::error, and
+/// names the file and the tensor.
 namespace catmerge::io {
 
-/// Text from a file as a message shows it: in quotes, with control characters as \xNN, and cut
-/// short after 200 bytes (a hostile name may be megabytes long).
+/// Text from a file as a message shows it: in quotes, with control characters in hexadecimal
+/// (`\x0a`), and cut short after 200 bytes (a hostile name may be megabytes long).
 inline std::string in_quotes(std::string_view text) {
   std::size_t shown_size = std::min<std::size_t>(text.size(), 200);
   for (int i = 0; i < 3 && shown_size < text.size(); ++i) {  // not within a character of UTF-8
@@ -34,16 +40,18 @@ inline std::string in_quotes(std::string_view text) {
   return shown + (text.size() > shown_size ? "...'" : "'");
 }
 
+/// Throws error: `FILE: what`.
 [[noreturn]] inline void fail(const std::filesystem::path& file, const std::string& what) {
   throw error(file.string() + ": " + what);
 }
 
+/// Throws error: ``FILE: tensor 'NAME': what``.
 [[noreturn]] inline void fail(const std::filesystem::path& file, std::string_view tensor,
                               const std::string& what) {
   fail(file, "tensor " + in_quotes(tensor) + ": " + what);
 }
 
-/// `FILE: action: the system's words for `code`` (an errno).
+/// Throws error: `FILE: action: ` and the system's words for `code`, an errno.
 [[noreturn]] inline void fail_system(const std::filesystem::path& file, const std::string& action,
                                      int code) {
   fail(file, action + ": " + std::generic_category().message(code));

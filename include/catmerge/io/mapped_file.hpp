@@ -44,10 +44,12 @@ class mapped_file {
     data_ = static_cast<std::byte*>(address);
   }
 
+  /// The mapping stays at its address; `other` is left without one.
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),
         data_(std::exchange(other.data_, nullptr)),
         size_(std::exchange(other.size_, 0)) {}
+  /// Exchanges the two mappings.
   mapped_file& operator=(mapped_file&& other) noexcept {
     std::swap(path_, other.path_);
     std::swap(data_, other.data_);
@@ -58,7 +60,9 @@ class mapped_file {
     if (data_ != nullptr) ::munmap(data_, size_);
   }
 
+  /// The path that it was opened by, for messages.
   const std::filesystem::path& path() const { return path_; }
+  /// The whole file; empty for an empty one. At the start of a page of memory.
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
   /// Gives back the memory of the whole pages inside `part` (a part of bytes()); they are read

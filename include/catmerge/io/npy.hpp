@@ -60,8 +60,11 @@ class npy_file {
               is_copy() ? std::span<const std::byte>(copy_) : values};
   }
 
+  /// The path that it was opened by.
   const std::filesystem::path& path() const { return file_.path(); }
+  /// The whole file, header included.
   const mapped_file& mapping() const { return file_; }
+  /// The array under the name given, row-major; the bytes stay valid when the object is moved.
   const tensor_entry& entry() const { return entry_; }
   /// Whether the entry's bytes are a copy in memory, not the mapped file.
   bool is_copy() const { return !copy_.empty(); }

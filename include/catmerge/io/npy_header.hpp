@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+/// @file
 /// NumPy's .npy format (numpy.lib.format), versions 1.0, 2.0 and 3.0, as bytes:
 ///
 ///     6 bytes     \x93NUMPY
@@ -23,9 +24,10 @@
 ///     the rest    the values
 namespace catmerge::io {
 
+/// What the header of a .npy file says.
 struct npy_header {
-  dtype type = dtype::f32;
-  shape_t shape;
+  dtype type = dtype::f32;      ///< of the elements
+  shape_t shape;                ///< extents in the order of NumPy's shape
   bool fortran_order = false;   ///< column-major values
   std::size_t data_offset = 0;  ///< of the values in the file
 };

@@ -25,12 +25,13 @@ namespace catmerge::io {
 class output_file {
  public:
   /// Creates `path`, which must not exist. Messages name `reported`, the file that the user asked
-  /// for, where this one only stands in for it.
+  /// for, where this one only stands in for it. Throws error where the system cannot create it.
   output_file(const std::filesystem::path& path, std::filesystem::path reported)
       : reported_(std::move(reported)),
         descriptor_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
     if (descriptor_ < 0) fail_system(reported_, "cannot create", errno);
   }
+  /// The same, reported under its own name.
   explicit output_file(const std::filesystem::path& path) : output_file(path, path) {}
 
   output_file(const output_file&) = delete;
@@ -39,8 +40,8 @@ class output_file {
     if (descriptor_ >= 0) ::close(descriptor_);
   }
 
-  /// Writes all bytes at `offset`. Threads may write disjoint ranges at the same time. `tensor`,
-  /// if not empty, is named in the error.
+  /// Writes all bytes at `offset`. Threads may write disjoint ranges at the same time. Throws error
+  /// where the system cannot; `tensor`, if not empty, is named in it.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes,
                 std::string_view tensor = {}) const {
     while (!bytes.empty()) {
@@ -59,7 +60,8 @@ class output_file {
     }
   }
 
-  /// Brings everything to the disk and closes the file. Some systems report a full disk only here.
+  /// Brings everything to the disk and closes the file. Throws error where the system cannot: some
+  /// report a full disk only here.
   void close() {
     if (::fsync(descriptor_) != 0) fail_system(reported_, "cannot write to the disk", errno);
     if (::close(std::exchange(descriptor_, -1)) != 0) {

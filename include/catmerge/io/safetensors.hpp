@@ -29,11 +29,14 @@ class safetensors_file {
     }
   }
 
+  /// The path that it was opened by.
   const std::filesystem::path& path() const { return file_.path(); }
+  /// The whole file, header included.
   const mapped_file& mapping() const { return file_; }
 
   /// In the order in which they lie in the file.
   const std::vector<tensor_entry>& entries() const { return contents_.entries; }
+  /// The texts under `__metadata__`; empty if there are none.
   const metadata_t& metadata() const { return contents_.metadata; }
 
   /// The tensor of that name, or null.
@@ -49,8 +52,9 @@ class safetensors_file {
     return *entry;
   }
 
-  /// As mapped_file: the memory of an entry is given back, or read ahead.
+  /// As mapped_file::release, for one of entries().
   void release(const tensor_entry& entry) const { file_.release(entry.bytes); }
+  /// As mapped_file::prefetch, for one of entries().
   void prefetch(const tensor_entry& entry) const { file_.prefetch(entry.bytes); }
 
  private:

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+/// @file
 /// The safetensors format, as bytes:
 ///
 ///     8 bytes   n, the length of the header, little-endian
@@ -28,10 +29,10 @@ namespace catmerge::io {
 /// The reference implementation's limit, which keeps a hostile file from filling the memory.
 inline constexpr std::uint64_t safetensors_longest_header = 100'000'000;
 
-/// What a safetensors file holds; the entries point into its bytes, in the order of their offsets.
+/// What a safetensors file holds.
 struct safetensors_contents {
-  std::vector<tensor_entry> entries;
-  metadata_t metadata;
+  std::vector<tensor_entry> entries;  ///< point into the file's bytes; in the order of offsets
+  metadata_t metadata;                ///< the texts under `__metadata__`
 };
 
 namespace detail {
@@ -130,7 +131,7 @@ inline void check_safetensors_cover(const std::filesystem::path& file,
 }  // namespace detail
 
 /// Reads the bytes of a whole safetensors file, checking all of it but the values. `file` is for
-/// messages: each names the file, the tensor, what was expected and what was found.
+/// messages: throws error, naming the file, the tensor, what was expected and what was found.
 inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
                                               const std::filesystem::path& file) {
   constexpr std::size_t prefix = 8;
@@ -177,6 +178,7 @@ inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
 
 /// The first bytes of a safetensors file: length and header, padded with spaces to a multiple of 8,
 /// for tensors whose values follow in the order given. Precondition: byte_count of each exists.
+/// Throws error if a text is not UTF-8 or the header exceeds the format's limit.
 inline std::string make_safetensors_header(const std::filesystem::path& file,
                                            const std::vector<tensor_info>& tensors,
                                            const metadata_t& metadata) {

@@ -15,7 +15,7 @@ namespace catmerge::io {
 /// Face): {"metadata": {...}, "weight_map": {"TENSOR": "FILE", ...}}, the files beside the index.
 struct shard_index {
   std::map<std::string, std::string> file_of;  ///< by the tensor's name
-  std::set<std::string> files;
+  std::set<std::string> files;                 ///< every shard, once
 };
 
 /// Reads an index. Throws error if it is not of that form, or if a file's name holds a path: an

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+/// @file
 /// Files of features: statistics of the rows that enter parameters. A safetensors file (or a folder
 /// of .npy files, which has no metadata and so holds plain rows only) with, for a parameter P,
 ///
@@ -43,11 +44,12 @@ constexpr std::string_view suffix_of(statistics_form form) {
   return "";
 }
 
+/// The statistics of one parameter's input, as a file holds them.
 struct statistics_entry {
-  statistics_form form = statistics_form::rows;
-  const tensor_entry* data = nullptr;
-  std::int64_t row_count = 0;  ///< n >= 1
-  std::string owner;           ///< the parameter whose entry it is: equal for those that share it
+  statistics_form form = statistics_form::rows;  ///< which of the four `data` is
+  const tensor_entry* data = nullptr;  ///< in an open file, never null; shaped by the form
+  std::int64_t row_count = 0;          ///< n >= 1, the rows that were seen
+  std::string owner;  ///< the parameter whose entry it is: equal for those that share it
 };
 
 namespace detail {
@@ -108,6 +110,7 @@ class statistics_file {
     read_metadata();
   }
 
+  /// The file or folder that it was opened by.
   const std::filesystem::path& path() const { return tensors_.path(); }
 
   /// The parameters that have statistics: in the order of the file, then the aliases by name.
@@ -125,10 +128,11 @@ class statistics_file {
     return *entry;
   }
 
-  /// As mapped_file, for the parameter's data, which others may share.
+  /// As mapped_file::release, for the parameter's data, which others may share.
   void release(std::string_view parameter) const {
     if (const auto* const entry = find(parameter)) tensors_.release(entry->data->name);
   }
+  /// As mapped_file::prefetch, likewise.
   void prefetch(std::string_view parameter) const {
     if (const auto* const entry = find(parameter)) tensors_.prefetch(entry->data->name);
   }
@@ -196,12 +200,13 @@ class statistics_file {
 /// Writes a file of features; see the top of this header for the format, tensor_sink for the use.
 class statistics_writer {
  public:
+  /// What will be written of one parameter.
   struct declaration {
-    std::string parameter;
-    statistics_form form = statistics_form::rows;
-    dtype type = dtype::f32;
-    shape_t shape;
-    std::int64_t row_count = 0;  ///< for plain rows: shape[0]
+    std::string parameter;                         ///< its name, without "::"
+    statistics_form form = statistics_form::rows;  ///< what its data is
+    dtype type = dtype::f32;                       ///< of the data: f64, f32, f16 or bf16
+    shape_t shape;                                 ///< [m, d_in], [d_in, d_in] or [d], by the form
+    std::int64_t row_count = 0;                    ///< n >= 1; for plain rows shape[0]
   };
 
   /// `aliases`: parameters that share an input, each with the one whose statistics are declared.
@@ -241,13 +246,15 @@ class statistics_writer {
     path_ = path;
   }
 
-  /// As those of tensor_sink, by the parameter's name.
+  /// As tensor_sink::append, by the parameter's name.
   void append(std::string_view parameter, std::span<const std::byte> bytes) {
     file_->append(data_name(parameter), bytes);
   }
+  /// As tensor_sink::write, by the parameter's name.
   void write(std::string_view parameter, std::span<const std::byte> bytes) {
     file_->write(data_name(parameter), bytes);
   }
+  /// As tensor_sink::commit.
   void commit() { file_->commit(); }
 
  private:

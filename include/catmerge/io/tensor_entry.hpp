@@ -23,15 +23,15 @@ using metadata_t = std::map<std::string, std::string>;
 
 /// What a file says about a tensor, and what a writer needs to know before the first byte.
 struct tensor_info {
-  std::string name;
-  dtype type = dtype::f32;
-  shape_t shape;
+  std::string name;         ///< unique in its file; UTF-8
+  dtype type = dtype::f32;  ///< of the elements
+  shape_t shape;            ///< weights: as stored, usually [d_out, d_in]
 };
 
 /// A tensor inside an open file: `bytes` are its values in row-major, little-endian order, owned by
 /// the file object that handed it out. They may lie at any address: see is_aligned.
 struct tensor_entry : tensor_info {
-  std::span<const std::byte> bytes;
+  std::span<const std::byte> bytes;  ///< byte_count of them
 };
 
 /// The number of elements: 1 for a scalar. None if an extent is negative or if the product, taken

@@ -44,8 +44,9 @@ class tensor_sink {
 /// different threads at the same time.
 class write_ledger {
  public:
+  /// One declared tensor and what has been written of it.
   struct slot {
-    tensor_info info;
+    tensor_info info;           ///< as declared
     std::uint64_t size = 0;     ///< bytes declared
     std::uint64_t written = 0;  ///< bytes written: the next one's position
     bool started = false;       ///< a tensor without elements must be written, too
@@ -71,7 +72,8 @@ class write_ledger {
   /// In the order of the declarations.
   const std::vector<slot>& slots() const { return slots_; }
 
-  /// The slot that `count` more bytes of a tensor go to. They count once `done` is called.
+  /// The slot that `count` more bytes of a tensor go to. They count once `done` is called. Throws
+  /// error for a name that was not declared and for more bytes than declared.
   slot& for_append(std::string_view name, std::size_t count) {
     slot& found = at(name);
     if (count > found.size - found.written) {
@@ -83,7 +85,8 @@ class write_ledger {
     return found;
   }
 
-  /// The slot that a whole tensor of `count` bytes goes to.
+  /// The slot that a whole tensor of `count` bytes goes to. Throws error, besides, if some were
+  /// written before or their number is not the one declared.
   slot& for_write(std::string_view name, std::size_t count) {
     slot& found = at(name);
     if (found.started) fail(file_, name, "is written twice");
@@ -95,6 +98,7 @@ class write_ledger {
     return found;
   }
 
+  /// Counts bytes that were written to where for_append or for_write said.
   static void done(slot& to, std::size_t count) {
     to.written += count;
     to.started = true;

@@ -26,10 +26,13 @@ void add_scaled_sum(Context& c, const layer_problem<Context>& p, double alpha,
 /// 2212.04089): theta_0 + alpha sum_k T_k, for every parameter. alpha is found by validation; 0.3
 /// is the usual value for eight tasks.
 struct task_arithmetic_method {
-  double alpha = 0.3;
+  double alpha = 0.3;  ///< the factor of the summed task vectors
 
+  /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }
 
+  /// out = base + alpha sum_k (expert_k - base), added in the order of the tasks; the report says
+  /// nothing but the kind. Throws catmerge::error where the result is not finite.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -46,6 +49,7 @@ struct task_arithmetic_fn {
   template <class Base, class Experts, class Context>
   auto operator()(const Base& base, const Experts& experts, double alpha, Context& c) const {
     static_assert(require_parameters<Base, Experts>());
+    static_assert(require_context_for<Context, Base>());
     return merge_one(c, task_arithmetic_method{alpha}, layer_problem<Context>{}, base, experts);
   }
 
@@ -53,14 +57,21 @@ struct task_arithmetic_fn {
   auto operator()(const Base& base, const Experts& experts,
                   double alpha = task_arithmetic_method{}.alpha) const {
     static_assert(require_parameters<Base, Experts>());
-    context<domain_t<Base>> c;
+    auto c = context_of(base);
     return (*this)(base, experts, alpha, c);
   }
 };
 
 }  // namespace detail
 
-/// task_arithmetic(base, experts, alpha = 0.3): one parameter of any shape.
+/// Task Arithmetic of one parameter, as task_arithmetic_method: theta_0 + alpha sum_k T_k.
+/// @code
+/// auto [merged, report] = task_arithmetic(base, experts);   // alpha = 0.3
+/// auto [half, why] = task_arithmetic(base, experts, 0.15);  // and (..., 0.15, context)
+/// @endcode
+/// base: a tensor of any shape; experts: a range of K of its shape, in its domain. Returns a
+/// merge_result, `merged` of base's family and compute type. Throws catmerge::error where there are
+/// no experts, shapes differ or a value is not finite.
 inline constexpr detail::task_arithmetic_fn task_arithmetic{};
 
 }  // namespace catmerge

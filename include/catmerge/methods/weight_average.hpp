@@ -10,8 +10,11 @@ namespace catmerge {
 /// experts, computed as theta_0 + (1/K) sum_k T_k, which is exact where experts agree with the
 /// base.
 struct weight_average_method {
+  /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }
 
+  /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks; the report says
+  /// nothing but the kind. Throws catmerge::error where the result is not finite.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -28,20 +31,27 @@ struct weight_average_fn {
   template <class Base, class Experts, class Context>
   auto operator()(const Base& base, const Experts& experts, Context& c) const {
     static_assert(require_parameters<Base, Experts>());
+    static_assert(require_context_for<Context, Base>());
     return merge_one(c, weight_average_method{}, layer_problem<Context>{}, base, experts);
   }
 
   template <class Base, class Experts>
   auto operator()(const Base& base, const Experts& experts) const {
     static_assert(require_parameters<Base, Experts>());
-    context<domain_t<Base>> c;
+    auto c = context_of(base);
     return (*this)(base, experts, c);
   }
 };
 
 }  // namespace detail
 
-/// weight_average(base, experts): one parameter of any shape.
+/// Weight averaging of one parameter, as weight_average_method: theta_0 + (1/K) sum_k T_k.
+/// @code
+/// auto [merged, report] = weight_average(base, experts);  // and (base, experts, context)
+/// @endcode
+/// base: a tensor of any shape; experts: a range of K of its shape, in its domain. Returns a
+/// merge_result, `merged` of base's family and compute type. Throws catmerge::error where there are
+/// no experts, shapes differ or a value is not finite.
 inline constexpr detail::weight_average_fn weight_average{};
 
 }  // namespace catmerge

@@ -36,8 +36,10 @@ class glob {
     }
   }
 
+  /// The pattern as it was written.
   const std::string& pattern() const { return pattern_; }
 
+  /// Whether the whole of `name` matches, dots and case as written.
   bool matches(std::string_view name) const {
     for (const std::string& pattern : plain_) {
       if (matches_plain(pattern, name)) return true;

@@ -17,30 +17,33 @@ namespace catmerge::model {
 
 /// What parameters of certain names are.
 struct parameter_rule {
-  std::string pattern;  ///< see glob
-  parameter_kind kind = parameter_kind::linear;
-  bool trim = true;
-  matrix_layout layout = matrix_layout::out_in;
+  std::string pattern;                           ///< of whole names, see glob
+  parameter_kind kind = parameter_kind::linear;  ///< what they are
+  bool trim = true;                              ///< false: summed as in Task Arithmetic
+  matrix_layout layout = matrix_layout::out_in;  ///< of matrices
   int parts = 1;  ///< fused_linear: at least 2; shift: those of its weight; else 1
-  /// Modules with the same parent that this rule matches get the same input: in one
-  /// `*.self_attn.{q,k,v}_proj.weight`, the three weights of each self_attn.
+  /// Modules with the same parent that this rule matches get the same input: with the pattern
+  /// "*.self_attn.{q,k,v}_proj.weight", the three weights of each self_attn.
   bool siblings_share_input = false;
 };
 
 /// Parameters that share their input, so that one set of statistics serves them all.
 struct parameter_group {
-  std::vector<std::string> names;
+  std::vector<std::string> names;  ///< at least one
 };
 
 /// An ordered list of rules, of which the *last* that matches a name decides: what a user adds
 /// overrides what came before, as in .gitignore.
 ///
-///     auto rules = catmerge::model::hugging_face_clip_vision();
-///     rules.add({.pattern = "*visual_projection.weight", .kind = parameter_kind::linear});  //
-///     trim rules.add({.pattern = "*.layers.0.*", .kind = parameter_kind::fixed});
+/// @code
+/// auto rules = catmerge::model::hugging_face_clip_vision();
+/// rules.add({.pattern = "*visual_projection.weight"});  // linear, and trimmed, too
+/// rules.add({.pattern = "*.layers.0.*", .kind = parameter_kind::fixed});  // as in the base
+/// @endcode
 class name_rules {
  public:
   name_rules() = default;
+  /// Adds each in turn, so that later ones override earlier ones. Throws error as add does.
   explicit name_rules(const std::vector<parameter_rule>& rules) {
     for (const parameter_rule& rule : rules) add(rule);
   }

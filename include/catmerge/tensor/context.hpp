@@ -13,39 +13,58 @@
 namespace catmerge {
 
 /// Whether a factor of a product is taken as it is or transposed.
-enum class op : bool { none, transpose };
+enum class op : bool {
+  none,      ///< x
+  transpose  ///< x^T
+};
 
 /// The closed list of coarse operations: everything that an algorithm of this library asks of a
-/// domain. A new domain D specialises catmerge::context<D> with
+/// domain. A new domain D specialises catmerge::context<D>.
 ///
-///   types       domain (D itself); view, const_view: handles of matrices, cheap to copy, a view
-///   converts to a
-///               const_view; matrix: owns one, converts to both. All know their scalar type at run
-///               time. A vector of d is a d x 1 matrix. Operands of one call may differ in scalar
-///               type; arithmetic is done in double if any operand is f64, else in float, and is
-///               rounded once on the way into the result.
-///   queries     rows(v), columns(v), type(v)
-///   make        make(type, rows, columns): a matrix of zeros
-///   slice       slice(v, row, rows, column, columns): a window, no copy, writable if v is
-///   assign      assign(x, y): y = x, converting
-///   subtract    subtract(a, b, y): y = a - b
-///   accumulate  accumulate(alpha, a, b, y): y += alpha (a - b), the difference rounded as computed
-///   axpy        axpy(alpha, x, y): y += alpha x
-///   scale       scale(alpha, y): y = alpha y
-///   multiply    multiply(alpha, a, op, b, op, beta, y): y = alpha op(a) op(b) + beta y, in the
-///               precision of y (so a double y of float factors is a double product); beta = 0
-///               overwrites whatever y held; y overlaps neither factor
-///   reductions  squared_norm(x), dot(x, y) = tr(x^T y): in double, to the host
-///   per column  column_energies(alpha, x, y): y(j) += alpha sum_i x(i, j)^2, y d x 1, f64
-///               weighted_square(alpha, w, x, y): y += alpha w o x o x, all d x 1, y f64
-///   mask        zero_rows(list, y): the rows named become zero
-///   finite      all_finite(x)
-///   eigen       symmetric_eigen(y): eigenvalues of the symmetric f64 matrix y, ascending, to the
-///               host; y is overwritten with the eigenvectors, one per column
-///   transfer    to_host(x), from_host(m, y): for what is small (thin blocks' products, scores)
+/// Requirements: the types
+/// - `domain`: D itself;
+/// - `view`, `const_view`: handles of matrices that are written to and read, cheap to copy; a view
+///   converts to a const_view;
+/// - `matrix`: owns one, converts to both.
+///
+/// All know their scalar type at run time. A vector of d is a d x 1 matrix. Operands of one call
+/// may differ in scalar type; arithmetic is done in double if any operand is f64, else in float,
+/// and is rounded once on the way into the result. And the operations
+/// - `rows(v)`, `columns(v)`, `type(v)`;
+/// - `make(type, rows, columns)`: a matrix of zeros;
+/// - `slice(v, row, rows, column, columns)`: a window, no copy, writable if v is;
+/// - `assign(x, y)`: y = x, converting;
+/// - `subtract(a, b, y)`: y = a - b;
+/// - `accumulate(alpha, a, b, y)`: y += alpha (a - b), the difference rounded as computed;
+/// - `axpy(alpha, x, y)`: y += alpha x;
+/// - `scale(alpha, y)`: y = alpha y;
+/// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision
+///   (so a double y of float factors is a double product); beta = 0 overwrites whatever y held; y
+///   overlaps neither factor;
+/// - `squared_norm(x)`, `dot(x, y)` = tr(x^T y): in double, to the host;
+/// - `column_energies(alpha, x, y)`: y(j) += alpha sum_i x(i, j)^2, y d x 1, f64;
+/// - `weighted_square(alpha, w, x, y)`: y += alpha w o x o x, all d x 1, y f64;
+/// - `zero_rows(list, y)`: the rows named become zero;
+/// - `all_finite(x)`;
+/// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
+///   overwritten with the eigenvectors, one per column;
+/// - `to_host(x)`, `from_host(m, y)`: for what is small (thin blocks' products, scores).
+///
+/// A context that is constructed by default is made for calls that pass none. Where it can be
+/// constructed from a const_view it is made from the first tensor of the call instead: so a context
+/// learns the device.
 ///
 /// Every operation gives the same bits for the same input, whatever runs it in parallel.
-/// context<host> (tensor/host.hpp) is the model to read.
+/// @code
+/// template <catmerge::compute_context C>
+/// double distance(C& c, typename C::const_view a, typename C::const_view b) {
+///   auto d = c.make(catmerge::scalar_type::f64, c.rows(a), c.columns(a));
+///   c.subtract(a, b, d);
+///   return std::sqrt(c.squared_norm(d));
+/// }
+/// @endcode
+/// Models: context<host> (tensor/host.hpp, the one to read), context<torch_domain>
+/// (adapt/torch.hpp).
 template <class C>
 concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,
                                    double a, std::span<const index_t> list,
@@ -106,6 +125,20 @@ typename context<domain_t<T>>::const_view read(const T& t) {
 template <class T>
 typename context<domain_t<T>>::view write(T& t) {
   return tensor_traits<T>::view(t);
+}
+
+/// The context of a call that passes none; `first` is the call's first tensor.
+template <class Domain>
+context<Domain> context_on(const typename context<Domain>::const_view& first) {
+  if constexpr (std::constructible_from<context<Domain>,
+                                        const typename context<Domain>::const_view&>)
+    return context<Domain>(first);
+  else
+    return context<Domain>();
+}
+template <class T>
+context<domain_t<T>> context_of(const T& first) {
+  return context_on<domain_t<T>>(read(first));
 }
 
 /// A tensor for a result shaped like v.

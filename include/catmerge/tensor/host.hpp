@@ -3,13 +3,15 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <catmerge/tensor/context.hpp>
 #include <catmerge/tensor/executor.hpp>
+#include <catmerge/tensor/gemm.hpp>
 #include <catmerge/tensor/host_blocks.hpp>
 #include <catmerge/tensor/host_view.hpp>
+#include <catmerge/tensor/symmetric_eigen.hpp>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -24,70 +26,56 @@ namespace catmerge {
 template <>
 class context<host> {
  public:
-  using domain = host;
-  using view = host_view;
-  using const_view = host_const_view;
-  using matrix = host_matrix;
+  using domain = host;                 ///< of the tensors that it computes on
+  using view = host_view;              ///< a matrix that is written to
+  using const_view = host_const_view;  ///< a matrix that is read
+  using matrix = host_matrix;          ///< owns a matrix, row-major
 
   /// Computes on the caller's thread.
   context() = default;
 
-  /// Computes on `run`.
+  /// Computes on `run`, to the same bits. What it refers to must outlive the context.
   explicit context(executor run) : run_(std::move(run)) {}
 
-  static index_t rows(const_view v) { return v.rows; }
-  static index_t columns(const_view v) { return v.columns; }
-  static scalar_type type(const_view v) { return v.type; }
+  /// @cond specialisation
+
+  static index_t rows(const const_view& v) { return v.rows; }
+  static index_t columns(const const_view& v) { return v.columns; }
+  static scalar_type type(const const_view& v) { return v.type; }
 
   matrix make(scalar_type type, index_t rows, index_t columns) { return {type, rows, columns}; }
 
-  const_view slice(const_view v, index_t row, index_t rows, index_t column, index_t columns) {
+  const_view slice(const const_view& v, index_t row, index_t rows, index_t column,
+                   index_t columns) {
     return v.window(row, rows, column, columns);
   }
-  view slice(view v, index_t row, index_t rows, index_t column, index_t columns) {
+  view slice(const view& v, index_t row, index_t rows, index_t column, index_t columns) {
     return v.window(row, rows, column, columns);
   }
 
-  void assign(const_view x, view y) {
-    elementwise(
-        y, x.type == scalar_type::f64, [](auto&, const auto& a) { return a; }, x);
+  void assign(const const_view& x, const view& y) {
+    elementwise(entry::copy, x.type == scalar_type::f64, 1, y, x);
+  }
+  void subtract(const const_view& a, const const_view& b, const view& y) {
+    elementwise(entry::difference, any_f64(a, b, y), 1, y, a, b);
+  }
+  void accumulate(double alpha, const const_view& a, const const_view& b, const view& y) {
+    elementwise(entry::add_difference, any_f64(a, b, y), alpha, y, a, b);
+  }
+  void axpy(double alpha, const const_view& x, const view& y) {
+    elementwise(entry::add, any_f64(x, y), alpha, y, x);
+  }
+  void scale(double alpha, const view& y) {
+    elementwise(entry::scaled, y.type == scalar_type::f64, alpha, y, y);
+  }
+  void weighted_square(double alpha, const const_view& w, const const_view& x, const view& y) {
+    elementwise(entry::add_weighted_square, true, alpha, y, w, x);
   }
 
-  void subtract(const_view a, const_view b, view y) {
-    elementwise(
-        y, any_f64(a, b, y), [](auto&, const auto& p, const auto& q) { return p - q; }, a, b);
-  }
-
-  void accumulate(double alpha, const_view a, const_view b, view y) {
-    elementwise_onto(
-        y, any_f64(a, b, y),
-        [alpha](const auto& old, const auto& p, const auto& q) {
-          using C = typename std::decay_t<decltype(old)>::Scalar;
-          return old + static_cast<C>(alpha) * (p - q);
-        },
-        a, b);
-  }
-
-  void axpy(double alpha, const_view x, view y) {
-    elementwise_onto(
-        y, any_f64(x, y),
-        [alpha](const auto& old, const auto& p) {
-          using C = typename std::decay_t<decltype(old)>::Scalar;
-          return old + static_cast<C>(alpha) * p;
-        },
-        x);
-  }
-
-  void scale(double alpha, view y) {
-    elementwise_onto(y, y.type == scalar_type::f64, [alpha](const auto& old) {
-      using C = typename std::decay_t<decltype(old)>::Scalar;
-      return static_cast<C>(alpha) * old;
-    });
-  }
-
-  void multiply(double alpha, const_view a, op op_a, const_view b, op op_b, double beta, view y) {
-    if (op_a == op::transpose) a = a.transposed();
-    if (op_b == op::transpose) b = b.transposed();
+  void multiply(double alpha, const const_view& first, op op_a, const const_view& second, op op_b,
+                double beta, const view& y) {
+    const const_view a = op_a == op::transpose ? first.transposed() : first;
+    const const_view b = op_b == op::transpose ? second.transposed() : second;
     if (a.columns != b.rows || a.rows != y.rows || b.columns != y.columns)
       throw error("product of " + detail::shape_text(a.rows, a.columns) + " and " +
                   detail::shape_text(b.rows, b.columns) + " into " +
@@ -98,49 +86,34 @@ class context<host> {
       product<float>(alpha, a, b, beta, y);
   }
 
-  double squared_norm(const_view x) {
-    return sum_over_blocks(
-        x, [](const auto& p) { return p.square().sum(); }, x);
-  }
+  double squared_norm(const const_view& x) { return reduce(x, x); }
 
-  double dot(const_view x, const_view y) {
-    return sum_over_blocks(
-        x, [](const auto& p, const auto& q) { return (p * q).sum(); }, x, y);
-  }
+  double dot(const const_view& x, const const_view& y) { return reduce(x, y); }
 
-  void column_energies(double alpha, const_view x, view y) {
+  void column_energies(double alpha, const const_view& x, const view& y) {
     detail::require_shape(*this, y, x.columns, 1, "column energies");
     // One task per strip of columns, rows in order: every sum has one order.
-    constexpr index_t strip = 64;
+    constexpr index_t strip = 64, height = detail::block_grid::block_elements / strip;
     const index_t strips = (x.columns + strip - 1) / strip;
     parallel(strips, [&](index_t s) {
       const index_t first = s * strip, width = std::min(strip, x.columns - first);
-      Eigen::ArrayXd sum = Eigen::ArrayXd::Zero(width);
-      const index_t height = detail::block_grid::block_elements / strip;
-      buffer<double> block(height * width);
+      double sum[strip] = {}, old[strip];
+      const auto block = buffer<double>(height * width);
       for (index_t i = 0; i < x.rows; i += height) {
         const index_t count = std::min(height, x.rows - i);
-        detail::load(x.window(i, count, first, width), block.data());
-        for (index_t r = 0; r < count; ++r) sum += block.segment(r * width, width).square();
+        detail::load(x.window(i, count, first, width), block.get());
+        for (index_t r = 0; r < count; ++r)
+          for (index_t j = 0; j < width; ++j)
+            sum[j] += block[at(r * width + j)] * block[at(r * width + j)];
       }
       const auto out = y.window(first, width, 0, 1);
-      buffer<double> old(width);
-      detail::load<double>(out, old.data());
-      old += alpha * sum;
-      detail::store(old.data(), out);
+      detail::load<double>(out, old);
+      for (index_t j = 0; j < width; ++j) old[j] += alpha * sum[j];
+      detail::store(old, out);
     });
   }
 
-  void weighted_square(double alpha, const_view w, const_view x, view y) {
-    elementwise_onto(
-        y, true,
-        [alpha](const auto& old, const auto& p, const auto& q) {
-          return old + alpha * p * q.square();
-        },
-        w, x);
-  }
-
-  void zero_rows(std::span<const index_t> list, view y) {
+  void zero_rows(std::span<const index_t> list, const view& y) {
     const std::vector<double> zeros(static_cast<std::size_t>(y.columns), 0.0);
     for (const index_t i : list)
       if (i < 0 || i >= y.rows)
@@ -148,39 +121,57 @@ class context<host> {
     for (const index_t i : list) detail::store(zeros.data(), y.window(i, 1, 0, y.columns));
   }
 
-  bool all_finite(const_view x) {
-    // 0 * x is 0 for every finite x and NaN for the rest.
-    return sum_over_blocks(
-               x, [](const auto& p) { return (0.0 * p).sum(); }, x) == 0.0;
+  bool all_finite(const const_view& x) {
+    const detail::block_grid grid(x.rows, x.columns);
+    std::vector<char> finite(static_cast<std::size_t>(grid.count()), 1);
+    parallel(grid.count(), [&](index_t b) {
+      const auto block = loaded<double>(grid.window(x, b));
+      // 0 * x is 0 for every finite x and NaN for the rest.
+      double sum = 0;
+      for (index_t i = 0, n = grid.size(b); i < n; ++i) sum += 0.0 * block[at(i)];
+      finite[at(b)] = sum == 0;
+    });
+    return std::find(finite.begin(), finite.end(), 0) == finite.end();
   }
 
-  std::vector<double> symmetric_eigen(view y) {
+  template <class Matrix = Eigen::MatrixXd>  // (a template: see symmetric_eigen.hpp)
+  std::vector<double> symmetric_eigen(const view& y) {
     detail::require_shape(*this, y, y.rows, y.rows, "symmetric eigenproblem");
-    if (y.rows == 0) return {};  // Eigen's solver asks for one row at least
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(to_host(y));
-    if (solver.info() != Eigen::Success)
-      throw error("the symmetric eigenproblem of size " + std::to_string(y.rows) +
-                  " did not converge");
-    from_host(solver.eigenvectors(), y);
-    return {solver.eigenvalues().begin(), solver.eigenvalues().end()};
+    auto pairs = detail::solve_symmetric<Matrix>(to_host(y));
+    from_host(pairs.vectors, y);
+    return std::move(pairs.values);
   }
 
-  Eigen::MatrixXd to_host(const_view x) {
+  Eigen::MatrixXd to_host(const const_view& x) {
     Eigen::MatrixXd m(x.rows, x.columns);
     if (m.size() > 0) detail::load(x.transposed(), m.data());
     return m;
   }
 
-  void from_host(const Eigen::MatrixXd& m, view y) {
+  void from_host(const Eigen::MatrixXd& m, const view& y) {
     if (m.rows() != y.rows || m.cols() != y.columns) throw error("from_host: the shapes differ");
     if (m.size() > 0) detail::store(m.data(), y.transposed());
   }
+  /// @endcond
 
  private:
-  template <class C>
-  using buffer =
-      Eigen::Array<C, Eigen::Dynamic, 1>;  // aligned, so that Eigen's sums have one order
   using task = std::function<void(index_t)>;
+
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+  /// Uninitialised room for n elements.
+  template <class C>
+  static std::unique_ptr<C[]> buffer(index_t n) {
+    return std::unique_ptr<C[]>(new C[at(n)]);
+  }
+
+  /// A copy of a window, row after row.
+  template <class C>
+  static std::unique_ptr<C[]> loaded(const const_view& v) {
+    auto copy = buffer<C>(v.rows * v.columns);
+    detail::load(v, copy.get());
+    return copy;
+  }
 
   void parallel(index_t count, const task& f) {
     if (run_ && count > 1)
@@ -194,75 +185,109 @@ class context<host> {
     return ((v.type == scalar_type::f64) || ...);
   }
 
-  template <class... Views>
-  static void require_same_shape(const_view y, const Views&... x) {
-    if (((x.rows != y.rows || x.columns != y.columns) || ...))
-      throw error(std::string("elementwise operation on tensors of different shapes: ") +
-                  detail::shape_text(y.rows, y.columns) +
-                  ((" and " + detail::shape_text(x.rows, x.columns)) + ... + std::string()));
+  static void require_same_shape(const const_view& y, const const_view& x) {
+    if (x.rows != y.rows || x.columns != y.columns)
+      throw error("elementwise operation on tensors of different shapes: " +
+                  detail::shape_text(y.rows, y.columns) + " and " +
+                  detail::shape_text(x.rows, x.columns));
   }
 
-  /// y = f(old, x...) block by block, on arrays of float or double; `old` is y where it is read.
-  template <bool ReadsOld, class C, class F, class... Views>
-  void elementwise_in(view y, const F& f, const Views&... x) {
-    require_same_shape(y, x...);
+  /// What becomes of an entry y of the result; p and q are entries of the operands.
+  enum class entry {
+    copy,                ///< p
+    difference,          ///< p - q
+    scaled,              ///< alpha p
+    add,                 ///< y + alpha p
+    add_difference,      ///< y + alpha (p - q)
+    add_weighted_square  ///< y + alpha p q^2
+  };
+
+  template <class C>
+  static void combine(entry e, C alpha, const C* p, const C* q, C* y, index_t n) {
+    switch (e) {
+      case entry::copy: std::copy_n(p, n, y); break;
+      case entry::difference:
+        for (index_t i = 0; i < n; ++i) y[i] = p[i] - q[i];
+        break;
+      case entry::scaled:
+        for (index_t i = 0; i < n; ++i) y[i] = alpha * p[i];
+        break;
+      case entry::add:
+        for (index_t i = 0; i < n; ++i) y[i] += alpha * p[i];
+        break;
+      case entry::add_difference:
+        for (index_t i = 0; i < n; ++i) y[i] += alpha * (p[i] - q[i]);
+        break;
+      case entry::add_weighted_square:
+        for (index_t i = 0; i < n; ++i) y[i] += alpha * p[i] * (q[i] * q[i]);
+        break;
+    }
+  }
+
+  /// Entry by entry in blocks, in double or float. (Operations of one operand pass it twice.)
+  void elementwise(entry e, bool in_double, double alpha, const view& y, const const_view& p,
+                   const const_view& q) {
+    in_double ? elementwise_in<double>(e, alpha, y, p, &q)
+              : elementwise_in<float>(e, static_cast<float>(alpha), y, p, &q);
+  }
+  void elementwise(entry e, bool in_double, double alpha, const view& y, const const_view& p) {
+    in_double ? elementwise_in<double>(e, alpha, y, p, nullptr)
+              : elementwise_in<float>(e, static_cast<float>(alpha), y, p, nullptr);
+  }
+
+  template <class C>
+  void elementwise_in(entry e, C alpha, const view& y, const const_view& p, const const_view* q) {
+    require_same_shape(y, p);
+    if (q != nullptr) require_same_shape(y, *q);
+    const bool reads_y =
+        e == entry::add || e == entry::add_difference || e == entry::add_weighted_square;
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t b) {
       const auto out = grid.window(y, b);
-      const index_t n = out.rows * out.columns;
-      [[maybe_unused]] const auto read = [&](const const_view& v) {
-        buffer<C> in(n);
-        detail::load(grid.window(v, b), in.data());
-        return in;
-      };
-      buffer<C> old(n);
-      if constexpr (ReadsOld) detail::load<C>(out, old.data());
-      const buffer<C> result = f(old, read(x)...);
-      detail::store(result.data(), out);
+      const auto first = loaded<C>(grid.window(p, b));
+      const auto second = q != nullptr ? loaded<C>(grid.window(*q, b)) : nullptr;
+      const auto result = reads_y ? loaded<C>(out) : buffer<C>(grid.size(b));
+      combine<C>(e, alpha, first.get(), second.get(), result.get(), grid.size(b));
+      detail::store(result.get(), out);
     });
   }
 
-  template <class F, class... Views>
-  void elementwise(view y, bool in_double, const F& f, const Views&... x) {
-    in_double ? elementwise_in<false, double>(y, f, x...)
-              : elementwise_in<false, float>(y, f, x...);
-  }
-
-  template <class F, class... Views>
-  void elementwise_onto(view y, bool in_double, const F& f, const Views&... x) {
-    in_double ? elementwise_in<true, double>(y, f, x...) : elementwise_in<true, float>(y, f, x...);
-  }
-
-  /// The sum of f(x...) over blocks, in double, in the order of the blocks.
-  template <class F, class... Views>
-  double sum_over_blocks(const_view shape, const F& f, const Views&... x) {
-    require_same_shape(shape, x...);
-    const detail::block_grid grid(shape.rows, shape.columns);
-    std::vector<double> part(static_cast<std::size_t>(grid.count()));
+  /// The sum of products of entries, in double: blocks in their order, each as eight interleaved
+  /// sums (independent additions keep the adders busy), added pairwise.
+  double reduce(const const_view& x, const const_view& y) {
+    require_same_shape(x, y);
+    const detail::block_grid grid(x.rows, x.columns);
+    std::vector<double> part(at(grid.count()));
+    const bool square = &x == &y;  // asked for by squared_norm
     parallel(grid.count(), [&](index_t b) {
-      const auto read = [&](const const_view& v) {
-        const auto w = grid.window(v, b);
-        buffer<double> in(w.rows * w.columns);
-        detail::load(w, in.data());
-        return in;
-      };
-      part[static_cast<std::size_t>(b)] = f(read(x)...);
+      const auto p = loaded<double>(grid.window(x, b));
+      const auto other = square ? nullptr : loaded<double>(grid.window(y, b));
+      const double* q = square ? p.get() : other.get();
+      double s[8] = {};
+      const index_t n = grid.size(b), whole = n - n % 8;
+      for (index_t i = 0; i < whole; i += 8)
+        for (index_t j = 0; j < 8; ++j) s[j] += p[at(i + j)] * q[i + j];
+      for (index_t i = whole; i < n; ++i) s[i - whole] += p[at(i)] * q[i];
+      part[at(b)] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
     });
     double sum = 0;
     for (const double p : part) sum += p;
     return sum;
   }
 
-  /// k x m block of a factor with k contiguous: the window itself where it is stored so in type C,
-  /// else a converted copy in `copy`. Products then need one kernel for all orders and types.
+  /// The rows of a factor, each contiguous: the window itself where it is stored so in type C, else
+  /// a converted copy in `copy`. Products then need one kernel for all orders and types.
   template <class C>
-  static Eigen::Map<const Eigen::Matrix<C, Eigen::Dynamic, Eigen::Dynamic>, 0, Eigen::OuterStride<>>
-  depth_first(const const_view& v, buffer<C>& copy) {  // v is m x k
+  struct row_block {
+    const C* data;
+    index_t stride;
+  };
+  template <class C>
+  static row_block<C> rows_of(const const_view& v, C* copy) {
     if (v.type == scalar_type_v<C> && v.column_stride == 1 && v.row_stride >= v.columns)
-      return {static_cast<const C*>(v.data), v.columns, v.rows, Eigen::OuterStride<>(v.row_stride)};
-    if (copy.size() < v.rows * v.columns) copy.resize(v.rows * v.columns);
-    detail::load(v, copy.data());
-    return {copy.data(), v.columns, v.rows, Eigen::OuterStride<>(v.columns)};
+      return {static_cast<const C*>(v.data), v.row_stride};
+    detail::load(v, copy);
+    return {copy, v.columns};
   }
 
   /// y = alpha a b + beta y, tile by tile; each tile adds its depth in fixed pieces.
@@ -271,31 +296,28 @@ class context<host> {
     // 256 x 256 results over a depth of 512: the factors' pieces (512 KiB in float) stay in a
     // second-level cache while they are used, and copying one costs 1/256 of its use.
     constexpr index_t tile = 256, piece = 512;
-    const index_t depth = a.columns, down = (y.rows + tile - 1) / tile,
-                  across = (y.columns + tile - 1) / tile;
+    const index_t depth = a.columns, deepest = std::min(piece, depth),
+                  down = (y.rows + tile - 1) / tile, across = (y.columns + tile - 1) / tile;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * tile;
       const index_t m = std::min(tile, y.rows - i), n = std::min(tile, y.columns - j);
-      Eigen::Matrix<C, Eigen::Dynamic, Eigen::Dynamic> sum =
-          Eigen::Matrix<C, Eigen::Dynamic, Eigen::Dynamic>::Zero(n, m);
-      buffer<C> copy_a, copy_b;
+      const auto sum = buffer<C>(m * n), copy_a = buffer<C>(m * deepest),
+                 copy_b = buffer<C>(n * deepest);
+      std::fill_n(sum.get(), m * n, C(0));
       for (index_t k = 0; k < depth; k += piece) {
         const index_t d = std::min(piece, depth - k);
-        const auto left = depth_first<C>(a.window(i, m, k, d), copy_a);
-        const auto right = depth_first<C>(b.window(k, d, j, n).transposed(), copy_b);
-        sum.noalias() +=
-            right.transpose() * left;  // the tile's transpose, so that its rows are contiguous
+        const auto left = rows_of<C>(a.window(i, m, k, d), copy_a.get());
+        const auto right = rows_of<C>(b.window(k, d, j, n).transposed(), copy_b.get());
+        detail::add_product(right.data, right.stride, left.data, left.stride, sum.get(), n, m, d);
       }
       const auto out = y.window(i, m, j, n);
-      buffer<C> old;
+      if (alpha != 1)
+        for (index_t e = 0; e < m * n; ++e) sum[at(e)] *= static_cast<C>(alpha);
       if (beta != 0) {
-        old.resize(m * n);
-        detail::load<C>(out, old.data());
+        const auto old = loaded<C>(out);
+        for (index_t e = 0; e < m * n; ++e) sum[at(e)] += static_cast<C>(beta) * old[at(e)];
       }
-      Eigen::Map<buffer<C>> result(sum.data(), m * n);
-      if (alpha != 1) result *= static_cast<C>(alpha);
-      if (beta != 0) result += static_cast<C>(beta) * old;
-      detail::store(sum.data(), out);
+      detail::store<C>(sum.get(), out);
     });
   }
 

@@ -55,7 +55,7 @@ void load(const host_const_view& v, C* buffer) {
 template <class C>
 void store(const C* buffer, const host_view& v) {
   with_type(v.type, [&]<class S>(S*) {
-    auto* data = static_cast<S*>(v.data);
+    auto* data = static_cast<S*>(v.writable());
     if (v.column_stride == 1) {
       for (index_t i = 0; i < v.rows; ++i) {
         S* row = data + i * v.row_stride;
@@ -94,6 +94,12 @@ struct block_grid {
   View window(const View& v, index_t b) const {
     const index_t i = (b / across) * height, j = (b % across) * width;
     return v.window(i, std::min(height, rows - i), j, std::min(width, columns - j));
+  }
+
+  /// Elements of block number b.
+  index_t size(index_t b) const {
+    return std::min(height, rows - (b / across) * height) *
+           std::min(width, columns - (b % across) * width);
   }
 
   index_t rows, columns;

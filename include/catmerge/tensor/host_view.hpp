@@ -11,41 +11,35 @@
 #include <new>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 namespace catmerge {
 
-namespace detail {
+/// A window on host memory with a run-time element type: what context<host> computes on. Element
+/// (i, j) is element i * row_stride + j * column_stride, counted in elements of `type`. Every
+/// strided_view converts to one; build one directly for weights whose type is known at run time,
+/// such as those in a memory-mapped file.
+struct host_const_view {
+  const void* data = nullptr;           ///< element (0, 0); null only where there is none
+  scalar_type type = scalar_type::f32;  ///< of the elements
+  index_t rows = 0;                     ///< d_out of a weight, n of features, d of a vector
+  index_t columns = 0;                  ///< d_in; 1 for a vector
+  index_t row_stride = 0;               ///< elements from (i, j) to (i + 1, j)
+  index_t column_stride = 0;            ///< elements from (i, j) to (i, j + 1)
 
-/// A window on host memory whose element type is known at run time. Void is `void` for windows that
-/// may be written and `const void` for the others. Element (i, j) is element
-/// i * row_stride + j * column_stride, counted in elements of `type`.
-template <class Void>
-struct basic_host_view {
-  Void* data = nullptr;
-  scalar_type type = scalar_type::f32;
-  index_t rows = 0;
-  index_t columns = 0;
-  index_t row_stride = 0;
-  index_t column_stride = 0;
-
-  basic_host_view() = default;
+  host_const_view() = default;
 
   /// From the window of an adapter. Strides of axes with at most one element carry no information
-  /// (xtensor stores 0 there) and are replaced by those of a contiguous tensor. Throws on negative
-  /// extents, on null data and, for windows that are written, on elements that share memory.
-  template <class S>
-  requires storage_scalar<S> &&(std::is_const_v<Void> || !std::is_const_v<S>)
-      basic_host_view(const strided_view<S>& v)  // NOLINT: the two are the same thing
-      : data(v.data),
-        type(scalar_type_v<S>),
-        rows(v.rows),
-        columns(v.columns),
-        row_stride(v.row_stride),
-        column_stride(v.column_stride) {
-    normalise();
-  }
+  /// (xtensor stores 0 there) and are replaced by those of a contiguous tensor. Throws error on
+  /// negative extents and on null data.
+  template <storage_scalar S>
+  host_const_view(const strided_view<S>& v)  // NOLINT: the two are the same thing
+      : host_const_view(v.data, scalar_type_v<S>, v.rows, v.columns, v.row_stride,
+                        v.column_stride) {}
 
-  basic_host_view(Void* memory, scalar_type element, index_t row_count, index_t column_count,
+  /// From a pointer to element (0, 0), extents and strides, both in elements of the type. Strides
+  /// are replaced and errors thrown as above.
+  host_const_view(const void* memory, scalar_type element, index_t row_count, index_t column_count,
                   index_t step_of_row, index_t step_of_column)
       : data(memory),
         type(element),
@@ -56,28 +50,20 @@ struct basic_host_view {
     normalise();
   }
 
-  /// A writable window is a readable one.
-  operator basic_host_view<const void>() const requires(!std::is_const_v<Void>) {
-    basic_host_view<const void> v;
-    v.data = data;
-    v.type = type;
-    v.rows = rows;
-    v.columns = columns;
-    v.row_stride = row_stride;
-    v.column_stride = column_stride;
-    return v;
-  }
-
-  basic_host_view transposed() const {
-    basic_host_view t = *this;
+  /// The same memory as columns x rows.
+  host_const_view transposed() const {
+    host_const_view t = *this;
     std::swap(t.rows, t.columns);
     std::swap(t.row_stride, t.column_stride);
     return t;
   }
 
-  basic_host_view window(index_t row, index_t row_count, index_t column,
-                         index_t column_count) const {
-    basic_host_view w = *this;
+  /// The row_count x column_count elements from (row, column) on. Precondition: they exist.
+  // (Not inlined, like `normalise`: both are called once for thousands of elements, from hundreds
+  // of places.)
+  [[gnu::noinline]] host_const_view window(index_t row, index_t row_count, index_t column,
+                                           index_t column_count) const {
+    host_const_view w = *this;
     w.data = at(row, column);
     w.rows = row_count;
     w.columns = column_count;
@@ -85,15 +71,14 @@ struct basic_host_view {
   }
 
   /// The address of element (i, j).
-  Void* at(index_t i, index_t j) const {
+  const void* at(index_t i, index_t j) const {
     if (data == nullptr) return nullptr;  // an empty tensor's windows: no arithmetic on null
-    using byte_type = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
-    return static_cast<byte_type*>(data) +
+    return static_cast<const std::byte*>(data) +
            (i * row_stride + j * column_stride) * static_cast<index_t>(size_of(type));
   }
 
  private:
-  void normalise() {
+  [[gnu::noinline]] void normalise() {
     if (rows < 0 || columns < 0)
       throw error("a tensor has a negative extent: " + std::to_string(rows) + " x " +
                   std::to_string(columns));
@@ -103,56 +88,106 @@ struct basic_host_view {
     const bool empty = rows == 0 || columns == 0;
     if (columns <= 1 || empty) column_stride = 1;
     if (rows <= 1 || empty) row_stride = columns > 0 ? columns : 1;
-    if constexpr (!std::is_const_v<Void>)
-      if (row_stride == 0 || column_stride == 0)
-        throw error(
-            "a result cannot be written to a tensor whose elements share memory (a stride is 0)");
   }
 };
 
-}  // namespace detail
+/// The same on memory that may be written; converts to a host_const_view by being one. Constructors
+/// throw error, in addition, where elements share memory (a stride of 0).
+struct host_view : host_const_view {
+  host_view() = default;
 
-/// Windows on host memory with a run-time element type: what context<host> computes on. Every
-/// strided_view converts to one; build one directly for weights whose type is known at run time,
-/// such as those in a memory-mapped file.
-using host_view = detail::basic_host_view<void>;
-using host_const_view = detail::basic_host_view<const void>;
+  /// From the window of an adapter on a tensor that is not const.
+  template <class S>
+  requires(storage_scalar<S> && !std::is_const_v<S>)  //
+      host_view(const strided_view<S>& v)             // NOLINT: the two are the same thing
+      : host_const_view(v) {
+    require_distinct();
+  }
+
+  /// From a pointer, extents and strides, as host_const_view.
+  host_view(void* memory, scalar_type element, index_t row_count, index_t column_count,
+            index_t step_of_row, index_t step_of_column)
+      : host_const_view(memory, element, row_count, column_count, step_of_row, step_of_column) {
+    require_distinct();
+  }
+
+  /// The address of element (0, 0). (The base keeps it const; here it was given as writable.)
+  void* writable() const { return const_cast<void*>(data); }
+
+  /// The same memory as columns x rows.
+  host_view transposed() const { return part(host_const_view::transposed()); }
+
+  /// A part, as host_const_view::window.
+  host_view window(index_t row, index_t row_count, index_t column, index_t column_count) const {
+    return part(host_const_view::window(row, row_count, column, column_count));
+  }
+
+ private:
+  static host_view part(const host_const_view& window_of_writable_memory) {
+    host_view v;
+    static_cast<host_const_view&>(v) = window_of_writable_memory;
+    return v;
+  }
+
+  [[gnu::noinline]] void require_distinct() const {
+    if (row_stride == 0 || column_stride == 0)
+      throw error(
+          "a result cannot be written to a tensor whose elements share memory (a stride is 0)");
+  }
+};
 
 /// A row-major matrix in host memory, aligned, with a run-time element type.
 class host_matrix {
  public:
   host_matrix() = default;
 
-  /// A matrix of zeros. Throws std::bad_alloc where memory does not suffice.
-  host_matrix(scalar_type type, index_t rows, index_t columns)
-      : type_(type), rows_(rows), columns_(columns) {
+  /// A matrix of zeros. Throws error on negative extents, std::bad_alloc where memory does not
+  /// suffice.
+  [[gnu::noinline]] host_matrix(scalar_type type, index_t rows, index_t columns) {
     if (rows < 0 || columns < 0) throw error("a matrix cannot have a negative extent");
     const auto limit = std::numeric_limits<index_t>::max() / static_cast<index_t>(size_of(type));
     if (columns != 0 && rows > limit / columns) throw std::bad_alloc();
     const std::size_t bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
-    if (bytes == 0) return;
-    memory_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment})));
-    std::fill_n(memory_.get(), bytes, std::byte{0});
+    if (bytes > 0) {
+      memory_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment})));
+      std::fill_n(memory_.get(), bytes, std::byte{0});
+    }
+    all_ = host_view(memory_.get(), type, rows, columns, columns, 1);
   }
 
-  scalar_type type() const { return type_; }
-  index_t rows() const { return rows_; }
-  index_t columns() const { return columns_; }
+  /// The elements stay at their address; `other` is left empty, 0 x 0.
+  host_matrix(host_matrix&& other) noexcept
+      : memory_(std::move(other.memory_)), all_(std::exchange(other.all_, {})) {}
+  /// As the constructor; windows on what was held before end.
+  host_matrix& operator=(host_matrix&& other) noexcept {
+    memory_ = std::move(other.memory_);
+    all_ = std::exchange(other.all_, {});
+    return *this;
+  }
 
-  /// The elements, row after row; S must be the element type.
+  scalar_type type() const { return all_.type; }    ///< of the elements, set when it was made
+  index_t rows() const { return all_.rows; }        ///< d_out, or d of a vector
+  index_t columns() const { return all_.columns; }  ///< d_in; 1 for a vector
+
+  /// The elements, row after row without gaps. Throws error unless S is the element type.
   template <storage_scalar S>
   S* data() {
     check<S>();
     return reinterpret_cast<S*>(memory_.get());
   }
+  /// The same, to be read.
   template <storage_scalar S>
   const S* data() const {
     check<S>();
     return reinterpret_cast<const S*>(memory_.get());
   }
 
-  operator host_view() { return {memory_.get(), type_, rows_, columns_, columns_, 1}; }
-  operator host_const_view() const { return {memory_.get(), type_, rows_, columns_, columns_, 1}; }
+  /// The whole matrix as a window, valid while it lives and is not moved.
+  operator const host_view&() { return all_; }
+  /// The same, to be read.
+  operator const host_const_view&() { return all_; }  // (else compilers warn of a choice)
+  /// The same, to be read.
+  operator const host_const_view&() const { return all_; }
 
  private:
   static constexpr std::size_t alignment = 64;  // a cache line, and the widest vector register
@@ -162,41 +197,46 @@ class host_matrix {
 
   template <class S>
   void check() const {
-    if (scalar_type_v<S> != type_)
-      throw error(std::string("a matrix of ") + name_of(type_) + " was asked for elements of " +
+    if (scalar_type_v<S> != type())
+      throw error(std::string("a matrix of ") + name_of(type()) + " was asked for elements of " +
                   name_of(scalar_type_v<S>));
   }
 
-  scalar_type type_ = scalar_type::f32;
-  index_t rows_ = 0;
-  index_t columns_ = 0;
   std::unique_ptr<std::byte[], release> memory_;
+  host_view all_;
 };
 
-// The library's own windows and matrices are tensors like any other.
-
+/// The library's own windows and matrices are tensors like any other, of dynamic rank. Results are
+/// host_matrix.
 template <>
 struct tensor_traits<host_const_view> {
+  /// @cond specialisation
   using domain = host;
   static constexpr int rank = dynamic_rank;
   static host_const_view view(const host_const_view& v) { return v; }
   static host_matrix make(const host_const_view& like, index_t rows, index_t columns) {
     return {compute_type(like.type), rows, columns};
   }
+  /// @endcond
 };
 
+/// The same for a window that may be written to. (A const one may be, too: it is a handle.)
 template <>
 struct tensor_traits<host_view> {
+  /// @cond specialisation
   using domain = host;
   static constexpr int rank = dynamic_rank;
   static host_view view(const host_view& v) { return v; }
   static host_matrix make(const host_view& like, index_t rows, index_t columns) {
     return {compute_type(like.type), rows, columns};
   }
+  /// @endcond
 };
 
+/// The same for a matrix that owns its memory; a const one is only read.
 template <>
 struct tensor_traits<host_matrix> {
+  /// @cond specialisation
   using domain = host;
   static constexpr int rank = dynamic_rank;
   static host_const_view view(const host_matrix& m) { return m; }
@@ -204,6 +244,7 @@ struct tensor_traits<host_matrix> {
   static host_matrix make(const host_matrix& like, index_t rows, index_t columns) {
     return {compute_type(like.type()), rows, columns};
   }
+  /// @endcond
 };
 
 }  // namespace catmerge

@@ -11,19 +11,26 @@ namespace catmerge {
 /// Sizes and positions: signed, as wide as a pointer (Eigen's own choice, so nothing converts).
 using index_t = std::ptrdiff_t;
 
-/// IEEE 754 binary16 and the upper half of a binary32. Eigen's types, which round to nearest even;
-/// both are bit-compatible with every other implementation (reinterpret the 16 bits).
+/// IEEE 754 binary16: Eigen's type, which rounds to nearest even, and has the bits of every other
+/// implementation (reinterpret the 16 bits).
 using half = Eigen::half;
+/// The upper half of a binary32: Eigen's type, likewise.
 using bfloat16 = Eigen::bfloat16;
 
 /// The floating-point types that weights are stored in, as a run-time value.
-enum class scalar_type : unsigned char { f64, f32, f16, bf16 };
+enum class scalar_type : unsigned char {
+  f64,  ///< double
+  f32,  ///< float
+  f16,  ///< half
+  bf16  ///< bfloat16
+};
 
 /// Bytes of one element.
 constexpr std::size_t size_of(scalar_type type) {
   return type == scalar_type::f64 ? 8 : type == scalar_type::f32 ? 4 : 2;
 }
 
+/// "float64", "float32", "float16" or "bfloat16", for messages.
 constexpr const char* name_of(scalar_type type) {
   switch (type) {
     case scalar_type::f64: return "float64";
@@ -47,13 +54,25 @@ template <>
 struct scalar_type_of<bfloat16> : std::integral_constant<scalar_type, scalar_type::bf16> {};
 }  // namespace detail
 
-/// A type that weights can be stored in: double, float, half or bfloat16.
+/// A type that weights can be stored in.
+///
+/// Requirement: being one of the models, const or not; the list is closed.
+/// @code
+/// static_assert(catmerge::storage_scalar<const catmerge::bfloat16>);
+/// @endcode
+/// Models: double, float, half, bfloat16.
 template <class S>
 concept storage_scalar = requires {
   detail::scalar_type_of<std::remove_cv_t<S>>::value;
 };
 
-/// A type that arithmetic is done in: double or float.
+/// A type that arithmetic is done in.
+///
+/// Requirement: being one of the models, not const; the list is closed.
+/// @code
+/// static_assert(catmerge::compute_scalar<catmerge::compute_t<catmerge::half>>);  // float
+/// @endcode
+/// Models: double, float.
 template <class S>
 concept compute_scalar = std::is_same_v<S, double> || std::is_same_v<S, float>;
 

@@ -12,8 +12,14 @@ namespace catmerge {
 /// The domain of tensors whose elements the processor reads through pointers.
 struct host {};
 
-/// What arithmetic on tensors of a domain runs on: memory, threads, a stream, a device. Specialised
-/// per domain; context<host> stands in tensor/host.hpp, the operations in tensor/context.hpp.
+/// What arithmetic on tensors of a domain runs on: memory, threads, a stream, a device. There is no
+/// general definition; a domain specialises it, to the requirements of compute_context. A call
+/// makes one by default; passing one says where to compute:
+/// @code
+/// catmerge::context<catmerge::host> c(pool);  // an executor
+/// auto [merged, report] = catmerge::cat_linear(base, experts, features, {}, c);
+/// @endcode
+/// Specialised for: host (tensor/host.hpp), torch_domain (adapt/torch.hpp).
 template <class Domain>
 class context;
 
@@ -22,11 +28,11 @@ class context;
 /// d x 1 window. S is const for tensors that are only read.
 template <class S>
 struct strided_view {
-  S* data = nullptr;
-  index_t rows = 0;
-  index_t columns = 0;
-  index_t row_stride = 0;
-  index_t column_stride = 0;
+  S* data = nullptr;          ///< element (0, 0); null only where there is none
+  index_t rows = 0;           ///< d_out of a weight, n of features, d of a vector
+  index_t columns = 0;        ///< d_in; 1 for a vector
+  index_t row_stride = 0;     ///< elements from (i, j) to (i + 1, j); may be negative
+  index_t column_stride = 0;  ///< elements from (i, j) to (i, j + 1); may be negative
 };
 
 /// The rank of tensors that know theirs only at run time (xt::xarray, torch::Tensor).
@@ -34,32 +40,34 @@ inline constexpr int dynamic_rank = -1;
 
 /// Tells catmerge how to look at a foreign tensor type. There is no general definition: adapt/ has
 /// one header per library, and a type of your own takes some fifteen lines:
+/// @code
+/// template <>
+/// struct catmerge::tensor_traits<my::matrix> {
+///   using domain = host;
+///   static constexpr int rank = 2;
+///   static strided_view<const float> view(const my::matrix& m) {
+///     return {m.data(), m.height(), m.width(), m.width(), 1};
+///   }
+///   static strided_view<float> view(my::matrix& m) {
+///     return {m.data(), m.height(), m.width(), m.width(), 1};
+///   }
+///   static my::matrix make(const my::matrix&, index_t rows, index_t columns) {
+///     return my::matrix(rows, columns);
+///   }
+/// };
+/// @endcode
+/// - `domain`: where the elements live; context<domain> computes on them.
+/// - `rank`: 1 for a vector, 2 for a matrix, or dynamic_rank. Linear weights are d_out x d_in
+///   whatever the storage order; a tensor of rank 3 or more is reshaped by the caller.
+/// - `view`: the tensor as context<domain> takes it: for the host a strided_view, else
+///   context<domain>::view or const_view. Throws catmerge::error where a tensor of dynamic rank is
+///   neither vector nor matrix. The overload for a non-const tensor is needed only for tensors that
+///   catmerge writes to.
+/// - `make`: a new tensor of the same family and of the *compute* type (float for half types,
+///   double for double). Its contents are unspecified. For a vector, columns is 1. Needed only for
+///   tensors of which a result is made.
 ///
-///     template <>
-///     struct catmerge::tensor_traits<my::matrix> {
-///       using domain = catmerge::host;
-///       static constexpr int rank = 2;   // 1: a vector, 2: a matrix, dynamic_rank: known at run
-///       time static auto view(const my::matrix& m) {
-///         return catmerge::strided_view<const float>{m.data(), m.height(), m.width(), m.width(),
-///         1};
-///       }
-///       static auto view(my::matrix& m) {
-///         return catmerge::strided_view<float>{m.data(), m.height(), m.width(), m.width(), 1};
-///       }
-///       static my::matrix make(const my::matrix& like, catmerge::index_t rows, catmerge::index_t
-///       columns);
-///     };
-///
-/// domain   where the elements live; context<domain> computes on them.
-/// rank     1, 2 or dynamic_rank. Linear weights are d_out x d_in whatever the storage order;
-///          a tensor of rank 3 or more is reshaped by the caller.
-/// view     the tensor as context<domain> takes it: for the host a strided_view, else
-///          context<domain>::view or const_view. Throws catmerge::error where a tensor of dynamic
-///          rank is neither vector nor matrix. The overload for a non-const tensor is needed only
-///          for tensors that catmerge writes to.
-/// make     a new tensor of the same family and of the *compute* type (float for half and bfloat16,
-///          double for double). Its contents are unspecified. For a vector, columns is 1. Needed
-///          only for tensors of which a result is made.
+/// examples/custom_backend.cpp is a whole program.
 template <class T>
 struct tensor_traits {};
 
@@ -75,8 +83,12 @@ concept has_domain = requires {
 
 template <class T>
 concept has_rank = requires {
-  { traits<T>::rank } -> std::convertible_to<int>;
+  typename std::integral_constant<int, traits<T>::rank>;
 };
+
+template <class T>
+concept has_known_rank = has_rank<T> &&
+    (traits<T>::rank == 1 || traits<T>::rank == 2 || traits<T>::rank == dynamic_rank);
 
 template <class T>
 concept has_view = requires(const std::remove_cvref_t<T>& t) {
@@ -96,23 +108,68 @@ concept has_make = requires(const std::remove_cvref_t<T>& t) {
 
 }  // namespace detail
 
-/// A type whose tensor_traits say where its elements live and how to read them.
+/// A type whose tensor_traits say where its elements live and how to read them. (Whether its
+/// context takes what they return is looked at by the calls, which know the context: require.hpp.)
+///
+/// Requirements, of tensor_traits<T>:
+/// - `domain`, a type;
+/// - `rank`, a constant: 1, 2 or dynamic_rank;
+/// - `view(t)` of a const T.
+///
+/// @code
+/// static_assert(catmerge::tensor<std::vector<float>>);  // with <catmerge/adapt/span.hpp>
+/// @endcode
+/// Models: what the headers in adapt/ name (Eigen's matrices and tensors, Armadillo's, xtensor's,
+/// libtorch's, spans, std::vector, flat_matrix, strided_view), host_matrix and its windows.
 template <class T>
-concept tensor = detail::has_domain<T> && detail::has_rank<T> && detail::has_view<T>;
+concept tensor = detail::has_domain<T> && detail::has_known_rank<T> && detail::has_view<T>;
 
 /// A tensor that is a matrix, or may be one at run time.
+///
+/// Requirements: those of tensor, and a rank of 2 or dynamic_rank.
+/// @code
+/// static_assert(catmerge::matrix<Eigen::MatrixXf> && !catmerge::matrix<Eigen::VectorXf>);
+/// @endcode
+/// Models: the tensors that are no vectors at compile time.
 template <class T>
 concept matrix = tensor<T> &&
     (detail::traits<T>::rank == 2 || detail::traits<T>::rank == dynamic_rank);
 
 /// A tensor that is a vector, or may be one at run time.
+///
+/// Requirements: those of tensor, and a rank of 1 or dynamic_rank.
+/// @code
+/// static_assert(catmerge::vector<Eigen::VectorXf> && catmerge::vector<std::span<const double>>);
+/// @endcode
+/// Models: std::vector, std::span, Eigen's, Armadillo's and xtensor's vectors; what has its rank at
+/// run time (at::Tensor, xt::xarray, host_matrix).
 template <class T>
 concept vector = tensor<T> &&
     (detail::traits<T>::rank == 1 || detail::traits<T>::rank == dynamic_rank);
 
-/// A tensor from which results of its own family can be made.
+namespace detail {
+
 template <class T>
-concept makeable = tensor<T> && detail::has_make<T>;
+using made = std::remove_cvref_t<decltype(traits<T>::make(
+    std::declval<const std::remove_cvref_t<T>&>(), index_t{}, index_t{}))>;
+
+template <class A, class B>
+concept same_domain = std::same_as < typename traits<A>::domain,
+typename traits<B>::domain > ;
+
+}  // namespace detail
+
+/// A tensor from which results of its own family can be made.
+///
+/// Requirements: those of tensor, and a tensor_traits<T>::make(t, rows, columns) that returns a
+/// tensor of the same domain.
+/// @code
+/// static_assert(catmerge::makeable<Eigen::MatrixXf>);
+/// @endcode
+/// Models: all tensors of the library and its adapters.
+template <class T>
+concept makeable = tensor<T> && detail::has_make<T> && tensor<detail::made<T>> &&
+    detail::same_domain<T, detail::made<T>>;
 
 /// Where the elements of a tensor live.
 template <tensor T>
@@ -120,74 +177,6 @@ using domain_t = typename detail::traits<T>::domain;
 
 /// What an operation on tensors like T returns: same family, compute type.
 template <makeable T>
-using result_t = std::remove_cvref_t<decltype(detail::traits<T>::make(
-    std::declval<const std::remove_cvref_t<T>&>(), index_t{}, index_t{}))>;
+using result_t = detail::made<T>;
 
-namespace detail {
-
-/// The one place where a type that is no tensor is turned away, with a sentence for each thing that
-/// is missing. Public callables begin with static_assert(require_...<T>()): evaluating the constant
-/// brings the sentence before anything else that the compiler finds wrong.
-template <class T>
-constexpr bool require_tensor() {
-  static_assert(
-      has_domain<T>,
-      "catmerge: this argument is no tensor that catmerge knows: include the adapter of its "
-      "library (for instance <catmerge/adapt/xtensor.hpp>) or specialise "
-      "catmerge::tensor_traits for it (<catmerge/tensor/traits.hpp> shows how); "
-      "tensor_traits<T>::domain is missing");
-  if constexpr (has_domain<T>) {
-    static_assert(
-        has_rank<T>,
-        "catmerge: tensor_traits<T>::rank is missing: an int, 1, 2 or catmerge::dynamic_rank");
-    static_assert(
-        has_view<T>,
-        "catmerge: tensor_traits<T>::view(const T&) is missing: for host memory it returns a "
-        "catmerge::strided_view<const S>");
-  }
-  return true;
-}
-
-template <class T>
-constexpr bool require_matrix() {
-  static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
-    static_assert(matrix<T>,
-                  "catmerge: a matrix is needed here and this type is a vector "
-                  "(tensor_traits<T>::rank is 1)");
-  return true;
-}
-
-template <class T>
-constexpr bool require_makeable() {
-  static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
-    static_assert(
-        has_make<T>,
-        "catmerge: tensor_traits<T>::make(like, rows, columns) is missing: it makes the tensor "
-        "that a result is returned in");
-  return true;
-}
-
-template <class T>
-constexpr bool require_mutable() {
-  static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
-    static_assert(has_mutable_view<T>,
-                  "catmerge: this tensor is written to, so it must not be const, and "
-                  "tensor_traits<T>::view(T&) must exist and return a window that can be written "
-                  "(a Map<const ...> or span<const ...> has none)");
-  return true;
-}
-
-template <class A, class B>
-constexpr bool require_same_domain() {
-  if constexpr (tensor<A> && tensor<B>)
-    static_assert(
-        std::is_same_v<domain_t<A>, domain_t<B>>,
-        "catmerge: the tensors of one call must live in one domain: copy them to one device first");
-  return true;
-}
-
-}  // namespace detail
 }  // namespace catmerge

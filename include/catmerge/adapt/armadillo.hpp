@@ -1,0 +1,111 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <armadillo>
+#include <catmerge/tensor/host.hpp>
+#include <concepts>
+#include <type_traits>
+
+/// @file
+/// Armadillo: Mat, Col, Row and their subviews (X.rows(a, b), X.submat(...), X.col(j) ...) of float
+/// or double, column-major as Armadillo stores them. Nothing is copied. Expressions such as A + B
+/// and views through index vectors are no tensors: evaluate them into a Mat first.
+namespace catmerge {
+
+namespace detail {
+
+/// Mat, Col, Row and their fixed-size forms.
+template <class T>
+concept armadillo_dense = requires {
+  typename T::elem_type;
+}
+&&compute_scalar<typename T::elem_type>&& std::derived_from<T, arma::Mat<typename T::elem_type>>;
+
+/// Windows on a Mat.
+template <class T>
+concept armadillo_part = requires {
+  typename T::elem_type;
+}
+&&compute_scalar<typename T::elem_type>&&
+    std::derived_from<T, arma::subview<typename T::elem_type>>;
+
+template <class T>
+inline constexpr bool armadillo_vector = T::is_col || T::is_row;
+
+/// Where results go: Mat, Col or Row.
+template <class T, class S = typename T::elem_type>
+using armadillo_result =
+    std::conditional_t<T::is_col, arma::Col<S>,
+                       std::conditional_t<T::is_row, arma::Row<S>, arma::Mat<S>>>;
+
+template <class T>
+armadillo_result<T> make_armadillo(index_t rows, index_t columns) {
+  const auto n = static_cast<arma::uword>(rows), m = static_cast<arma::uword>(columns);
+  if constexpr (armadillo_vector<T>)
+    return armadillo_result<T>(n * m);
+  else
+    return armadillo_result<T>(n, m);
+}
+
+/// The window on t, whose columns lie `stride` elements apart. A vector of either orientation is
+/// d x 1.
+template <class S, class T>
+strided_view<S> armadillo_window(S* data, const T& t, arma::uword stride) {
+  const auto n = static_cast<index_t>(t.n_rows), m = static_cast<index_t>(t.n_cols),
+             step = static_cast<index_t>(stride);
+  if constexpr (armadillo_vector<T>)
+    return {data, n * m, 1, T::is_row ? step : 1, 1};
+  else
+    return {data, n, m, 1, step};
+}
+
+}  // namespace detail
+
+/// Armadillo: a Mat is a matrix, Col and Row are vectors, and results are of the same family.
+template <detail::armadillo_dense T>
+struct tensor_traits<T> {
+  /// @cond specialisation
+  using domain = host;
+  using S = typename T::elem_type;
+  static constexpr int rank = detail::armadillo_vector<T> ? 1 : 2;
+
+  static strided_view<const S> view(const T& t) {
+    return detail::armadillo_window<const S>(t.memptr(), t, t.n_rows);
+  }
+  static strided_view<S> view(T& t) { return detail::armadillo_window<S>(t.memptr(), t, t.n_rows); }
+  static auto make(const T&, index_t rows, index_t columns) {
+    return detail::make_armadillo<T>(rows, columns);
+  }
+  /// @endcond
+};
+
+/// Armadillo's subviews, windows on a Mat, likewise.
+//
+// Armadillo keeps a reference to a const Mat in them, and itself writes through it where they came
+// from a Mat that is not const; those of a const Mat are const.
+template <detail::armadillo_part T>
+struct tensor_traits<T> {
+  /// @cond specialisation
+  using domain = host;
+  using S = typename T::elem_type;
+  static constexpr int rank = detail::armadillo_vector<T> ? 1 : 2;
+
+  static strided_view<const S> view(const T& t) {
+    return detail::armadillo_window<const S>(first(t), t, t.m.n_rows);
+  }
+  static strided_view<S> view(T& t) {
+    return detail::armadillo_window<S>(const_cast<S*>(first(t)), t, t.m.n_rows);
+  }
+  static auto make(const T&, index_t rows, index_t columns) {
+    return detail::make_armadillo<T>(rows, columns);
+  }
+  /// @endcond
+
+ private:
+  static const S* first(const T& t) {
+    return t.n_elem == 0 ? nullptr : t.m.memptr() + t.aux_row1 + t.aux_col1 * t.m.n_rows;
+  }
+};
+
+}  // namespace catmerge

@@ -1,0 +1,367 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linalg_eigh_ops.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <catmerge/tensor/context.hpp>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+// Member functions of tensors and these headers do. <ATen/ATen.h>, and the headers of single
+// functions too, take much longer to compile, and Clang 14 does not compile libtorch 1.13's as
+// C++20.
+
+namespace catmerge {
+
+/// The domain of libtorch's tensors (1.13 and newer), on every device that computes in float64.
+struct torch_domain {};
+
+/// A matrix that is read: a strided tensor of rank 2 and of one of the four types, which autograd
+/// does not follow. tensor_traits<at::Tensor>::view makes it.
+struct torch_const_view {
+  at::Tensor tensor;  ///< rank 2, detached; a vector of d is d x 1
+};
+
+/// The same, and it may be written to.
+struct torch_view {
+  at::Tensor tensor;  ///< rank 2, detached; no two elements share memory
+  /// The same, to be read.
+  operator torch_const_view() const { return {tensor}; }
+};
+
+/// Owns a matrix. (A copy of an at::Tensor would be the same memory, so there are no copies.)
+class torch_matrix {
+ public:
+  torch_matrix() = default;
+  /// Takes over a tensor of rank 2 and of one of the four types.
+  explicit torch_matrix(at::Tensor tensor) : tensor_(std::move(tensor)) {}
+  torch_matrix(torch_matrix&&) = default;             ///< The right-hand side is left undefined.
+  torch_matrix& operator=(torch_matrix&&) = default;  ///< As the constructor.
+  /// The whole matrix, to be written to.
+  operator torch_view() { return {tensor_}; }
+  /// The whole matrix, to be read.
+  operator torch_const_view() const { return {tensor_}; }
+
+ private:
+  at::Tensor tensor_;
+};
+
+namespace detail {
+
+/// In the order of scalar_type.
+inline constexpr at::ScalarType torch_types[] = {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16};
+
+inline at::ScalarType torch_type(scalar_type type) {
+  return torch_types[static_cast<std::size_t>(type)];
+}
+
+inline std::optional<scalar_type> type_of_torch(at::ScalarType type) {
+  const auto* found = std::find(std::begin(torch_types), std::end(torch_types), type);
+  if (found == std::end(torch_types)) return std::nullopt;
+  return static_cast<scalar_type>(found - std::begin(torch_types));
+}
+
+/// A tensor as a matrix over the same memory, out of autograd's sight: what is written to it is
+/// written to t, which keeps its requires_grad and counts one version more.
+inline at::Tensor torch_window(const at::Tensor& t, bool written) {
+  if (!t.defined()) throw error("a torch::Tensor is undefined: expected a vector or a matrix");
+  if (t.is_nested() || t.layout() != at::kStrided)
+    throw error(
+        "a torch::Tensor is sparse, nested or of another layout: expected torch::kStrided, which "
+        "to_dense() gives");
+  if (!type_of_torch(t.scalar_type()))
+    throw error(std::string("a torch::Tensor holds elements of type ") +
+                c10::toString(t.scalar_type()) +
+                ": expected Double, Float, Half or BFloat16; convert it with to(torch::kFloat)");
+  if (t.dim() != 1 && t.dim() != 2)
+    throw error("a torch::Tensor of rank " + std::to_string(t.dim()) +
+                " is neither a vector nor a matrix: reshape it to (d_out, rest) first");
+  if (written && t.is_neg())
+    throw error(
+        "a result cannot be written to a torch::Tensor whose elements are stored with the other "
+        "sign (is_neg()): expected what resolve_neg() gives");
+  for (int64_t axis = 0; written && t.numel() > 0 && axis < t.dim(); ++axis)
+    if (t.size(axis) > 1 && t.stride(axis) == 0)
+      throw error(
+          "a result cannot be written to a tensor whose elements share memory (a stride is 0)");
+  const at::Tensor plain = t.detach().resolve_neg();
+  return plain.dim() == 1 ? plain.unsqueeze(1) : plain;
+}
+
+}  // namespace detail
+
+/// torch::Tensor, which is at::Tensor: a vector or a matrix, which is looked up on each call. A
+/// result has the rank of what it is like and is on its device.
+template <>
+struct tensor_traits<at::Tensor> {
+  /// @cond specialisation
+  using domain = torch_domain;
+  static constexpr int rank = dynamic_rank;
+
+  static torch_const_view view(const at::Tensor& t) { return {detail::torch_window(t, false)}; }
+  static torch_view view(at::Tensor& t) { return {detail::torch_window(t, true)}; }
+  static at::Tensor make(const at::Tensor& like, index_t rows, index_t columns) {
+    const bool in_double = like.scalar_type() == at::kDouble;
+    const auto options = like.options().dtype(in_double ? at::kDouble : at::kFloat);
+    return like.dim() == 1 ? like.new_empty({rows * columns}, options)
+                           : like.new_empty({rows, columns}, options);
+  }
+  /// @endcond
+};
+
+/// The operations of tensor/context.hpp by libtorch's own, on one device, which only the list's
+/// small results leave. Gradients are not recorded; parameters that require them are written to all
+/// the same. What libtorch throws itself (no memory, no such device) passes through.
+///
+/// Other than on the host, what needs converting is converted whole, not in blocks, and double
+/// becomes float16 or bfloat16 by way of float, rounded twice.
+///
+/// Bits: on a processor, elementwise operations and sums give the same at any number of threads
+/// (at::set_num_threads). Products and eigenvectors are the BLAS's and LAPACK's: Debian's reference
+/// ones gave the same, MKL (in PyTorch's own binaries) the same products, and other eigenvectors at
+/// 2 threads than at 1 from 100 x 100 on. So the same bits are to be expected from the same binary
+/// at the same number of threads. For other devices see libtorch's notes on reproducibility.
+/// Products of floats are less exact where the program has allowed that (TF32, bfloat16 passes:
+/// at::Context::setFloat32MatmulPrecision); libtorch does not by default.
+template <>
+class context<torch_domain> {
+ public:
+  using domain = torch_domain;          ///< of the tensors that it computes on
+  using view = torch_view;              ///< a matrix that is written to
+  using const_view = torch_const_view;  ///< a matrix that is read
+  using matrix = torch_matrix;          ///< owns a matrix, on the context's device
+
+  /// Computes on the processor.
+  context() = default;
+  /// Computes on a device; one without an index ("cuda") is the current one of its kind.
+  explicit context(at::Device device) : device_(nothing().to(device).device()) {}
+  /// Computes where this tensor lives.
+  explicit context(const const_view& like) : device_(like.tensor.device()) {}
+
+  /// Where all operands of this context's operations must live; they throw error otherwise.
+  at::Device device() const { return device_; }
+
+  /// @cond specialisation
+
+  static index_t rows(const const_view& v) { return v.tensor.size(0); }
+  static index_t columns(const const_view& v) { return v.tensor.size(1); }
+  static scalar_type type(const const_view& v) {
+    return detail::type_of_torch(v.tensor.scalar_type()).value();
+  }
+
+  matrix make(scalar_type type, index_t rows, index_t columns) {
+    if (rows < 0 || columns < 0) throw error("a matrix cannot have a negative extent");
+    const auto options = at::TensorOptions().dtype(detail::torch_type(type)).device(device_);
+    return matrix(nothing().new_zeros({rows, columns}, options));
+  }
+
+  const_view slice(const const_view& v, index_t row, index_t rows, index_t column,
+                   index_t columns) {
+    return {v.tensor.narrow(0, row, rows).narrow(1, column, columns)};
+  }
+  view slice(const view& v, index_t row, index_t rows, index_t column, index_t columns) {
+    return {v.tensor.narrow(0, row, rows).narrow(1, column, columns)};
+  }
+
+  void assign(const const_view& x, const view& y) {
+    const auto writing = elementwise(y, x);
+    y.tensor.copy_(x.tensor);
+  }
+
+  void subtract(const const_view& a, const const_view& b, const view& y) {
+    const auto writing = elementwise(y, a, b);
+    const auto c = compute(y, a, b);
+    if (y.tensor.scalar_type() == c && !y.tensor.is_alias_of(b.tensor))
+      y.tensor.copy_(a.tensor).sub_(b.tensor);
+    else
+      y.tensor.copy_(a.tensor.to(c).sub(b.tensor));
+  }
+
+  void accumulate(double alpha, const const_view& a, const const_view& b, const view& y) {
+    const auto writing = elementwise(y, a, b);
+    add(alpha, a.tensor.to(compute(y, a, b)).sub(b.tensor), y);
+  }
+
+  void axpy(double alpha, const const_view& x, const view& y) {
+    const auto writing = elementwise(y, x);
+    add(alpha, x.tensor, y);
+  }
+
+  void scale(double alpha, const view& y) {
+    const auto writing = operands(y);
+    in_place(y, [&](const at::Tensor& t) { t.mul_(alpha); });
+  }
+
+  void multiply(double alpha, const const_view& a, op op_a, const const_view& b, op op_b,
+                double beta, const view& y) {
+    const auto writing = operands(y, a, b);
+    const auto c = compute(y);
+    const at::Tensor left = a.tensor.to(c);
+    const at::Tensor right = b.tensor.is_same(a.tensor) ? left : b.tensor.to(c);  // X^T X: once
+    const at::Tensor p = op_a == op::transpose ? left.t() : left;
+    const at::Tensor q = op_b == op::transpose ? right.t() : right;
+    if (p.size(1) != q.size(0) || p.size(0) != rows(y) || q.size(1) != columns(y))
+      throw error("product of " + detail::shape_text(p.size(0), p.size(1)) + " and " +
+                  detail::shape_text(q.size(0), q.size(1)) + " into " +
+                  detail::shape_text(rows(y), columns(y)));
+    in_place(y, [&](const at::Tensor& t) { t.addmm_(p, q, beta, alpha); });
+  }
+
+  double squared_norm(const const_view& x) {
+    const auto reading = operands(x);
+    return total(x.tensor.to(at::kDouble).square().reshape(-1)).item<double>();
+  }
+
+  double dot(const const_view& x, const const_view& y) {
+    const auto reading = elementwise(x, y);
+    return total(x.tensor.to(at::kDouble).mul(y.tensor).reshape(-1)).item<double>();
+  }
+
+  void column_energies(double alpha, const const_view& x, const view& y) {
+    const auto writing = operands(y, x);
+    detail::require_shape(*this, y, columns(x), 1, "column energies");
+    const at::Tensor squares = x.tensor.to(at::kDouble).square();
+    const at::Tensor sum = columns(x) == 1 ? total(squares.reshape(-1)) : squares.sum(0);
+    add(alpha, sum.reshape({columns(x), 1}), y);
+  }
+
+  void weighted_square(double alpha, const const_view& w, const const_view& x, const view& y) {
+    const auto writing = elementwise(y, w, x);
+    add(alpha, x.tensor.to(at::kDouble).square().mul(w.tensor), y);
+  }
+
+  void zero_rows(std::span<const index_t> list, const view& y) {
+    const auto writing = operands(y);
+    for (const index_t i : list)
+      if (i < 0 || i >= rows(y))
+        throw error("row " + std::to_string(i) + " of " + detail::shape_text(rows(y), columns(y)));
+    if (list.empty() || columns(y) == 0) return;
+    std::vector<int64_t> positions(list.begin(), list.end());
+    const auto index = at::from_blob(positions.data(), {std::ssize(positions)}, at::kLong);
+    y.tensor.index_fill_(0, index.to(device_), 0);
+  }
+
+  bool all_finite(const const_view& x) {
+    const auto reading = operands(x);
+    return x.tensor.isfinite().all().item<bool>();
+  }
+
+  std::vector<double> symmetric_eigen(const view& y) {
+    const auto writing = operands(y);
+    const index_t n = rows(y);
+    detail::require_shape(*this, y, n, n, "symmetric eigenproblem");
+    std::vector<double> values(static_cast<std::size_t>(n));
+    if (n == 0) return values;
+    const auto stop = [n](const std::string& why) {
+      throw error("the symmetric eigenproblem of size " + std::to_string(n) + why);
+    };
+    if (!all_finite(y)) stop(" holds numbers that are not finite");  // LAPACK may not notice
+    try {
+      const auto [w, v] = at::_ops::linalg_eigh::call(y.tensor.to(at::kDouble), "L");
+      at::from_blob(values.data(), {n}, at::kDouble).copy_(w);
+      y.tensor.copy_(v);
+    } catch (const c10::LinAlgError& e) {
+      stop(std::string(" did not converge: ") + e.what_without_backtrace());
+    }
+    return values;
+  }
+
+  Eigen::MatrixXd to_host(const const_view& x) {
+    const auto reading = operands(x);
+    Eigen::MatrixXd m(rows(x), columns(x));
+    if (m.size() > 0) on_host(m).copy_(x.tensor);
+    return m;
+  }
+
+  void from_host(const Eigen::MatrixXd& m, const view& y) {
+    const auto writing = operands(y);
+    if (m.rows() != rows(y) || m.cols() != columns(y)) throw error("from_host: the shapes differ");
+    if (m.size() > 0) y.tensor.copy_(on_host(m));
+  }
+  /// @endcond
+
+ private:
+  /// While it lives, what was made in inference mode can be written to.
+  using access = std::optional<c10::InferenceMode>;
+
+  /// Throws unless all operands live on this context's device.
+  template <class... Views>
+  access operands(const const_view& y, const Views&... x) const {
+    const auto check = [this](const at::Tensor& t) {
+      if (t.device() != device_)
+        throw error("a torch::Tensor lives on " + t.device().str() +
+                    " and this context computes on " + device_.str() + ": move it with to(\"" +
+                    device_.str() + "\"), or pass a context of " + t.device().str());
+    };
+    check(y.tensor), (check(x.tensor), ...);
+    return y.tensor.is_inference() ? access(std::in_place) : access();
+  }
+
+  /// The same, and they must have one shape: libtorch would repeat what is smaller.
+  template <class... Views>
+  access elementwise(const const_view& y, const Views&... x) const {
+    if (((rows(x) != rows(y) || columns(x) != columns(y)) || ...))
+      throw error(std::string("elementwise operation on tensors of different shapes: ") +
+                  detail::shape_text(rows(y), columns(y)) +
+                  ((" and " + detail::shape_text(rows(x), columns(x))) + ... + std::string()));
+    return operands(y, x...);
+  }
+
+  /// What arithmetic on these is done in.
+  template <class... Views>
+  static at::ScalarType compute(const Views&... v) {
+    return ((v.tensor.scalar_type() == at::kDouble) || ...) ? at::kDouble : at::kFloat;
+  }
+
+  /// f on y itself, or on a copy in the compute type that is then rounded into y.
+  template <class F>
+  static void in_place(const view& y, const F& f) {
+    const at::Tensor t = y.tensor.to(compute(y));
+    f(t);
+    if (!t.is_same(y.tensor)) y.tensor.copy_(t);
+  }
+
+  /// y += alpha x, in double if one of them is.
+  static void add(double alpha, const at::Tensor& x, const view& y) {
+    const auto c = compute(y, const_view{x});
+    if (y.tensor.scalar_type() == c || x.scalar_type() == c)  // the type libtorch computes in, too
+      y.tensor.add_(x, alpha);
+    else
+      y.tensor.copy_(y.tensor.to(c).add_(x, alpha));
+  }
+
+  /// The sum of a vector, in pieces that one thread each adds up: libtorch's threads share a sum of
+  /// more than 32768 numbers among them.
+  static at::Tensor total(const at::Tensor& x) {
+    constexpr int64_t piece = 4096;
+    const int64_t count = x.numel() / piece, all = count * piece;
+    if (count < 2) return x.sum();
+    return total(x.narrow(0, 0, all).view({count, piece}).sum(1))
+        .add(x.narrow(0, all, x.numel() - all).sum());
+  }
+
+  /// An empty tensor, of which others are made.
+  static at::Tensor nothing() {
+    static double memory = 0;
+    return at::from_blob(&memory, {0}, at::kDouble);
+  }
+
+  /// Eigen's memory as a tensor. (from_blob takes no const; what is const is only read.)
+  static at::Tensor on_host(const Eigen::MatrixXd& m) {
+    return at::from_blob(const_cast<double*>(m.data()), {m.cols(), m.rows()}, at::kDouble).t();
+  }
+
+  at::Device device_{at::kCPU};
+};
+
+static_assert(compute_context<context<torch_domain>>);
+
+}  // namespace catmerge

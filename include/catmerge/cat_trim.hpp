@@ -1,0 +1,290 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/cat_options.hpp>
+#include <catmerge/method.hpp>
+#include <iterator>
+
+/// CAT Merging's work on one parameter: task vectors, trims, report.
+namespace catmerge::detail {
+
+/// The task vectors of one parameter on their way through CAT, whatever trims them.
+template <class Context>
+class trimmed_vectors {
+  using matrix = typename Context::matrix;
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  trimmed_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options)
+      : c_(c), p_(p), options_(options), tasks_(std::ssize(p.experts)) {
+    report_.kind = p.kind;
+    const bool any_double = c.type(p.base) == scalar_type::f64;
+    for (index_t i = 0; i < tasks_; ++i) {
+      const auto type = any_double ? scalar_type::f64 : compute_type(c.type(p.experts[at(i)]));
+      auto t = c.make(type, c.rows(p.base), c.columns(p.base));
+      c.subtract(p.experts[at(i)], p.base, t);
+      report_.norm.push_back(std::sqrt(c.squared_norm(t)));
+      if (!std::isfinite(report_.norm.back())) {
+        check_finite(c, p, t);
+        throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
+      }
+      vectors_.push_back(std::move(t));
+    }
+  }
+
+  /// Trims every vector to protect all the other tasks, part by part. A Trim has
+  ///   trim(part, t)   trims the vectors t of one part in place and reports what it took
+  ///   energy(k, t)    ||Df(X_k; t)||^2
+  ///   rows(k)         how many rows that sums over
+  ///   size()          whether trimmed vectors are rescaled
+  template <class Trim>
+  void run() {
+    Trim trim(c_, p_, options_, report_);
+    report_.trimmed = true;
+    report_.overlap = square(0);
+    report_.deviation.assign(vectors_.size(), 0);
+    if (options_.diagnostics) report_.conflict_before = report_.conflict_after = square(0);
+    for (index_t k = 0; k < tasks_; ++k) report_.rows.push_back(trim.rows(k));
+
+    const index_t parts = options_.fused == fused_weights::split ? p_.parts : 1;
+    const index_t height = c_.rows(p_.base) / parts;
+    std::vector<double> left(vectors_.size(), 0);  // energy of the trimmed vectors before rescaling
+    for (index_t part = 0; part < parts; ++part) trim_part(trim, part, height, left);
+    for (index_t e = 0; e < report_.overlap.size(); ++e)
+      report_.overlap.data()[e] /= static_cast<double>(parts);
+    for (index_t i = 0; i < tasks_; ++i) {
+      const double before = report_.norm[at(i)] * report_.norm[at(i)];
+      report_.energy_removed.push_back(before > 0 ? std::max(0.0, 1 - left[at(i)] / before) : 0);
+      if (before > 0 && left[at(i)] == 0) report_.emptied.push_back(i);
+    }
+  }
+
+  /// out = base + alpha sum_i T_i', added in the order of the tasks.
+  layer_report combine(const view& out) && {
+    auto sum = c_.make(compute_type(c_.type(out)), c_.rows(out), c_.columns(out));
+    for (const auto& t : vectors_) c_.axpy(1, t, sum);
+    c_.assign(p_.base, out);
+    c_.axpy(options_.alpha, sum, out);
+    check_finite(c_, p_, out);
+    return std::move(report_);
+  }
+
+ private:
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+  Eigen::MatrixXd square(double value) const {
+    return Eigen::MatrixXd::Constant(tasks_, tasks_, value);
+  }
+
+  template <class Trim>
+  void trim_part(Trim& trim, index_t part, index_t height, std::vector<double>& left) {
+    const index_t row = part * height;
+    std::vector<view> t;
+    std::vector<double> before;
+    for (auto& v : vectors_) {
+      t.push_back(c_.slice(view(v), row, height, 0, c_.columns(p_.base)));
+      before.push_back(c_.squared_norm(t.back()));
+    }
+    trim.trim(part, t);
+    for (index_t i = 0; i < tasks_; ++i)
+      left[at(i)] += settle(t[at(i)], before[at(i)], trim.size());
+    if (options_.diagnostics) measure(trim, t, row);
+  }
+
+  /// Gives a trimmed vector its final size; returns the energy that the trim had left.
+  double settle(const view& t, double before, rescale size) {
+    const double after = c_.squared_norm(t);
+    // Below 100 roundings of its norm (one per trim and then some) a vector is noise: it is zero.
+    const double eps = c_.type(t) == scalar_type::f64 ? std::numeric_limits<double>::epsilon()
+                                                      : std::numeric_limits<float>::epsilon();
+    if (after <= before * 1e4 * eps * eps) {
+      c_.scale(0, t);
+      return 0;
+    }
+    if (size == rescale::frobenius) c_.scale(std::sqrt(before / after), t);
+    return after;
+  }
+
+  /// Conflict and deviation of what is really merged: the trimmed, rescaled vectors.
+  template <class Trim>
+  void measure(Trim& trim, const std::vector<view>& t, index_t row) {
+    const index_t width = c_.columns(p_.base);
+    for (index_t i = 0; i < tasks_; ++i) {
+      const index_t height = c_.rows(t[at(i)]);
+      for (index_t k = 0; k < tasks_; ++k) report_.conflict_after(k, i) += trim.energy(k, t[at(i)]);
+      auto lost = c_.make(c_.type(t[at(i)]), height, width);
+      c_.subtract(c_.slice(p_.experts[at(i)], row, height, 0, width),
+                  c_.slice(p_.base, row, height, 0, width), lost);
+      c_.axpy(-1, t[at(i)], lost);
+      report_.deviation[at(i)] += trim.energy(i, lost);
+    }
+  }
+
+  Context& c_;
+  const layer_problem<Context>& p_;
+  const cat_options& options_;
+  index_t tasks_;
+  std::vector<matrix> vectors_;
+  layer_report report_;
+};
+
+/// The trim of linear weights: by projection.
+template <class Context>
+class linear_trim {
+  using matrix = typename Context::matrix;
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  linear_trim(Context& c, const layer_problem<Context>& p, const cat_options& options,
+              layer_report& report)
+      : c_(c),
+        p_(p),
+        options_(options.linear),
+        diagnostics_(options.diagnostics),
+        report_(report) {}
+
+  rescale size() const { return options_.size; }
+  double rows(index_t k) const { return p_.statistics[at(k)].rows; }
+  double energy(index_t k, const const_view& t) {
+    return linear_energy(c_, p_.statistics[at(k)], t);
+  }
+
+  void trim(index_t part, const std::vector<view>& t) {
+    const auto bases = find_bases(part, t);
+    const index_t tasks = std::ssize(t);
+    for (index_t k = 0; k < tasks; ++k)
+      for (index_t l = 0; l < tasks; ++l) {
+        const index_t narrow = std::min(c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
+        if (narrow == 0) continue;
+        const Eigen::MatrixXd cosines = small_product(c_, bases[at(k)], bases[at(l)]);
+        double squares = 0;
+        for (index_t e = 0; e < cosines.size(); ++e)
+          squares += cosines.data()[e] * cosines.data()[e];
+        report_.overlap(k, l) += squares / static_cast<double>(narrow);
+      }
+    for (index_t i = 0; i < tasks; ++i) {
+      std::vector<const_view> others;
+      for (index_t k = 0; k < tasks; ++k)
+        if (k != i) others.push_back(bases[at(k)]);
+      if (options_.order == trim_order::sequential)
+        for (const const_view& basis : others) remove_directions(c_, basis, t[at(i)]);
+      else
+        remove_directions(c_, joint_basis(c_, others, c_.rows(t[at(i)])), t[at(i)]);
+    }
+  }
+
+ private:
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+  /// B_k of every task, from the untrimmed vectors.
+  std::vector<matrix> find_bases(index_t part, const std::vector<view>& t) {
+    std::vector<matrix> bases;
+    auto [gram, way] =
+        make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics, options_);
+    for (index_t k = 0; k < std::ssize(t); ++k) {
+      gram.protect(k);
+      if (diagnostics_)
+        for (index_t i = 0; i < std::ssize(t); ++i)
+          report_.conflict_before(k, i) += gram.shift_energy(i);
+      auto found = find_basis(c_, gram, options_, way);
+      protection& taken = report_.protections.emplace_back();
+      taken.part = part;
+      taken.task = k;
+      taken.eigenvalues = std::move(found.eigenvalues);
+      taken.magnitude = found.magnitude;
+      taken.residual = found.residual;
+      taken.positive = found.positive;
+      taken.way = found.way;
+      bases.push_back(std::move(found.basis));
+    }
+    return bases;
+  }
+
+  Context& c_;
+  const layer_problem<Context>& p_;
+  const projection_options& options_;
+  bool diagnostics_;
+  layer_report& report_;
+};
+
+/// The trim of scales and shifts: by masks.
+template <class Context>
+class mask_trim {
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  mask_trim(Context& c, const layer_problem<Context>& p, const cat_options& options,
+            layer_report& report)
+      : c_(c), p_(p), options_(options), report_(report) {
+    if (scale())
+      for (const auto& s : p.statistics) moments_.push_back(second_moment(c, s));
+  }
+
+  rescale size() const { return scale() ? options_.scale.size : rescale::none; }
+  double rows(index_t k) const { return scale() ? p_.statistics[at(k)].rows : 1; }
+  double energy(index_t k, const const_view& t) {
+    if (!scale()) return c_.squared_norm(t);
+    return scale_energy(c_, moments_[at(k)], p_.statistics[at(k)].rows, t);
+  }
+
+  void trim(index_t part, const std::vector<view>& t) {
+    const index_t tasks = std::ssize(t);
+    const std::vector<const_view> vectors(t.begin(), t.end());
+    if (options_.diagnostics)
+      for (index_t k = 0; k < tasks; ++k)
+        for (index_t i = 0; i < tasks; ++i)
+          report_.conflict_before(k, i) += energy(k, vectors[at(i)]);
+    std::vector<std::vector<index_t>> masks;  // all from the untrimmed vectors
+    for (index_t k = 0; k < tasks; ++k) masks.push_back(mask(k, vectors));
+    for (index_t k = 0; k < tasks; ++k) {
+      const auto& mine = masks[at(k)];
+      for (index_t l = 0; l < tasks; ++l) {
+        std::vector<index_t> both;
+        std::set_intersection(mine.begin(), mine.end(), masks[at(l)].begin(), masks[at(l)].end(),
+                              std::back_inserter(both));
+        const auto narrow = std::min(mine.size(), masks[at(l)].size());
+        if (narrow > 0)
+          report_.overlap(k, l) += static_cast<double>(both.size()) / static_cast<double>(narrow);
+      }
+      for (index_t i = 0; i < tasks; ++i)
+        if (i != k) c_.zero_rows(mine, t[at(i)]);
+      protection& taken = report_.protections.emplace_back();
+      taken.part = part;
+      taken.task = k;
+      taken.coordinates = mine;
+    }
+  }
+
+ private:
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+  bool scale() const { return p_.kind == layer_kind::scale; }
+
+  std::vector<index_t> mask(index_t k, const std::vector<const_view>& vectors) {
+    if (!scale())
+      return largest_positions(shift_scores(c_, k, vectors), top{options_.shift.count, true});
+    const std::vector<const_view> moments(moments_.begin(), moments_.end());
+    return largest_positions(scale_scores(c_, k, vectors, moments, options_.scale.lambda),
+                             options_.scale.coordinates);
+  }
+
+  Context& c_;
+  const layer_problem<Context>& p_;
+  const cat_options& options_;
+  layer_report& report_;
+  std::vector<typename Context::matrix> moments_;
+};
+
+/// One parameter of a kind that CAT trims, and has the statistics for.
+template <template <class> class Trim, class Context>
+layer_report trim_and_sum(Context& c, const layer_problem<Context>& p, const cat_options& options,
+                          const typename Context::view& out) {
+  trimmed_vectors<Context> vectors(c, p, options);
+  vectors.template run<Trim<Context>>();
+  return std::move(vectors).combine(out);
+}
+
+}  // namespace catmerge::detail

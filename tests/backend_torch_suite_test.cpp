@@ -1,0 +1,13 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#include "backends/torch_backend.hpp"
+#include "suite/algorithms.hpp"
+
+using namespace test;
+using catmerge::bfloat16;
+using catmerge::half;
+
+TEST_CASE_TEMPLATE("libtorch: tensors on the CPU", B, torch_backend<double>, torch_backend<float>,
+                   torch_backend<half>, torch_backend<bfloat16>) {
+  suite::everything<B>();
+}
