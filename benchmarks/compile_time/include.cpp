@@ -1,0 +1,4 @@
+// The library included and not used.
+#include <catmerge/catmerge.hpp>
+
+int main() {}

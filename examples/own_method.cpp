@@ -1,0 +1,77 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+// A merging method of one's own: written in the operations of catmerge's contexts, so it runs on
+// every backend, and run on a whole network beside the library's methods.
+#include <catmerge/catmerge.hpp>
+#include <cstdio>
+#include <map>
+#include <random>
+
+// Task Arithmetic in which every task has an equal say: theta_0 + alpha sum_k (m / ||T_k||) T_k,
+// m the mean of the norms. An expert that was trained for longer does not drown the others.
+struct balanced_method {
+  double alpha = 0.3;
+  static constexpr bool needs_statistics(catmerge::layer_kind) { return false; }
+
+  template <class Context>
+  catmerge::layer_report merge(Context& c, const catmerge::layer_problem<Context>& p,
+                               typename Context::view out) const {
+    catmerge::layer_report report;
+    report.kind = p.kind;
+    auto t = c.make(catmerge::compute_type(c.type(out)), c.rows(p.base), c.columns(p.base));
+    double mean = 0;
+    for (const auto& expert : p.experts) {
+      c.subtract(expert, p.base, t);
+      report.norm.push_back(std::sqrt(c.squared_norm(t)));
+      mean += report.norm.back() / static_cast<double>(p.experts.size());
+    }
+    c.assign(p.base, out);
+    for (std::size_t k = 0; k < p.experts.size(); ++k)  // out += weight (theta_k - theta_0)
+      if (report.norm[k] > 0)
+        c.accumulate(alpha * mean / report.norm[k], p.experts[k], p.base, out);
+    return report;
+  }
+};
+static_assert(catmerge::merging_method<balanced_method, catmerge::context<catmerge::host>>);
+
+// Checkpoints in memory, source and sink in one. (embedding.cpp has a source that loads and frees.)
+using matrix = Eigen::MatrixXf;
+using checkpoint = std::map<std::string, matrix>;
+using info = catmerge::parameter_info;
+struct network {
+  checkpoint pretrained, merged;
+  std::map<catmerge::index_t, checkpoint> experts;
+  std::vector<std::string> tasks() const { return {"brief", "usual", "long"}; }
+  std::vector<catmerge::parameter_group> groups() const { return {{{"up"}}, {{"down"}}}; }
+  const matrix& base(const info& p) { return pretrained.at(p.name); }
+  const matrix& expert(catmerge::index_t k, const info& p) { return experts.at(k).at(p.name); }
+  void release(const catmerge::parameter_group&) {}
+  void put(const info& p, matrix t) { merged[p.name] = std::move(t); }
+};
+
+int main() {
+  std::mt19937 bits(5);
+  const auto uniform = [&] { return static_cast<float>(bits()) * 0x1p-31F - 1; };
+  const auto noise = [&](float x) -> matrix { return x * matrix::NullaryExpr(8, 8, uniform); };
+  network net{{{"up", noise(1)}, {"down", noise(1)}}, {}, {}};
+  for (const float far : {0.05F, 0.1F, 0.8F})  // how far fine-tuning went, task by task
+    net.experts[std::ssize(net.experts)] = {{"up", net.pretrained["up"] + noise(far)},
+                                            {"down", net.pretrained["down"] + noise(far)}};
+  // How much of each task is in the merged network: the least cosine of their changes.
+  const auto least_cosine = [&](const char* name, const auto& method) {
+    catmerge::merge_stream(method, net, net);  // a source and a sink
+    float least = 1;
+    for (const auto& [parameter, merged] : net.merged)
+      for (const auto& [k, expert] : net.experts) {
+        const matrix change = merged - net.pretrained[parameter];
+        const matrix t = expert.at(parameter) - net.pretrained[parameter];
+        least = std::min(least, change.cwiseProduct(t).sum() / (change.norm() * t.norm()));
+      }
+    std::printf("%-16s %.2f\n", name, least);
+    return least;
+  };
+  std::printf("Least cosine of the merged network's change with a task's\n");
+  const float summed = least_cosine("task arithmetic", catmerge::task_arithmetic_method{0.3});
+  return least_cosine("balanced", balanced_method{0.3}) > summed + 0.3F ? 0 : 1;
+}
