@@ -893,11 +893,37 @@ TEST_CASE("torch: sums have the same bits at any number of threads and in any or
 }
 
 TEST_CASE("torch: the adapter never looks into a tensor's memory") {
-  std::ifstream file(CATMERGE_SOURCE_DIR "/include/catmerge/adapt/torch.hpp");
-  std::stringstream text;
-  text << file.rdbuf();
-  REQUIRE(text.str().find("torch_const_view") != std::string::npos);
-  for (const char* word :
-       {"data_ptr", "accessor", ".data<", "const_data", "mutable_data", "torch/torch.h"})
-    CHECK(text.str().find(word) == std::string::npos);
+  for (const char* header : {"torch.hpp", "torch_tensor.hpp"}) {
+    std::ifstream file(std::string(CATMERGE_SOURCE_DIR "/include/catmerge/adapt/") + header);
+    std::stringstream text;
+    text << file.rdbuf();
+    REQUIRE(text.str().find("torch_const_view") != std::string::npos);
+    for (const char* word :
+         {"data_ptr", "accessor", ".data<", "const_data", "mutable_data", "torch/torch.h"})
+      CHECK(text.str().find(word) == std::string::npos);
+  }
+}
+
+TEST_CASE("torch: a call without a context computes on its first tensor's device") {
+  // The meta device knows shapes alone; it stands for one that this machine may lack.
+  const at::Tensor here = torch_backend<float>::matrix(Eigen::MatrixXf::Ones(3, 4));
+  const at::Tensor base = here.to(at::kMeta);
+  at::Tensor expert = base.clone();
+  const at::Tensor t = catmerge::task_vector(base, expert);
+  CHECK(t.device().type() == at::kMeta);
+  CHECK(catmerge::with_task_vector(base, t, 0.5).device().type() == at::kMeta);
+  CHECK_NOTHROW(catmerge::subtract_base(base, expert));
+  CHECK_NOTHROW(catmerge::add_task_vector(expert, t));
+  catmerge::feature_statistics<torch_domain> rows, gram;
+  rows.update(base);
+  gram.update(base);
+  gram.update(base);  // 6 rows of 4: a Gram matrix
+  gram.combine(rows);
+  CHECK(gram.count() == 9);
+  catmerge::moment_statistics<torch_domain> moments;
+  moments.update(base);
+  moments.combine(moments);
+  CHECK(moments.count() == 6);
+  CHECK_THROWS_AS(catmerge::task_vector(base, here), catmerge::error);
+  CHECK_THROWS_AS(rows.update(here), catmerge::error);
 }

@@ -157,3 +157,44 @@ TEST_CASE("an accumulator that ran out of memory holds what it held before") {
     CHECK(catmerge::feature_shift(kind, statistics, t) == doctest::Approx(energy).epsilon(1e-12));
   }
 }
+
+TEST_CASE("so do moments, and a first batch that failed leaves nothing") {
+  generator g(4);
+  const Eigen::MatrixXf first = g.matrix<float>(4, 6), second = g.matrix<float>(5, 6),
+                        other = g.matrix<float>(2, 9);
+  const Eigen::VectorXf t = g.vector<float>(6);
+  const auto kind = catmerge::layer_kind::scale;
+  catmerge::moment_statistics<> before;
+  before.update(first);
+  const double energy = catmerge::feature_shift(kind, before, t);
+  bool done = false;
+  for (long n = 0; !done; ++n) {
+    catmerge::moment_statistics<> moments;
+    catmerge::feature_statistics<> rows;
+    moments.update(first);
+    allowed = n;
+    try {
+      moments.update(second);
+      done = true;
+    } catch (const std::bad_alloc&) {
+    }
+    allowed = n;
+    bool failed = false;
+    try {
+      rows.update(first);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+    allowed = -1;
+    if (!done) {
+      CHECK(moments.count() == 4);
+      CHECK(catmerge::feature_shift(kind, moments, t) == energy);
+    }
+    if (failed) {
+      CHECK(rows.width() == 0);
+      CHECK_THROWS_AS(rows.view(), catmerge::error);
+      rows.update(other);  // of another width
+      CHECK(rows.count() == 2);
+    }
+  }
+}

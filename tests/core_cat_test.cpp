@@ -42,7 +42,7 @@ oracle::matrix arithmetic(const layer<Tensor>& l, real alpha) {
   return oracle::combine(oracle::exact(l.base), alpha, vectors);
 }
 
-/// One way through the forks of method.md.
+/// One way through the forks of cat_options.
 struct choice {
   bool joint, mean, rescale, positive_only;
 };
@@ -632,7 +632,7 @@ TEST_CASE("without diagnostics the merged bits are the same, and nothing is meas
                   catmerge::cat_shift(v.base, v.experts, off).merged));
 }
 
-TEST_CASE("the port's preset differs where method.md says, and overlap is reported") {
+TEST_CASE("the port's preset differs where cat_options::port says, and overlap is reported") {
   const auto port = cat_options::port();
   CHECK(port.linear.size == rescale::frobenius);
   CHECK(port.scale.size == rescale::frobenius);
@@ -676,4 +676,53 @@ TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
   l.experts[1](2, 1) = 1e150;  // the square fits
   CHECK_NOTHROW(catmerge::cat_linear(l.base, l.experts,
                                      std::vector<Eigen::MatrixXd>(2, Eigen::MatrixXd(0, 3))));
+}
+
+TEST_CASE("cat_group: every weight is merged as alone, and what does not match is an error") {
+  const auto a = random_linear<float>(50, 8, 6, {4, 5}), b = random_linear<float>(51, 5, 6, {4, 5});
+  using weights = std::vector<Eigen::MatrixXf>;
+  const weights bases{a.base, b.base};
+  const std::vector<weights> experts{{a.experts[0], b.experts[0]}, {a.experts[1], b.experts[1]}};
+  const auto merged = catmerge::cat_group(bases, experts, a.features);
+  REQUIRE(merged.size() == 2);
+  CHECK(same_bits(merged[0].merged, catmerge::cat_linear(a.base, a.experts, a.features).merged));
+  CHECK(same_bits(merged[1].merged, catmerge::cat_linear(b.base, b.experts, a.features).merged));
+  const auto refused = [&](const std::vector<weights>& e, const char* message) {
+    CHECK_THROWS_WITH_AS(catmerge::cat_group(bases, e, a.features), message, catmerge::error);
+  };
+  refused({experts[0], {a.experts[1]}}, "cat_group: expert 1 holds 1 weights and the base 2");
+  refused({{a.experts[0], b.experts[0], b.base}, experts[1]},
+          "cat_group: expert 0 holds 3 weights and the base 2");
+  refused({}, "the parameter: there are no experts to merge");
+  CHECK(catmerge::cat_group(weights{}, std::vector<weights>{{}, {}}, a.features).empty());
+}
+
+TEST_CASE("where Eq. 8's terms cancel, rounding is not taken for directions") {
+  // The same features for all tasks and lambda 1: G_k = sum T_i (S - S) T_i^T is zero.
+  auto l = random_linear<double>(52, 12, 9, {6, 6, 6});
+  for (auto& x : l.features) x = l.features[0];
+  for (const auto way :
+       {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights})
+    for (index_t k = 0; k < 3; ++k) {
+      catmerge::projection_options o;
+      o.lambda = 1;
+      o.way = way;
+      const auto found = catmerge::removal_basis(k, l.vectors, l.features, o);
+      CHECK(found.eigenvalues.empty());
+      CHECK(found.basis.cols() == 0);
+    }
+}
+
+TEST_CASE("a method with options that make no sense merges nothing") {
+  const auto v = random_vector<float>(53, 6, {3, 3});
+  catmerge::cat_method method;
+  method.options.shift.count = -1;
+  catmerge::context<catmerge::host> c;
+  catmerge::layer_problem<catmerge::context<catmerge::host>> p;
+  p.kind = catmerge::layer_kind::shift;
+  p.base = catmerge::detail::read(v.base);
+  for (const auto& e : v.experts) p.experts.push_back(catmerge::detail::read(e));
+  Eigen::VectorXf out(6);
+  CHECK_THROWS_WITH_AS(method.merge(c, p, catmerge::detail::write(out)),
+                       "the number of masked coordinates cannot be negative", catmerge::error);
 }

@@ -8,7 +8,7 @@
 
 #include "harness_support.hpp"
 
-/// CAT Merging of a CLIP once more, by the formulas of method.md on dense matrices in double: what
+/// CAT Merging of a CLIP once more, by the paper's formulas on dense matrices in double: what
 /// the program's output is compared with. It shares no code with the library but the reader of
 /// files.
 namespace harness_test::oracle {

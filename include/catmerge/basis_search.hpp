@@ -53,7 +53,8 @@ removal_basis_result<typename Context::matrix> find_basis(Context& c, conflict_g
     auto pairs = largest_eigenpairs(
         c, size, [&](const_view x, typename Context::view y) { g.apply(x, y); }, eigen);
     if (pairs.converged) {
-      const double threshold = positive_above(size, g.rounding(), pairs.magnitude);
+      const double threshold =
+          positive_above(size, g.rounding(), std::max(pairs.magnitude, g.terms()));
       const index_t count = directions_taken(options.directions, pairs.values, threshold);
       result.basis = c.make(scalar_type::f64, size, count);
       c.assign(c.slice(const_view(pairs.vectors), 0, size, 0, count), result.basis);
@@ -73,7 +74,8 @@ removal_basis_result<typename Context::matrix> find_basis(Context& c, conflict_g
   std::reverse(values.begin(), values.end());
   if (!values.empty())
     result.magnitude = std::max(std::abs(values.front()), std::abs(values.back()));
-  const double threshold = positive_above(size, g.rounding(), result.magnitude);
+  const double threshold =
+      positive_above(size, g.rounding(), std::max(result.magnitude, g.terms()));
   const index_t count = directions_taken(options.directions, values, threshold);
   result.positive =
       std::count_if(values.begin(), values.end(), [&](double v) { return v > threshold; });

@@ -27,10 +27,10 @@ struct cat_kind {
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    if (needs_statistics(p.kind) && p.statistics.empty())
-      return task_arithmetic_method{options.alpha}.merge(c, p, out);
     if (p.kind == layer_kind::scale && p.parts != 1)
       throw error(p.names.who() + ": scales are never fused");
+    if (needs_statistics(p.kind) && p.statistics.empty())
+      return task_arithmetic_method{options.alpha}.merge(c, p, out);
     if (needs_statistics(p.kind)) check_finite_statistics(c, p);
     if constexpr (Kind == layer_kind::linear)
       return trim_and_sum<linear_trim>(c, p, options, out);
@@ -45,7 +45,7 @@ struct cat_kind {
 /// `other`, and linears and scales without statistics, become theta_0 + alpha sum_i T_i, and their
 /// report says trimmed = false.
 struct cat_method {
-  cat_options options{};  ///< checked by the calls, not by merge: see validate
+  cat_options options{};  ///< what validate refuses, merge refuses
 
   /// For linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
@@ -58,6 +58,7 @@ struct cat_method {
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
+    validate(options);
     if (p.kind == layer_kind::other) return task_arithmetic_method{options.alpha}.merge(c, p, out);
     if (p.kind == layer_kind::linear)
       return detail::cat_kind<layer_kind::linear>{options}.merge(c, p, out);
@@ -101,6 +102,14 @@ struct cat_fn {
                                                       const cat_options& options = {}) const {
     static_assert(require_parameters<Base, Experts>());
     auto c = context_of(base);
+    return (*this)(base, experts, options, c);
+  }
+
+  template <class Base, class Experts, class Context>
+  requires(Kind == layer_kind::shift) auto operator()(const Base& base, const Experts& experts,
+                                                      const cat_options& options,
+                                                      Context& c) const {
+    static_assert(require_parameters<Base, Experts>());
     return (*this)(base, experts, std::vector<statistics_view<domain_t<Base>>>{}, options, c);
   }
 };
@@ -115,22 +124,22 @@ struct cat_group_fn {
     static_assert(require_context_for<Context, Base>());
     std::vector<merge_result<result_t<Base>>> results;
     std::vector<std::vector<std::reference_wrapper<const element_t<element_t<Experts>>>>> by_weight;
+    by_weight.resize(static_cast<std::size_t>(std::distance(std::begin(bases), std::end(bases))));
+    index_t k = 0;
     for (const auto& expert : experts) {
+      const auto& weights = unwrap(expert);
+      const auto count = std::distance(std::begin(weights), std::end(weights));
+      if (count != std::ssize(by_weight))
+        throw error("cat_group: expert " + std::to_string(k) + " holds " + std::to_string(count) +
+                    " weights and the base " + std::to_string(by_weight.size()));
       std::size_t p = 0;
-      for (const auto& weight : unwrap(expert)) {
-        if (p == by_weight.size()) by_weight.emplace_back();
-        by_weight[p++].push_back(std::cref(unwrap(weight)));
-      }
+      for (const auto& weight : weights) by_weight[p++].push_back(std::cref(unwrap(weight)));
+      ++k;
     }
     std::size_t p = 0;
-    for (const auto& base : bases) {
-      if (p == by_weight.size())
-        throw error("cat_group: the experts hold fewer weights than the base");
+    for (const auto& base : bases)
       results.push_back(
           cat_fn<layer_kind::linear>{}(unwrap(base), by_weight[p++], features, options, c));
-    }
-    if (p != by_weight.size())
-      throw error("cat_group: the experts hold more weights than the base");
     return results;
   }
 
@@ -185,10 +194,10 @@ inline constexpr detail::cat_fn<layer_kind::scale> cat_scale{};
 /// for any other task.
 /// @code
 /// auto [merged, report] = cat_shift(base, experts);  // and (base, experts, options)
-/// auto [again, why] = cat_shift(base, experts, features, options, context);
+/// auto [again, why] = cat_shift(base, experts, options, context);
 /// @endcode
-/// base: d entries; experts: a range of K of the same; features play no part, and the range may be
-/// empty. Otherwise as cat_linear.
+/// base: d entries; experts: a range of K of the same. Features play no part. Otherwise as
+/// cat_linear.
 inline constexpr detail::cat_fn<layer_kind::shift> cat_shift{};
 
 }  // namespace catmerge

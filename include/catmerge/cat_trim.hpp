@@ -20,9 +20,9 @@ class trimmed_vectors {
   trimmed_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options)
       : c_(c), p_(p), options_(options), tasks_(std::ssize(p.experts)) {
     report_.kind = p.kind;
-    const bool any_double = c.type(p.base) == scalar_type::f64;
+    const bool base_is_double = c.type(p.base) == scalar_type::f64;
     for (index_t i = 0; i < tasks_; ++i) {
-      const auto type = any_double ? scalar_type::f64 : compute_type(c.type(p.experts[at(i)]));
+      const auto type = base_is_double ? scalar_type::f64 : compute_type(c.type(p.experts[at(i)]));
       auto t = c.make(type, c.rows(p.base), c.columns(p.base));
       c.subtract(p.experts[at(i)], p.base, t);
       report_.norm.push_back(std::sqrt(c.squared_norm(t)));

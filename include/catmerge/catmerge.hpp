@@ -3,8 +3,8 @@
 #pragma once
 
 /// @file
-/// Everything that needs Eigen alone. Adapters of other libraries (adapt/xtensor.hpp), files (io/)
-/// and names (model/) are included one by one.
+/// The whole library but the adapters of other tensors (adapt/eigen_tensor.hpp, adapt/xtensor.hpp
+/// ...), files (io/) and names (model/), which are included one by one. Needs Eigen alone.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/adapt/span.hpp>
 #include <catmerge/cat.hpp>

@@ -96,7 +96,13 @@ struct spectral_norm_fn {
           c.multiply(1, v, second, image, op::none, 0, y);
         },
         options);
-    return pairs.values.empty() ? 0.0 : std::sqrt(std::max(0.0, pairs.values.front()));
+    double largest = pairs.values.empty() ? 0.0 : pairs.values.front();
+    if (!pairs.converged) {  // what was found is a lower bound, and bounds are made of this
+      auto square = c.make(scalar_type::f64, size, size);
+      c.multiply(1, v, second, v, first, 0, square);
+      largest = c.symmetric_eigen(square).back();
+    }
+    return std::sqrt(std::max(0.0, largest));
   }
 
   template <class T>

@@ -75,21 +75,36 @@ class conflict_gram {
     return std::numeric_limits<double>::epsilon();
   }
 
+  /// The size of the two sums of which G_k is the difference, as far as products with it have shown
+  /// it: where they cancel, what is left is small against this, and noise. 0 before any product.
+  double terms() const { return terms_; }
+
   /// Chooses the task to protect. Until the next call everything below is about this k.
   void protect(index_t k) {
     k_ = k;
+    terms_ = 0;
     if (way_ == way::shifts)
       others_ = stack([k](index_t i) { return i != k; }, [k](index_t) { return k; });
   }
 
   /// y = G_k x for f64 blocks of d_out x b.
   void apply(const_view x, view y) {
-    c_.scale(0, y);
-    if (way_ == way::weights) return apply_weights(x, y);
-    add_energy(1, *others_, x, y);
-    const auto [before, after] = own_without_k();
-    add_energy(-lambda_, before, x, y);
-    add_energy(-lambda_, after, x, y);
+    auto loss = c_.make(scalar_type::f64, size(), c_.columns(x));
+    c_.assign(loss, y);  // zeros, whatever y held
+    if (way_ == way::weights) {
+      apply_weights(x, y, loss);
+    } else {
+      add_energy(1, *others_, x, y);
+      const auto [before, after] = own_without_k();
+      add_energy(lambda_, before, x, loss);
+      add_energy(lambda_, after, x, loss);
+    }
+    if (c_.columns(x) > 0) {
+      const double columns = static_cast<double>(c_.columns(x));
+      terms_ = std::max({terms_, std::sqrt(c_.squared_norm(y) / columns),
+                         std::sqrt(c_.squared_norm(loss) / columns)});
+    }
+    c_.axpy(-1, loss, y);
   }
 
   /// G_k itself, f64, exactly symmetric up to rounding.
@@ -107,9 +122,14 @@ class conflict_gram {
       return g;
     }
     c_.multiply(1, *others_, op::transpose, *others_, op::none, 0, g);
+    double gain = c_.squared_norm(*others_), loss = 0;
     const auto [before, after] = own_without_k();
-    for (const const_view& part : {before, after})
+    for (const const_view& part : {before, after}) {
       c_.multiply(-lambda_, part, op::transpose, part, op::none, 1, g);
+      loss += lambda_ * c_.squared_norm(part);
+    }
+    terms_ = std::max({terms_, gain, loss}) /
+             std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
     return g;
   }
 
@@ -195,7 +215,7 @@ class conflict_gram {
       add_energy(a, s.data, x, y);
   }
 
-  void apply_weights(const_view x, view y) {
+  void apply_weights(const_view x, view y, view loss) {
     for (index_t i = 0; i < tasks(); ++i) {
       if (i == k_) continue;
       const const_view t = vectors_[at(i)];
@@ -203,8 +223,10 @@ class conflict_gram {
       auto across = c_.make(scalar_type::f64, c_.columns(t), c_.columns(x));
       c_.multiply(1, t, op::transpose, x, op::none, 0, down);
       add_gram(1, k_, down, across);
-      add_gram(-lambda_, i, down, across);
       c_.multiply(1, t, op::none, across, op::none, 1, y);
+      c_.scale(0, across);
+      add_gram(lambda_, i, down, across);
+      c_.multiply(1, t, op::none, across, op::none, 1, loss);
     }
   }
 
@@ -215,6 +237,7 @@ class conflict_gram {
   row_weight weight_;
   way way_;
   index_t k_ = -1;
+  double terms_ = 0;
   std::optional<matrix> own_, others_;
 };
 

@@ -155,7 +155,7 @@ eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& ap
     for (index_t j = 0; j < have; ++j) worst = std::max(worst, norm(j));
     const bool done = worst <= accept || used == size || fresh == 0;
     if (done || result.products >= options.products) {
-      result.converged = done;
+      result.converged = worst <= accept || used == size;
       result.residual = result.magnitude > 0 ? worst / result.magnitude : 0;
       for (index_t j = 0; j < have; ++j) result.values.push_back(ritz.value(j));
       detail::times_small(c, columns(q, 0, used), ritz.leading(have),

@@ -2,35 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/require.hpp>
+#include <catmerge/statistics_view.hpp>
 #include <optional>
 #include <utility>
 
 /// @file
-/// What is known of the inputs X_k (n x d_in, one row per token of a calibration sample) of one
-/// layer on one task. Everything that merging asks of X_k it asks of X_k^T X_k, so the rows may be
-/// replaced by anything that has the same Gram matrix.
+/// Gathering what is known of the inputs of a layer, batch by batch.
 namespace catmerge {
-
-/// The form in which the Gram matrix X^T X (d_in x d_in) of a layer's inputs is held.
-enum class statistics_form {
-  rows,          ///< X itself, n x d_in
-  factor,        ///< R with R^T R = X^T X, m x d_in, for instance the triangle of X = Q R
-  gram,          ///< X^T X, d_in x d_in
-  second_moment  ///< E[x_j^2], d x 1: all that a scale needs
-};
-
-/// Non-owning: statistics of one layer on one task, in any form.
-template <class Domain = host>
-struct statistics_view {
-  static_assert(detail::require_context<Domain>());
-  using domain = Domain;  ///< where `data` lives
-
-  statistics_form form = statistics_form::rows;  ///< what `data` is
-  /// m x d_in (rows, factor), d_in x d_in (gram) or d x 1 (second_moment).
-  typename context<Domain>::const_view data{};
-  double rows = 0;  ///< n, how many rows were seen
-};
 
 /// The rows entering a layer, gathered in batches: kept while they are at most d_in, and from then
 /// on their Gram matrix, in double. Where X_k^T X_k is all that counts, this is exact.
@@ -98,21 +76,22 @@ class feature_statistics {
   /// How many rows were seen.
   index_t count() const { return count_; }
   /// d_in; 0 before the first batch.
-  index_t width() const { return width_; }
+  index_t width() const { return count_ > 0 ? width_ : 0; }
 
   /// What is held: rows or a Gram matrix. Valid until the next update. Throws error where no rows
   /// were seen.
   statistics_view<Domain> view() const {
     const auto n = static_cast<double>(count_);
+    if (count_ == 0) throw error("feature_statistics: no rows were seen yet");
     if (gram_) return {statistics_form::gram, *gram_, n};
-    if (!rows_) throw error("feature_statistics: no rows were seen yet");
     return {statistics_form::rows, context_type{}.slice(const_view(*rows_), 0, count_, 0, width_),
             n};
   }
 
  private:
+  /// Before the first rows are kept any width will do.
   void require_width(index_t width) {
-    if (width_ == 0) width_ = width;
+    if (count_ == 0) width_ = width;
     if (width != width_)
       throw error("feature_statistics: rows of " + std::to_string(width) +
                   " entries after rows of " + std::to_string(width_));
@@ -138,6 +117,7 @@ class feature_statistics {
 
   /// Room for n rows, doubling up to d_in. Rows are kept in the widest type that was seen.
   void reserve(context_type& c, index_t n, scalar_type type) {
+    if (count_ == 0) rows_.reset();  // what an error may have left
     if (rows_ && c.type(*rows_) == scalar_type::f64) type = scalar_type::f64;
     if (rows_ && c.type(*rows_) == type && n <= c.rows(*rows_)) return;
     matrix_type larger = c.make(type, std::min(width_, 2 * n), width_);
@@ -176,11 +156,9 @@ class moment_statistics {
     static_assert(detail::require_domain<Domain, domain_t<Rows>>());
     const typename context_type::const_view x = detail::read(rows);
     if (c.rows(x) == 0) return;
-    prepare(c, c.columns(x));
-    const double n = static_cast<double>(c.rows(x)), all = static_cast<double>(count_) + n;
-    c.scale(static_cast<double>(count_) / all, *moment_);
-    c.column_energies(1 / all, x, *moment_);
-    count_ += c.rows(x);
+    matrix_type batch = c.make(scalar_type::f64, c.columns(x), 1);
+    c.column_energies(1 / static_cast<double>(c.rows(x)), x, batch);
+    add(c, batch, c.rows(x));
   }
   /// The same on a context of its own.
   template <class Rows>
@@ -198,11 +176,7 @@ class moment_statistics {
       count_ *= 2;
       return;
     }
-    prepare(c, c.rows(*other.moment_));
-    const double all = static_cast<double>(count_ + other.count_);
-    c.scale(static_cast<double>(count_) / all, *moment_);
-    c.axpy(static_cast<double>(other.count_) / all, *other.moment_, *moment_);
-    count_ += other.count_;
+    add(c, *other.moment_, other.count_);
   }
   /// The same on a context of its own.
   void combine(const moment_statistics& other) {
@@ -226,11 +200,19 @@ class moment_statistics {
   }
 
  private:
-  void prepare(context_type& c, index_t width) {
-    if (!moment_) moment_ = c.make(scalar_type::f64, width, 1);
-    if (c.rows(*moment_) != width)
-      throw error("moment_statistics: rows of " + std::to_string(width) +
-                  " entries after rows of " + std::to_string(c.rows(*moment_)));
+  /// The mean of what was seen and of n rows more; what was seen is not touched by an error.
+  void add(context_type& c, const typename context_type::const_view& mean, index_t n) {
+    matrix_type moment = c.make(scalar_type::f64, c.rows(mean), 1);
+    const double all = static_cast<double>(count_ + n);
+    if (moment_) {
+      if (c.rows(*moment_) != c.rows(mean))
+        throw error("moment_statistics: rows of " + std::to_string(c.rows(mean)) +
+                    " entries after rows of " + std::to_string(c.rows(*moment_)));
+      c.axpy(static_cast<double>(count_) / all, *moment_, moment);
+    }
+    c.axpy(static_cast<double>(n) / all, mean, moment);
+    moment_ = std::move(moment);
+    count_ += n;
   }
 
   std::optional<matrix_type> moment_;
@@ -299,40 +281,6 @@ constexpr bool require_feature_range() {
   static_assert(require_range<Range>());
   static_assert(require_features<element_t<Range>, T>());
   return true;
-}
-
-/// Throws unless s fits a layer of d_in inputs. `what` names it.
-template <class Context, class Statistics>
-void require_width(Context& c, const Statistics& s, index_t d_in, const std::string& what) {
-  const bool moment = s.form == statistics_form::second_moment;
-  const index_t width = moment ? c.rows(s.data) : c.columns(s.data);
-  if (width != d_in)
-    throw error(what + ": expected rows of " + std::to_string(d_in) + " entries, found " +
-                shape_text(c, s.data));
-  if (s.form == statistics_form::gram)
-    require_shape(c, s.data, d_in, d_in, what + " (Gram matrix)");
-  if (!(s.rows >= 0)) throw error(what + ": the number of rows is negative or not a number");
-}
-
-/// E[x_j^2] (d x 1, f64) from statistics of any form; zero where no rows were seen.
-template <class Context, class Statistics>
-typename Context::matrix second_moment(Context& c, const Statistics& s) {
-  if (s.form == statistics_form::second_moment) {
-    auto moment = c.make(scalar_type::f64, c.rows(s.data), 1);
-    c.assign(s.data, moment);
-    return moment;
-  }
-  const index_t d = c.columns(s.data);
-  auto moment = c.make(scalar_type::f64, d, 1);
-  if (s.rows == 0) return moment;
-  if (s.form == statistics_form::gram)
-    for (index_t j = 0; j < d; ++j) {
-      const typename Context::view entry = c.slice(typename Context::view(moment), j, 1, 0, 1);
-      c.axpy(1 / s.rows, c.slice(s.data, j, 1, j, 1), entry);
-    }
-  else
-    c.column_energies(1 / s.rows, s.data, moment);
-  return moment;
 }
 
 }  // namespace detail

@@ -169,8 +169,10 @@ struct mask_out_fn {
   template <class T, class Context>
   void operator()(std::span<const index_t> mask, T& t, Context& c) const {
     static_assert(require_mutable<T>());
+    static_assert(require_vector<T>());
     static_assert(require_context_for<Context, T>());
     const auto v = write(t);
+    require_shape(c, v, c.rows(v), 1, "mask_out: T");
     for (const index_t j : mask)
       if (j < 0 || j >= c.rows(v))
         throw error("mask_out: coordinate " + std::to_string(j) + " of a vector of " +

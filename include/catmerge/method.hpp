@@ -91,6 +91,8 @@ template <class Context>
 void check_shapes(Context& c, const layer_problem<Context>& p) {
   if (p.experts.empty()) throw error(p.names.who() + ": there are no experts to merge");
   const index_t rows = c.rows(p.base), columns = c.columns(p.base);
+  if (p.kind == layer_kind::scale || p.kind == layer_kind::shift)
+    require_shape(c, p.base, rows, 1, p.names.base() + " (a " + name_of(p.kind) + ")");
   for (index_t k = 0; k < std::ssize(p.experts); ++k)
     require_shape(c, p.experts[static_cast<std::size_t>(k)], rows, columns, p.names.expert(k));
   if (p.parts < 1 || rows % p.parts != 0)

@@ -211,6 +211,10 @@ constexpr bool require_range() {
   static_assert(range && !tensor<Range>,
                 "catmerge: a range, with one element per task or weight, is needed here, such as "
                 "std::vector or std::array, and this argument is none");
+  if constexpr (range)
+    static_assert(std::is_lvalue_reference_v<decltype(*std::begin(std::declval<const Range&>()))>,
+                  "catmerge: the elements of this range are made anew each time they are looked "
+                  "at, and would be gone before they are used: put them into a std::vector first");
   return true;
 }
 

@@ -5,7 +5,7 @@
 /// @file
 /// The version, major.minor.patch. This is the one place where it stands: CMake reads the lines.
 
-/// May break programs; while it is 0, so may the minor one.
+/// May break programs.
 #define CATMERGE_VERSION_MAJOR 0
 /// New names and behaviour.
 #define CATMERGE_VERSION_MINOR 1

@@ -34,11 +34,20 @@ auto xtensor_to_eigen(const X& x) {
   return m;
 }
 
-/// xt::xtensor of a static layout.
-template <class S, xt::layout_type L = xt::layout_type::row_major>
-struct xtensor_backend {
+/// What xtensor's kinds have in common.
+template <class S>
+struct xtensor_kind {
   using scalar = S;
   static constexpr bool same_bits = true;
+  template <class X>
+  static auto to_eigen(const X& x) {
+    return xtensor_to_eigen(x);
+  }
+};
+
+/// xt::xtensor of a static layout.
+template <class S, xt::layout_type L = xt::layout_type::row_major>
+struct xtensor_backend : xtensor_kind<S> {
   auto matrix(const matrix_of<S>& m) {
     xt::xtensor<S, 2, L> x({at(m.rows()), at(m.cols())});
     fill(x, m);
@@ -49,17 +58,11 @@ struct xtensor_backend {
     fill(x, v);
     return x;
   }
-  template <class X>
-  static auto to_eigen(const X& x) {
-    return xtensor_to_eigen(x);
-  }
 };
 
 /// xt::xarray: rank and layout known at run time.
 template <class S>
-struct xarray_backend {
-  using scalar = S;
-  static constexpr bool same_bits = true;
+struct xarray_backend : xtensor_kind<S> {
   using type = xt::xarray<S, xt::layout_type::dynamic>;
   auto matrix(const matrix_of<S>& m) {
     type x(typename type::shape_type{at(m.rows()), at(m.cols())}, xt::layout_type::column_major);
@@ -71,17 +74,11 @@ struct xarray_backend {
     fill(x, v);
     return x;
   }
-  template <class X>
-  static auto to_eigen(const X& x) {
-    return xtensor_to_eigen(x);
-  }
 };
 
 /// Views: every second row and a range of columns of a larger tensor, and a row of one.
 template <class S>
-struct xview_backend {
-  using scalar = S;
-  static constexpr bool same_bits = true;
+struct xview_backend : xtensor_kind<S> {
   std::deque<xt::xtensor<S, 2>> memory{};
   auto matrix(const matrix_of<S>& m) {
     memory.emplace_back(
@@ -97,17 +94,11 @@ struct xview_backend {
     fill(view, v);
     return view;
   }
-  template <class X>
-  static auto to_eigen(const X& x) {
-    return xtensor_to_eigen(x);
-  }
 };
 
 /// Buffers of somebody else's, taken in by xt::adapt.
 template <class S>
-struct xadapt_backend {
-  using scalar = S;
-  static constexpr bool same_bits = true;
+struct xadapt_backend : xtensor_kind<S> {
   std::deque<std::vector<S>> memory{};
   auto matrix(const matrix_of<S>& m) {
     memory.emplace_back(at(m.size()));
@@ -120,10 +111,6 @@ struct xadapt_backend {
     auto x = xt::adapt(memory.back(), std::array<std::size_t, 1>{at(v.size())});
     fill(x, v);
     return x;
-  }
-  template <class X>
-  static auto to_eigen(const X& x) {
-    return xtensor_to_eigen(x);
   }
 };
 

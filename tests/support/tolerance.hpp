@@ -59,8 +59,8 @@ constexpr double subspace(double gap) {
   return 4 * residual / gap;
 }
 
-/// G_k whose shifts were formed in S from n rows of d_in entries: relative error of G_k of about
-/// 2 sqrt(d_in) eps (errors of products are independent: roots, not sums), and 4 for luck.
+/// G_k whose shifts were formed in S: a sum of d_in products is off by at most d_in eps of the sum
+/// of their sizes, its square by twice that, and G_k is the difference of two sums of such squares.
 template <class S>
 constexpr double gram(double d_in) {
   return 8 * (d_in > 4 ? d_in / 2 : 2) * eps<S>;

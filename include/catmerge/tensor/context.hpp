@@ -54,7 +54,8 @@ enum class op : bool {
 /// constructed from a const_view it is made from the first tensor of the call instead: so a context
 /// learns the device.
 ///
-/// Every operation gives the same bits for the same input, whatever runs it in parallel.
+/// On the host every operation gives the same bits for the same input, whatever runs it in
+/// parallel. A domain whose arithmetic is somebody else's says in its docs what it promises.
 /// @code
 /// template <catmerge::compute_context C>
 /// double distance(C& c, typename C::const_view a, typename C::const_view b) {

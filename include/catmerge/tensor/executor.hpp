@@ -9,7 +9,8 @@ namespace catmerge {
 
 /// Runs task(0) ... task(count - 1), in any order and on any threads, and returns when all are
 /// done. Rethrows the first exception of a task. May be called from inside a task. The library
-/// starts no threads itself: hand a context your own pool in this form.
+/// starts no threads itself: hand a context your own pool in this form. A task is some microseconds
+/// of work, and an operation on a large weight has thousands: give a thread many at a time.
 using executor = std::function<void(index_t count, const std::function<void(index_t)>& task)>;
 
 }  // namespace catmerge

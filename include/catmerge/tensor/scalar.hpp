@@ -6,6 +6,10 @@
 #include <cstddef>
 #include <type_traits>
 
+#if defined(__FAST_MATH__)
+#error "catmerge looks for NaN and infinity, which -ffast-math assumes away: compile without it"
+#endif
+
 namespace catmerge {
 
 /// Sizes and positions: signed, as wide as a pointer (Eigen's own choice, so nothing converts).

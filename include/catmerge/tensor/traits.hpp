@@ -64,7 +64,8 @@ inline constexpr int dynamic_rank = -1;
 ///   neither vector nor matrix. The overload for a non-const tensor is needed only for tensors that
 ///   catmerge writes to.
 /// - `make`: a new tensor of the same family and of the *compute* type (float for half types,
-///   double for double). Its contents are unspecified. For a vector, columns is 1. Needed only for
+///   double for double). Its contents are unspecified. rows and columns may be 0 and
+///   need not be those of `like`; for a vector, columns is 1. Needed only for
 ///   tensors of which a result is made.
 ///
 /// examples/custom_backend.cpp is a whole program.
