@@ -75,8 +75,10 @@ class conflict_gram {
     return std::numeric_limits<double>::epsilon();
   }
 
-  /// The size of the two sums of which G_k is the difference, as far as products with it have shown
-  /// it: where they cancel, what is left is small against this, and noise. 0 before any product.
+  /// The size of the larger of the two sums of which G_k is the difference: trace / sqrt(d_out), at
+  /// most its Frobenius norm. Where the sums cancel, what is left is small against this, and noise.
+  /// The trace is estimated by the first block that G_k is multiplied with (exactly, where that is
+  /// an identity; without bias, where it is random); 0 before.
   double terms() const { return terms_; }
 
   /// Chooses the task to protect. Until the next call everything below is about this k.
@@ -89,22 +91,18 @@ class conflict_gram {
 
   /// y = G_k x for f64 blocks of d_out x b.
   void apply(const_view x, view y) {
-    auto loss = c_.make(scalar_type::f64, size(), c_.columns(x));
-    c_.assign(loss, y);  // zeros, whatever y held
+    c_.assign(c_.make(scalar_type::f64, size(), c_.columns(x)), y);  // zeros, whatever y held
+    double gain = 0, loss = 0;
     if (way_ == way::weights) {
-      apply_weights(x, y, loss);
+      apply_weights(x, y, gain, loss);
     } else {
-      add_energy(1, *others_, x, y);
+      gain = add_energy(1, *others_, x, y);
       const auto [before, after] = own_without_k();
-      add_energy(lambda_, before, x, loss);
-      add_energy(lambda_, after, x, loss);
+      loss = add_energy(-lambda_, before, x, y) + add_energy(-lambda_, after, x, y);
     }
-    if (c_.columns(x) > 0) {
-      const double columns = static_cast<double>(c_.columns(x));
-      terms_ = std::max({terms_, std::sqrt(c_.squared_norm(y) / columns),
-                         std::sqrt(c_.squared_norm(loss) / columns)});
-    }
-    c_.axpy(-1, loss, y);
+    if (c_.columns(x) > 0)
+      see_terms(std::max(gain, loss) * static_cast<double>(size()) /
+                static_cast<double>(c_.columns(x)));
   }
 
   /// G_k itself, f64, exactly symmetric up to rounding.
@@ -128,8 +126,7 @@ class conflict_gram {
       c_.multiply(-lambda_, part, op::transpose, part, op::none, 1, g);
       loss += lambda_ * c_.squared_norm(part);
     }
-    terms_ = std::max({terms_, gain, loss}) /
-             std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
+    see_terms(std::max(gain, loss));
     return g;
   }
 
@@ -196,37 +193,41 @@ class conflict_gram {
             c_.slice(const_view(*own_), start + n, all - start - n, 0, size())};
   }
 
-  /// y += a Y^T (Y x).
-  void add_energy(double a, const_view rows, const_view x, view y) {
-    if (c_.rows(rows) == 0 || a == 0) return;
+  void see_terms(double trace) {
+    if (terms_ == 0) terms_ = trace / std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
+  }
+
+  /// y += a Y^T (Y x); returns |a| tr(x^T Y^T Y x).
+  double add_energy(double a, const_view rows, const_view x, view y) {
+    if (c_.rows(rows) == 0 || a == 0) return 0;
     auto image = c_.make(scalar_type::f64, c_.rows(rows), c_.columns(x));
     c_.multiply(1, rows, op::none, x, op::none, 0, image);
     c_.multiply(a, rows, op::transpose, image, op::none, 1, y);
+    return std::abs(a) * c_.squared_norm(image);
   }
 
-  /// y += a S_i x for x of d_in x b.
-  void add_gram(double a, index_t i, const_view x, view y) {
+  /// y += a S_i x for x of d_in x b; returns |a| tr(x^T S_i x).
+  double add_gram(double a, index_t i, const_view x, view y) {
     const auto& s = statistics_[at(i)];
     a *= weight_of(i);
-    if (a == 0) return;
-    if (s.form == statistics_form::gram)
-      c_.multiply(a, s.data, op::none, x, op::none, 1, y);
-    else
-      add_energy(a, s.data, x, y);
+    if (a == 0) return 0;
+    if (s.form != statistics_form::gram) return add_energy(a, s.data, x, y);
+    auto image = c_.make(scalar_type::f64, c_.rows(x), c_.columns(x));
+    c_.multiply(a, s.data, op::none, x, op::none, 0, image);
+    c_.axpy(1, image, y);
+    return std::abs(c_.dot(x, image));
   }
 
-  void apply_weights(const_view x, view y, view loss) {
+  void apply_weights(const_view x, view y, double& gain, double& loss) {
     for (index_t i = 0; i < tasks(); ++i) {
       if (i == k_) continue;
       const const_view t = vectors_[at(i)];
       auto down = c_.make(scalar_type::f64, c_.columns(t), c_.columns(x));
       auto across = c_.make(scalar_type::f64, c_.columns(t), c_.columns(x));
       c_.multiply(1, t, op::transpose, x, op::none, 0, down);
-      add_gram(1, k_, down, across);
+      gain += add_gram(1, k_, down, across);
+      loss += add_gram(-lambda_, i, down, across);
       c_.multiply(1, t, op::none, across, op::none, 1, y);
-      c_.scale(0, across);
-      add_gram(lambda_, i, down, across);
-      c_.multiply(1, t, op::none, across, op::none, 1, loss);
     }
   }
 

@@ -10,6 +10,18 @@ struct mine {
   float data[4];
 };
 struct no_tensor {};
+
+/// A range that makes a matrix each time it is looked at.
+struct made_anew {
+  struct iterator {
+    int i;
+    Eigen::MatrixXf operator*() const { return Eigen::MatrixXf(2, 2); }
+    iterator& operator++() { return ++i, *this; }
+    bool operator!=(const iterator& other) const { return i != other.i; }
+  };
+  iterator begin() const { return {0}; }
+  iterator end() const { return {2}; }
+};
 struct no_domain {};
 
 template <>
@@ -111,6 +123,9 @@ void calls(const mine& base, mine& expert, Eigen::MatrixXf& w, const Eigen::Vect
 #endif
 #ifdef CASE_one_expert  // expect: catmerge: a range, with one element per task or weight, is needed
   catmerge::cat_linear(w, w, w_of_tasks);
+#endif
+#ifdef CASE_experts_made_anew  // expect: catmerge: the elements of this range are made anew
+  catmerge::cat_linear(w, made_anew{}, w_of_tasks);
 #endif
 #ifdef CASE_one_expert_vector  // expect: catmerge: a range, with one element per task or weight, is
   catmerge::cat_shift(v, v);
