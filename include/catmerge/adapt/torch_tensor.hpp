@@ -80,15 +80,15 @@ inline at::Tensor torch_window(const at::Tensor& t, bool written) {
   if (t.dim() != 1 && t.dim() != 2)
     throw error("a torch::Tensor of rank " + std::to_string(t.dim()) +
                 " is neither a vector nor a matrix: reshape it to (d_out, rest) first");
-  if (written && t.is_neg())
+  if (t.is_neg())
     throw error(
-        "a result cannot be written to a torch::Tensor whose elements are stored with the other "
-        "sign (is_neg()): expected what resolve_neg() gives");
+        "a torch::Tensor holds its elements with the other sign (is_neg()): expected what "
+        "resolve_neg() gives, which is a copy");
   for (int64_t axis = 0; written && t.numel() > 0 && axis < t.dim(); ++axis)
     if (t.size(axis) > 1 && t.stride(axis) == 0)
       throw error(
           "a result cannot be written to a tensor whose elements share memory (a stride is 0)");
-  const at::Tensor plain = t.detach().resolve_neg();
+  const at::Tensor plain = t.detach();
   return plain.dim() == 1 ? plain.unsqueeze(1) : plain;
 }
 
