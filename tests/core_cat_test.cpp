@@ -673,6 +673,14 @@ TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
       catmerge::cat_linear(l.base, l.experts, l.features),
       "the parameter: expert 'task 1': the norm of its task vector overflows float64",
       catmerge::error);
+  l.base(2, 1) = l.experts[0](2, 1) = -1.5e308;
+  l.experts[1](2, 1) = 1.5e308;  // both finite; their difference is not
+  CHECK_THROWS_WITH_AS(catmerge::cat_linear(l.base, l.experts, l.features),
+                       "the parameter: the task vector of 'task 1' overflows float64",
+                       catmerge::error);
+  CHECK_THROWS_WITH_AS(catmerge::with_task_vector(l.base, Eigen::MatrixXd(4, 2)),
+                       "with_task_vector: vector: expected 4 x 3, found 4 x 2", catmerge::error);
+  l.base(2, 1) = l.experts[0](2, 1) = 0;
   l.experts[1](2, 1) = 1e150;  // the square fits
   CHECK_NOTHROW(catmerge::cat_linear(l.base, l.experts,
                                      std::vector<Eigen::MatrixXd>(2, Eigen::MatrixXd(0, 3))));

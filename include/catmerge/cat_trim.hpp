@@ -27,7 +27,7 @@ class trimmed_vectors {
       c.subtract(p.experts[at(i)], p.base, t);
       report_.norm.push_back(std::sqrt(c.squared_norm(t)));
       if (!std::isfinite(report_.norm.back())) {
-        check_finite(c, p, t);
+        check_finite(c, p, t, ": the task vector of '" + p.names.task(i) + "'");
         throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
       }
       vectors_.push_back(std::move(t));

@@ -112,17 +112,17 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
     }
 }
 
-/// Throws if a merged parameter is not finite, and says which input is to blame. (Every input
-/// enters the result, and what is not finite stays so: looking at the result is enough.)
+/// Throws if a result is not finite, and says which input is to blame, or names the result. (Every
+/// input enters a merged parameter, and what is not finite stays so: looking at that is enough.)
 template <class Context>
-void check_finite(Context& c, const layer_problem<Context>& p,
-                  typename Context::const_view merged) {
-  if (c.all_finite(merged)) return;
+void check_finite(Context& c, const layer_problem<Context>& p, typename Context::const_view result,
+                  const std::string& what = ": the merged parameter") {
+  if (c.all_finite(result)) return;
   if (!c.all_finite(p.base)) throw error(p.names.base() + " holds a value that is not finite");
   for (index_t k = 0; k < std::ssize(p.experts); ++k)
     if (!c.all_finite(p.experts[static_cast<std::size_t>(k)]))
       throw error(p.names.expert(k) + " holds a value that is not finite");
-  throw error(p.names.who() + ": the merged parameter overflows " + name_of(c.type(merged)));
+  throw error(p.names.who() + what + " overflows " + name_of(c.type(result)));
 }
 
 /// The same for statistics, before they are used.

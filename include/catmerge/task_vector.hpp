@@ -89,8 +89,10 @@ struct with_task_vector_fn {
     static_assert(require_context_for<Context, Base>());
     const auto b = read(base);
     auto result = make_result(context, base, b);
+    require_shape(context, read(vector), context.rows(b), context.columns(b),
+                  "with_task_vector: vector");
     context.assign(b, write(result));
-    add_task_vector_fn{}(result, vector, alpha, context);
+    context.axpy(alpha, read(vector), write(result));
     return result;
   }
 
