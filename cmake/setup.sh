@@ -1,7 +1,7 @@
 # The programs and libraries that this project's scripts need, from Debian's own packages. To be sourced:
 #
 #     . cmake/setup.sh
-#     catmerge_install build test      # any of: build test torch ci
+#     catmerge_install build test      # any of: build test torch clang ci
 #
 # Says what it installs before it does so; does nothing, and says nothing, when everything is there.
 # Installs as root, or through sudo.
@@ -12,9 +12,12 @@ catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev 
 catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev"
 # libtorch, half a gigabyte with what it needs: its adapter's tests and example.
 catmerge_packages_torch="libtorch-dev"
-# The other compiler with its sanitizers, the formatter, the benchmarks' library, the documentation's generator;
-# Python for the tests of the scripts in examples/.
-catmerge_packages_ci="clang clang-format libclang-rt-14-dev libbenchmark-dev doxygen python3"
+# The formatter, the benchmarks' library, the documentation's generator; Python for the tests of the scripts in
+# examples/.
+catmerge_packages_ci="clang-format libbenchmark-dev doxygen python3"
+
+# The other compiler, with its sanitizers and libFuzzer.
+catmerge_packages_clang="clang libclang-rt-14-dev"
 
 # catmerge_install PURPOSE...
 catmerge_install() {
@@ -22,7 +25,7 @@ catmerge_install() {
   for purpose in "$@"; do
     list="catmerge_packages_$purpose"
     if [ -z "${!list:-}" ]; then
-      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch or ci)" >&2
+      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch, clang or ci)" >&2
       return 2
     fi
     for package in ${!list}; do

@@ -42,11 +42,14 @@ TEST_CASE("help at every level, with every option") {
         "--basis-energy", "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda",
         "--shift-rank", "--rescale", "none", "frobenius", "--order", "sequential", "joint",
         "--rows", "sum", "mean", "--feature-coefficient", "--out-dtype", "base", "f32", "f16",
-        "bf16", "f64", "--threads", "--report", "--config", "--sample-count", "--rule",
+        "bf16", "f64", "--threads", "--report", "--config", "--sample-count", "--rule", "--include",
+        "--exclude", "--drop", "--task-heads", "--heads-output", "--resized", "--missing", "--set",
+        "--max-shard-size", "--overwrite",
         // defaults
         "=cat", "=0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
       {"features",
-       {"--model", "--samples", "--output", "--config", "--threads", "--sample-count", "--rule"}},
+       {"--model", "--samples", "--output", "--config", "--threads", "--sample-count", "--rule",
+        "--overwrite"}},
       {"evaluate", {"--model", "--data", "--head", "--config", "--threads", "percent"}},
       {"inspect", {"P", "--rule"}}};
   for (const auto& [command, words] : options) {
@@ -177,7 +180,8 @@ TEST_CASE("command lines that mean nothing") {
 }
 
 TEST_CASE("progress is for terminals; the standard output is for results") {
-  const arguments command = clips().merge(clips().fresh()) + clips().with_samples();
+  const arguments command =
+      clips().merge(clips().fresh()) + clips().with_samples() + arguments{"--overwrite"};
   const outcome quiet = run(command);
   CHECK(quiet.status == 0);
   CHECK(quiet.out.empty());
@@ -189,9 +193,9 @@ TEST_CASE("progress is for terminals; the standard output is for results") {
   CHECK(shown.out.empty());
   CHECK_CONTAINS(shown.err, "merging parameters 1/40");
   CHECK(shown.err.ends_with("\r\x1b[K"));  // nothing stays on the line
-  const arguments features = {"features",           "--model",  clips().model("a"), "--samples",
-                              clips().samples("a"), "--config", clips().config(),   "--output",
-                              clips().fresh()};
+  const arguments features = {"features",           "--model",    clips().model("a"), "--samples",
+                              clips().samples("a"), "--config",   clips().config(),   "--output",
+                              clips().fresh(),      "--overwrite"};
   CHECK(run(features).err.empty());
   CHECK_CONTAINS(run(features, screen).err, "running blocks");
   // An error on a terminal stands on a line of its own.

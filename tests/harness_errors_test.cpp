@@ -382,7 +382,7 @@ TEST_CASE("a disk that fills up") {
     if (limit > 8000) CHECK(contains(message, "tensor '"));
     // What was there before stays.
     put(output, "the old one");
-    check_error(command({}, output), words, full);
+    check_error(command({}, output) + arguments{"--overwrite"}, words, full);
     CHECK(get(output) == "the old one");
   }
   surroundings full;
@@ -512,7 +512,7 @@ TEST_CASE("results that a type cannot hold") {
     const arguments merge = {
         "merge",    "--base",          base_path,  "--expert", "a=" + a.string(),
         "--expert", "b=" + b.string(), "--method", "average",  "--output",
-        output};
+        output,     "--overwrite"};
     check_error(merge + arguments{"--out-dtype", "f16"},
                 {output.string(), name, "float16", "--out-dtype"});
     run_well(merge);

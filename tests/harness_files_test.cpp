@@ -195,8 +195,9 @@ TEST_CASE("metadata is kept, whatever it says") {
   CHECK(table(output).metadata == base.metadata);
   base.metadata.clear();
   base.write(file);
-  run_well(arguments{"merge", "--base", file, "--output", output, "--method", "average"} +
-           experts());
+  run_well(
+      arguments{"merge", "--base", file, "--output", output, "--overwrite", "--method", "average"} +
+      experts());
   CHECK(table(output).metadata.empty());
 }
 

@@ -1,8 +1,11 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/io/checkpoint_writer.hpp>
@@ -173,7 +176,8 @@ TEST_CASE("checkpoints of every format come back, dtype by dtype") {
         contents.push_back(random_bytes(random, io::byte_count(info).value()));
         infos.push_back(info);
       }
-      io::checkpoint_writer writer(path, infos, {how, {{"format", "pt"}}, config});
+      io::checkpoint_writer writer(path, infos,
+                                   {how, {{"format", "pt"}}, {{"config.json", config}}});
       for (std::size_t i = 0; i < infos.size(); ++i) {
         const auto bytes = bytes_of(contents[i]);
         writer.append(infos[i].name, bytes.first(bytes.size() / 2));
@@ -246,9 +250,66 @@ TEST_CASE("a Hugging Face folder in shards reads as one checkpoint") {
   }
   CHECK_CONTAINS(map("{\"a\":1}"), "tensor 'a': expected the name of a file");
   CHECK_CONTAINS(map("[]"), "expected an object \"weight_map\"");
+  CHECK_CONTAINS(map("{\"a\":1e999}"), "a number is beyond the range of a double");
   CHECK_CONTAINS(map("{" + first + "," + first + "}"), "has the key 'a' twice");
   write_safetensors(folder / "model-2.safetensors", {"b", "a"});
   CHECK_CONTAINS(map("{" + first + "," + second + "}"), "tensor 'a': the index does not list it");
+}
+
+TEST_CASE("what is prefetched is read by the system, and what is released leaves the memory") {
+  const temporary_folder folder;
+  const auto path = folder / "model.safetensors";
+  constexpr std::size_t size = std::size_t{1} << 22;
+  {
+    io::safetensors_writer writer(path,
+                                  {{"a", io::dtype::u8, {size}}, {"b", io::dtype::u8, {size}}});
+    for (const char* name : {"a", "b"}) writer.write(name, bytes_of(std::string(size, 'x')));
+    writer.commit();
+  }
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(file >= 0);
+  REQUIRE(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0);
+  ::close(file);
+  const io::checkpoint read(path);
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  /// Which share of the whole pages inside the bytes the system holds in its cache.
+  const auto cached = [&](std::span<const std::byte> bytes) {
+    const auto from = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+    std::vector<unsigned char> pages(bytes.size() / page - 1);
+    REQUIRE(::mincore(reinterpret_cast<void*>(from), pages.size() * page, pages.data()) == 0);
+    const auto count = std::count_if(pages.begin(), pages.end(), [](auto p) { return p & 1; });
+    return static_cast<double>(count) / static_cast<double>(pages.size());
+  };
+  const auto b = read.at("b").bytes;
+  if (cached(b) > 0.9) {
+    MESSAGE("this file system keeps its files in memory: nothing to see");
+    return;
+  }
+  const auto half = b.first(size / 2);
+  read.prefetch("b", half);
+  for (int i = 0; i < 200 && cached(half) < 1; ++i) ::usleep(10000);
+  CHECK(cached(half) == 1);
+  read.prefetch("b");
+  for (int i = 0; i < 200 && cached(b) < 1; ++i) ::usleep(10000);
+  CHECK(cached(b) == 1);
+
+  // In this program's memory are only the pages that it touched.
+  const auto resident = [] {
+    long pages = 0, all = 0;
+    std::ifstream("/proc/self/statm") >> all >> pages;
+    return static_cast<std::size_t>(pages) * 4096;
+  };
+  const std::size_t before = resident();
+  unsigned sum = 0;
+  for (std::size_t i = 0; i < size; i += page) sum += std::to_integer<unsigned>(b[i]);
+  CHECK(sum == 'x' * (size / page));
+  const std::size_t touched = resident();
+  CHECK(touched >= before + size / 2);
+  read.release("b", half);
+  CHECK(resident() + size / 4 <= touched);
+  read.release("b");
+  CHECK(resident() <= before + size / 4);
+  CHECK(text_of(b.first(3)) == "xxx");  // and comes back
 }
 
 TEST_CASE("what is no checkpoint says what was expected") {
@@ -292,10 +353,11 @@ TEST_CASE("a folder that cannot be written leaves nothing behind") {
     CHECK_CONTAINS(attempt("file/x", infos), "cannot create: Not a directory");
     CHECK_CONTAINS(message_of([&] { io::checkpoint_writer(folder / "x", infos, {how}).commit(); }),
                    "1 of 1 tensors were not written");
-    CHECK_CONTAINS(message_of([&] {
-                     io::checkpoint_writer(folder / "x", infos, {how, {}, folder / "none"});
-                   }),
-                   "none: cannot open");
+    CHECK_CONTAINS(
+        message_of([&] {
+          io::checkpoint_writer(folder / "x", infos, {how, {}, {{"config.json", folder / "none"}}});
+        }),
+        "none: cannot open");
     if (how == format::npy_folder) {
       CHECK_CONTAINS(attempt("x", {{"w", io::dtype::bf16, {1}}}),
                      "tensor 'w': .npy files cannot hold BF16: choose another output type "

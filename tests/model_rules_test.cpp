@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
-#include <catmerge/model/clip.hpp>
+#include <catmerge/model/networks.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -239,4 +239,124 @@ TEST_CASE("q, k and v of one attention are a group; everything else stands alone
             .groups({"q", "x", "k"})
             .at(0)
             .names == std::vector<std::string>{"q", "k"});
+}
+
+namespace {
+
+/// What a name is: kind, whether it is trimmed, parts, layout.
+std::string found_as(const name_rules& rules, const std::string& name, io::shape_t shape) {
+  const classification c = rules.classify({name, io::dtype::f32, std::move(shape)});
+  std::string text(name_of(c.kind));
+  if (!c.trim) text += ", not trimmed";
+  if (c.parts != 1) text += ", " + std::to_string(c.parts) + " parts";
+  if (c.layout == matrix_layout::in_out) text += ", in_out";
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("OpenCLIP's vision transformer: every parameter, behind any prefix, and no text") {
+  const std::string layer = "transformer.resblocks.11.";
+  const struct {
+    std::string name;
+    io::shape_t shape;
+    std::string kind;
+  } cases[] = {{"class_embedding", {4}, "embedding, not trimmed"},
+               {"positional_embedding", {5, 4}, "embedding, not trimmed"},
+               {"conv1.weight", {4, 3, 7, 7}, "embedding, not trimmed"},
+               {"proj", {4, 2}, "linear, not trimmed, in_out"},
+               {"ln_pre.weight", {4}, "scale"},
+               {"ln_pre.bias", {4}, "shift"},
+               {"ln_post.weight", {4}, "scale"},
+               {"ln_post.bias", {4}, "shift"},
+               {layer + "ln_1.weight", {4}, "scale"},
+               {layer + "ln_2.bias", {4}, "shift"},
+               {layer + "attn.in_proj_weight", {12, 4}, "fused linear, 3 parts"},
+               {layer + "attn.in_proj_bias", {12}, "shift, 3 parts"},
+               {layer + "attn.out_proj.weight", {4, 4}, "linear"},
+               {layer + "attn.out_proj.bias", {4}, "shift"},
+               {layer + "mlp.c_fc.weight", {8, 4}, "linear"},
+               {layer + "mlp.c_fc.bias", {8}, "shift"},
+               {layer + "mlp.c_proj.weight", {4, 8}, "linear"},
+               {layer + "mlp.c_proj.bias", {4}, "shift"}};
+  for (const auto& rules : {open_clip_vision(), known_networks()}) {
+    for (const auto& c : cases) {
+      CAPTURE(c.name);
+      for (const std::string prefix : {"visual.", "model.visual."}) {
+        CHECK(found_as(rules, prefix + c.name, c.shape) == c.kind);
+      }
+      CHECK(found_as(rules, "audiovisual." + c.name, c.shape) == "unknown, not trimmed");
+      // The text part's names are these without "visual.".
+      CHECK(found_as(rules, c.name, c.shape) == "unknown, not trimmed");
+    }
+  }
+}
+
+TEST_CASE("BERT and RoBERTa: every parameter, with and without prefix, and no heads") {
+  const std::string layer = "encoder.layer.11.";
+  const struct {
+    std::string name;
+    io::shape_t shape;
+    std::string kind;
+  } cases[] = {{"embeddings.word_embeddings.weight", {9, 4}, "embedding, not trimmed"},
+               {"embeddings.position_embeddings.weight", {6, 4}, "embedding, not trimmed"},
+               {"embeddings.token_type_embeddings.weight", {2, 4}, "embedding, not trimmed"},
+               {"embeddings.LayerNorm.weight", {4}, "scale"},
+               {"embeddings.LayerNorm.bias", {4}, "shift"},
+               {"embeddings.LayerNorm.gamma", {4}, "scale"},
+               {"embeddings.LayerNorm.beta", {4}, "shift"},
+               {"embeddings.position_ids", {1, 6}, "fixed, not trimmed"},
+               {"embeddings.token_type_ids", {1, 6}, "fixed, not trimmed"},
+               {layer + "attention.self.query.weight", {4, 4}, "linear"},
+               {layer + "attention.self.key.bias", {4}, "shift"},
+               {layer + "attention.self.value.weight", {4, 4}, "linear"},
+               {layer + "attention.output.dense.weight", {4, 4}, "linear"},
+               {layer + "attention.output.dense.bias", {4}, "shift"},
+               {layer + "attention.output.LayerNorm.weight", {4}, "scale"},
+               {layer + "attention.output.LayerNorm.beta", {4}, "shift"},
+               {layer + "intermediate.dense.weight", {8, 4}, "linear"},
+               {layer + "intermediate.dense.bias", {8}, "shift"},
+               {layer + "output.dense.weight", {4, 8}, "linear"},
+               {layer + "output.dense.bias", {4}, "shift"},
+               {layer + "output.LayerNorm.gamma", {4}, "scale"},
+               {layer + "output.LayerNorm.bias", {4}, "shift"},
+               {"pooler.dense.weight", {4, 4}, "linear"},
+               {"pooler.dense.bias", {4}, "shift"}};
+  for (const auto& rules : {hugging_face_bert(), known_networks()}) {
+    for (const auto& c : cases) {
+      CAPTURE(c.name);
+      for (const std::string prefix : {"", "bert.", "roberta.", "model.roberta."}) {
+        CHECK(found_as(rules, prefix + c.name, c.shape) == c.kind);
+      }
+    }
+    for (const std::string head :
+         {"classifier.weight", "classifier.dense.weight", "classifier.out_proj.weight",
+          "lm_head.dense.weight", "lm_head.layer_norm.weight", "cls.predictions.bias"}) {
+      CHECK(found_as(rules, head, {4, 4}) == "unknown, not trimmed");
+    }
+    const auto groups = rules.groups({"bert." + layer + "attention.self.query.weight",
+                                      "bert." + layer + "attention.self.query.bias",
+                                      "bert." + layer + "attention.self.value.weight",
+                                      "bert.encoder.layer.1.attention.self.key.weight",
+                                      "bert." + layer + "attention.self.key.weight"});
+    CHECK(groups.size() == 3);
+    CHECK(groups[0].names.size() == 3);
+  }
+}
+
+TEST_CASE("a list is appended after what is there") {
+  name_rules first({{.pattern = "a*", .kind = kind::scale}});
+  first.append(name_rules({{.pattern = "*b", .kind = kind::shift}}));
+  CHECK(found_as(first, "a", {1}) == "scale");
+  CHECK(found_as(first, "ab", {1}) == "shift");
+  first.append(first);
+  CHECK(found_as(first, "ab", {1}) == "shift");
+  // What one family's rules say, all of them together say too.
+  const name_rules vision = hugging_face_clip_vision(), all = known_networks();
+  for (const std::string prefix : {"", "vision_model.", "clip.vision_model."}) {
+    for (const auto& info : clip_parameters(prefix)) {
+      CHECK(all.classify(info).kind == vision.classify(info).kind);
+      CHECK(all.classify(info).trim == vision.classify(info).trim);
+    }
+  }
 }

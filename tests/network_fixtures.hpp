@@ -11,9 +11,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <harness/open_network.hpp>
 #include <map>
+#include <memory>
 #include <network/checkpoint_weights.hpp>
-#include <network/clip_vision.hpp>
+#include <network/network.hpp>
 #include <string>
 #include <thread>
 #include <utility>
@@ -27,11 +29,10 @@ namespace io = catmerge::io;
 namespace harness = catmerge::harness;
 using catmerge::index_t;
 
+/// "clip_vision/grey": a folder under tests/fixtures.
 inline fs::path fixture(const std::string& variant) {
-  return fs::path(CATMERGE_FIXTURES) / "clip_vision" / variant;
+  return fs::path(CATMERGE_FIXTURES) / variant;
 }
-
-inline const std::vector<std::string> variants = {"projected", "grey", "half"};
 
 /// A folder of this process, removed at the end.
 class scratch_folder {
@@ -107,12 +108,23 @@ struct table {
 /// A fixture's model, ready to run.
 struct model {
   explicit model(const std::string& variant)
-      : model(fixture(variant) / "model.safetensors", fixture(variant) / "config.json") {}
+      : model(fixture(variant) / "model.safetensors", config_of(variant)) {}
   model(const fs::path& file, const fs::path& config)
-      : checkpoint(file), net(harness::open_clip_vision(checkpoint, config)), weights(checkpoint) {}
+      : checkpoint(file), net(harness::open_network(checkpoint, config)), weights(checkpoint) {}
+
+  static fs::path config_of(const std::string& variant) {
+    const fs::path file = fixture(variant) / "config.json";
+    return fs::exists(file) ? file : fixture(variant) / "open_clip_config.json";
+  }
+
+  /// All samples of a file, the fixture's own.
+  static harness::activations samples(const harness::network& net, const std::string& variant) {
+    const auto reader = net.open_samples(fixture(variant) / "samples.safetensors");
+    return reader->load(0, reader->size());
+  }
 
   io::checkpoint checkpoint;
-  std::unique_ptr<harness::clip_vision> net;
+  std::unique_ptr<harness::network> net;
   harness::checkpoint_weights weights;
 };
 

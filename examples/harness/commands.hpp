@@ -5,9 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <catmerge/error.hpp>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <harness/task_file.hpp>
+#include <map>
 #include <string>
 #include <thread>
 #include <utility>
@@ -63,6 +66,21 @@ inline CLI::Validator whole_number() {
         return "expected a whole number of at least 0, found '" + text + "'";
       },
       "");
+}
+
+/// A number of bytes: "300", "5GB", "1.5 GiB". Throws CLI::ValidationError for anything else.
+inline std::uint64_t parse_size(const std::string& option, const std::string& text) {
+  static const std::map<std::string, double> units = {
+      {"", 1},     {"B", 1},      {"KB", 1e3},      {"MB", 1e6},
+      {"GB", 1e9}, {"KiB", 1024}, {"MiB", 1048576}, {"GiB", 1073741824}};
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  const std::string unit = end + std::strspn(end, " ");
+  const auto found = units.find(unit);
+  const double bytes = found == units.end() ? -1 : number * found->second;
+  if (end == text.c_str() || !(bytes >= 0 && bytes < 1e18))
+    throw CLI::ValidationError(option, "expected a size such as 5GB, found '" + text + "'");
+  return static_cast<std::uint64_t>(bytes);
 }
 
 /// Throws if writing `output` would replace an input or put a file into an input that is a folder.

@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-#include <catmerge/model/clip.hpp>
+#include <catmerge/model/networks.hpp>
 #include <harness/commands.hpp>
 #include <harness/open_network.hpp>
 #include <harness/progress.hpp>
@@ -17,6 +17,7 @@ struct arguments {
   std::string model, samples, output, config;
   std::vector<std::string> rules;
   index_t sample_count = 0;
+  bool overwrite = false;
   unsigned threads = default_threads();
 };
 
@@ -29,7 +30,8 @@ struct kept_statistics {
 
 void run_features(const arguments& a) {
   require_apart(a.output, {a.model, a.samples, a.config});
-  auto rules = model::hugging_face_clip_vision();
+  if (!a.overwrite) io::require_free(a.output);
+  auto rules = model::known_networks();
   add_rules(a.rules, rules);
   const io::checkpoint model(a.model);
   const auto network = open_network(model, a.config);
@@ -71,7 +73,8 @@ void run_features(const arguments& a) {
                                                                 : io::shape_t{v.rows, v.columns};
     declarations.push_back({name, s.form, io::dtype_of(v.type), shape, s.rows});
   }
-  io::statistics_writer writer(a.output, declarations, aliases);
+  io::statistics_writer writer(a.output, declarations, aliases, {},
+                               a.overwrite ? io::existing::replace : io::existing::refuse);
   for (const auto& [name, s] : kept) {
     const host_const_view v = s.data;
     writer.write(name, {static_cast<const std::byte*>(v.data),
@@ -85,12 +88,13 @@ void run_features(const arguments& a) {
 void add_features(CLI::App& program) {
   auto a = std::make_shared<arguments>();
   auto* command = program.add_subcommand("features", "Record what enters each trimmed parameter");
-  command->add_option("--model", a->model, "The network (CLIP vision): an expert")
+  command->add_option("--model", a->model, "The network, an expert: CLIP vision, BERT or RoBERTa")
       ->required()
       ->type_name("P");
   command
-      ->add_option("--samples", a->samples,
-                   "Unlabeled samples: pixel_values (n, channels, height, width)")
+      ->add_option(
+          "--samples", a->samples,
+          "Unlabeled samples: pixel_values (n, channels, height, width) or input_ids (n, tokens)")
       ->required()
       ->type_name("F");
   command->add_option("--sample-count", a->sample_count, "Use the first so many samples (0: all)")
@@ -104,6 +108,7 @@ void add_features(CLI::App& program) {
       ->type_name("F");
   command->add_option("--config", a->config, "The network's config.json, where none lies beside it")
       ->type_name("F");
+  command->add_flag("--overwrite", a->overwrite, "Replace an output that exists");
   command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
       ->check(CLI::Range(1U, 1024U));
   add_rule_option(*command, a->rules);

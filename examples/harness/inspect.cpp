@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
-#include <catmerge/model/clip.hpp>
+#include <catmerge/model/networks.hpp>
 #include <harness/commands.hpp>
 #include <harness/rules.hpp>
 #include <harness/tensors.hpp>
@@ -15,7 +15,7 @@ namespace catmerge::harness {
 namespace {
 
 void run_inspect(const std::vector<std::string>& paths, const std::vector<std::string>& given) {
-  auto rules = model::hugging_face_clip_vision();
+  auto rules = model::known_networks();
   add_rules(given, rules);
   for (const auto& path : paths) {
     const io::checkpoint file(path);

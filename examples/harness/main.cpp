@@ -1,6 +1,10 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
+
 #include <catmerge/version.hpp>
 #include <csignal>
 #include <exception>
@@ -12,6 +16,12 @@
 #define CATMERGE_TEXT(x) CATMERGE_TEXT_OF(x)
 
 int main(int argc, char** argv) {
+#ifdef M_MMAP_THRESHOLD
+  // Matrices go back to the system when they are freed. By default glibc soon keeps what is smaller
+  // than 32 MiB, in pieces that the next size does not fit into: Task Arithmetic on eight ViT-B/32
+  // peaked at 510 MB, with this at 115 MB.
+  ::mallopt(M_MMAP_THRESHOLD, 256 << 10);
+#endif
   // A file size limit is an error like a full disk, not the end of the program.
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App program(

@@ -4,10 +4,12 @@
 #include <catmerge/cat.hpp>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/methods/weight_average.hpp>
-#include <catmerge/model/clip.hpp>
+#include <catmerge/model/networks.hpp>
 #include <filesystem>
-#include <harness/commands.hpp>
+#include <harness/checkpoint_output.hpp>
+#include <harness/merge_arguments.hpp>
 #include <harness/open_network.hpp>
+#include <harness/overrides.hpp>
 #include <harness/progress.hpp>
 #include <harness/report.hpp>
 #include <harness/rules.hpp>
@@ -21,27 +23,18 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The command line as it was given.
-struct arguments {
-  std::string base, output, config, report;
-  std::vector<std::string> experts, features, samples, rules;
-  std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",
-              out_dtype = "base";
-  double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1;
-  index_t rank = 4, scale_rank = 4, shift_rank = 4, sample_count = 0;
-  bool positive = false;
-  unsigned threads = default_threads();
-};
+using arguments = merge_arguments;
 
 [[noreturn]] void refuse(const std::string& option, const std::string& why) {
   throw CLI::ValidationError(option, why);
 }
 
-/// The files of `given`, one per expert and none else.
+/// The files of `given`: none, or one per expert and none else.
 std::vector<task_file> files_of_tasks(const std::string& option,
                                       const std::vector<std::string>& given,
                                       const std::vector<task_file>& experts) {
   auto files = parse_task_files(option, given);
+  if (files.empty()) return files;
   const auto has = [](const std::vector<task_file>& list, const std::string& task) {
     return std::any_of(list.begin(), list.end(),
                        [&](const task_file& f) { return f.task == task; });
@@ -54,12 +47,12 @@ std::vector<task_file> files_of_tasks(const std::string& option,
 }
 
 model::name_rules make_rules(const arguments& a) {
-  auto rules = model::hugging_face_clip_vision();
+  auto rules = model::known_networks();
   if (a.preset == "port") {
     // A hook on the attention module never sees the output projection; 1-D embeddings count as
     // shifts.
     model::parameter_rule out;
-    out.pattern = "*.self_attn.out_proj.weight";
+    out.pattern = "*.{self_attn,attn}.out_proj.weight";
     out.trim = false;
     rules.add(out);
     model::parameter_rule token;
@@ -107,6 +100,12 @@ std::optional<io::dtype> out_dtype(const std::string& name) {
 json settings(const arguments& a, const cat_options& o, double coefficient) {
   json j;
   j["method"] = a.method;
+  const std::pair<const char*, const std::vector<std::string>&> patterns[] = {
+      {"include", a.include},       {"exclude", a.exclude}, {"drop", a.drop},
+      {"task_heads", a.task_heads}, {"resized", a.resized}, {"set", a.overrides}};
+  for (const auto& [key, list] : patterns)
+    if (!list.empty()) j[key] = list;
+  if (a.missing != "error") j["missing"] = a.missing;
   if (a.method != "average") j["alpha"] = a.alpha;
   if (a.method != "cat") return j;
   j["preset"] = a.preset;
@@ -138,13 +137,26 @@ std::vector<std::string> warnings_of(const std::vector<parameter_report>& report
       text += " " + names[i];
     warnings.push_back(names.size() > 10 ? text + " ..." : text);
   };
-  std::vector<std::string> missing, unknown, emptied;
+  std::vector<std::string> missing, unknown, emptied, absent, resized;
   for (const auto& r : reports) {
     if (r.missing_statistics) missing.push_back(r.name);
     if (set.class_of(r.name).kind == model::parameter_kind::unknown) unknown.push_back(r.name);
     for (const index_t i : r.layer.emptied)
       emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
   }
+  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
+    const std::string of = " of '" + set.tasks()[static_cast<std::size_t>(k)] + "'";
+    for (const auto& name : set.names()) {
+      const auto* entry = set.expert_file(k).find(name);
+      if (entry == nullptr)
+        absent.push_back(name + of);
+      else if (entry->shape != set.base_file().at(name).shape)
+        resized.push_back(name + of + " " + io::to_string(entry->shape));
+    }
+  }
+  listed("tensors are missing from experts and stand there as the base has them", absent);
+  listed("tensors of experts have more or fewer rows than the base's: the common ones were merged",
+         resized);
   listed("linear or scale parameters have no statistics and were merged by Task Arithmetic",
          missing);
   listed("parameters have names that no rule knows and were merged by Task Arithmetic", unknown);
@@ -152,226 +164,166 @@ std::vector<std::string> warnings_of(const std::vector<parameter_report>& report
   return warnings;
 }
 
-/// Throws if the output or the report would replace an input or each other.
+/// Throws if an output would replace an input or another output.
 void require_outputs_apart(const arguments& a, const std::vector<std::vector<task_file>>& inputs) {
   std::vector<std::string> paths = {a.base};
   if (!a.config.empty()) paths.push_back(a.config);
   for (const auto& files : inputs)
     for (const auto& file : files) paths.push_back(file.path);
-  require_apart(a.output, paths);
-  if (a.report.empty()) return;
-  require_apart(a.report, paths);
-  std::error_code ignored;
-  if (std::filesystem::weakly_canonical(a.output, ignored) ==
-      std::filesystem::weakly_canonical(a.report, ignored))
-    throw error(a.report + ": the report and the output have the same name");
+  std::map<std::filesystem::path, std::string> taken;
+  for (const auto& [what, path] : {std::pair<std::string, std::string>{"output", a.output},
+                                   {"report", a.report},
+                                   {"folder of heads", a.heads_output}}) {
+    if (path.empty()) continue;
+    require_apart(path, paths);
+    std::error_code ignored;
+    auto place = std::filesystem::weakly_canonical(path, ignored);
+    if (place.filename().empty()) place = place.parent_path();
+    const auto [other, is_new] = taken.emplace(place, what);
+    if (!is_new)
+      throw error(path + ": the " + what + " and the " + other->second + " have the same name");
+  }
 }
 
-void run_merge(const CLI::App& command, const arguments& a) {
-  // What the command line itself can be wrong about comes first.
-  const auto experts = parse_task_files("--expert", a.experts);
-  const auto feature_files = a.features.empty() ? std::vector<task_file>{}
-                                                : files_of_tasks("--features", a.features, experts);
-  const auto sample_files = a.samples.empty() ? std::vector<task_file>{}
-                                              : files_of_tasks("--samples", a.samples, experts);
-  const bool cat = a.method == "cat";
-  if (cat && feature_files.empty() && sample_files.empty())
-    refuse("--method cat", "features are needed: give --features or --samples for every expert");
-  if (!cat)
-    for (const char* option :
-         {"--features", "--samples", "--sample-count", "--preset", "--rank", "--basis-energy",
-          "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda", "--shift-rank",
-          "--rescale", "--order", "--rows", "--feature-coefficient"})
-      if (command.count(option) > 0) refuse(option, "has no meaning for --method " + a.method);
-  if (a.method == "average" && command.count("--alpha") > 0)
-    refuse("--alpha", "has no meaning for --method average");
-  if (sample_files.empty())
-    for (const char* option : {"--feature-coefficient", "--sample-count"})
-      if (command.count(option) > 0) refuse(option, "needs --samples");
-  const cat_options options = make_options(command, a);
-  double coefficient = a.preset == "port" ? a.alpha : 1;
-  if (command.count("--feature-coefficient") > 0) coefficient = a.coefficient;
-  const auto rules = make_rules(a);
+merge_policy make_policy(const arguments& a) {
+  merge_policy policy;
+  policy.include = {"--include", a.include};
+  policy.exclude = {"--exclude", a.exclude};
+  policy.drop = {"--drop", a.drop};
+  policy.task_heads = {"--task-heads", a.task_heads};
+  policy.resized = {"--resized", a.resized};
+  policy.base_for_missing = a.missing == "base";
+  return policy;
+}
 
-  require_outputs_apart(a, {experts, feature_files, sample_files});
+/// What the command line says of its own, checked as far as no file is needed.
+struct merge_plan {
+  merge_plan(const CLI::App& command, const arguments& a)
+      : experts(parse_task_files("--expert", a.experts)),
+        feature_files(files_of_tasks("--features", a.features, experts)),
+        sample_files(files_of_tasks("--samples", a.samples, experts)),
+        options(make_options(command, a)),
+        policy(make_policy(a)) {
+    for (const auto& text : a.overrides) overrides.emplace_back(text);
+    check_method(command, a);
+    if (a.task_heads.empty() != a.heads_output.empty())
+      refuse("--task-heads", "goes with --heads-output, where these tensors are written to");
+    if (command.count("--feature-coefficient") > 0)
+      coefficient = a.coefficient;
+    else if (a.preset == "port")
+      coefficient = a.alpha;
+    output.type = out_dtype(a.out_dtype);
+    output.most_in_shard = parse_size("--max-shard-size", a.max_shard_size);
+    if (a.overwrite) output.target = io::existing::replace;
+  }
+
+  std::vector<task_file> experts, feature_files, sample_files;
+  cat_options options;
+  merge_policy policy;
+  std::vector<override_rule> overrides;
+  double coefficient = 1;
+  output_options output;
+
+ private:
+  void check_method(const CLI::App& command, const arguments& a) const {
+    const bool cat = a.method == "cat";
+    if (cat && feature_files.empty() && sample_files.empty())
+      refuse("--method cat", "features are needed: give --features or --samples for every expert");
+    if (!cat)
+      for (const char* option :
+           {"--features", "--samples", "--sample-count", "--preset", "--rank", "--basis-energy",
+            "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda", "--shift-rank",
+            "--rescale", "--order", "--rows", "--feature-coefficient"})
+        if (command.count(option) > 0) refuse(option, "has no meaning for --method " + a.method);
+    for (const auto& rule : overrides)
+      if ((!cat && rule.has_trim()) || a.method == "average")
+        refuse("--set", "'" + rule.text() + "' has no meaning for --method " + a.method);
+    if (a.method == "average" && command.count("--alpha") > 0)
+      refuse("--alpha", "has no meaning for --method average");
+    if (sample_files.empty())
+      for (const char* option : {"--feature-coefficient", "--sample-count"})
+        if (command.count(option) > 0) refuse(option, "needs --samples");
+  }
+};
+
+/// Pieces of one tensor as one.
+std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
+                                            const checkpoint_set& set) {
+  std::vector<parameter_report> whole;
+  for (auto& report : reports) {
+    report.name = set.tensor_of(report.name);
+    if (whole.empty() || whole.back().name != report.name) whole.push_back(std::move(report));
+  }
+  return whole;
+}
+
+}  // namespace
+
+void run_merge(const CLI::App& command, const merge_arguments& a) {
+  // What the command line itself can be wrong about comes first.
+  const merge_plan plan(command, a);
+  const auto rules = make_rules(a);
+  require_outputs_apart(a, {plan.experts, plan.feature_files, plan.sample_files});
   // Made now, so that a path that cannot be written is no surprise after long work.
   std::optional<io::atomic_file> report_file;
-  if (!a.report.empty()) report_file.emplace(a.report);
-  checkpoint_set set(a.base, experts, rules);
+  if (!a.report.empty()) report_file.emplace(a.report, plan.output.target);
+  checkpoint_set set(a.base, plan.experts, rules, plan.policy);
+  for (const auto& rule : plan.overrides)
+    if (!rule.by_kind()) rule.require_use(set.names());
+  if (command.count("--max-shard-size") > 0 &&
+      io::output_format(a.output, set.base_file().format()) !=
+          io::checkpoint_format::hugging_face_folder)
+    refuse("--max-shard-size", "is for Hugging Face folders, which " + a.output + " will not be");
   pool threads(a.threads);
   context<host> c(threads.runner());
   std::unique_ptr<harness::network> network;
-  std::optional<sample_statistics> from_samples;
-  std::optional<file_statistics> from_files;
-  if (!sample_files.empty()) {
+  std::unique_ptr<merge_statistics> statistics = std::make_unique<without_statistics>();
+  if (!plan.sample_files.empty()) {
     network = open_network(set.base_file(), a.config);
-    from_samples.emplace(*network, sample_files, a.sample_count, coefficient, set, threads);
-  } else if (!feature_files.empty()) {
-    from_files.emplace(feature_files, set);
+    statistics = std::make_unique<sample_statistics>(*network, plan.sample_files, a.sample_count,
+                                                     plan.coefficient, set, threads);
+  } else if (!plan.feature_files.empty()) {
+    statistics = std::make_unique<file_statistics>(plan.feature_files, set);
   }
 
-  checkpoint_output output(a.output, set, out_dtype(a.out_dtype));
+  checkpoint_output output(a.output, set, plan.output);
+  std::optional<task_heads_output> heads;
+  if (!a.heads_output.empty()) heads.emplace(a.heads_output, set, plan.output.target);
   index_t total = 0, done = 0;
   for (const auto& group : set.groups()) total += std::ssize(group);
   progress terminal;
-  const auto seen = [&](const parameter_report&) {
-    terminal.show("merging parameters", ++done, total);
+  const auto merge_by = [&](const auto& method) {
+    return merge_stream(method, set, *statistics, output, c, [&](const parameter_report&) {
+      terminal.show("merging parameters", ++done, total);
+    });
   };
   std::vector<parameter_report> reports;
-  no_statistics nothing;
   if (a.method == "average")
-    reports = merge_stream(weight_average_method{}, set, nothing, output, c, seen);
+    reports = merge_by(weight_average_method{});
   else if (a.method == "task-arithmetic")
-    reports = merge_stream(task_arithmetic_method{a.alpha}, set, nothing, output, c, seen);
-  else if (from_samples)
-    reports = merge_stream(cat_method{options}, set, *from_samples, output, c, seen);
+    reports = merge_by(method_by_parameter(task_arithmetic_method{a.alpha}, plan.overrides, set));
   else
-    reports = merge_stream(cat_method{options}, set, *from_files, output, c, seen);
+    reports = merge_by(method_by_parameter(cat_method{plan.options}, plan.overrides, set));
+  reports = whole_tensors(std::move(reports), set);
   terminal.clear();
 
   const auto warnings = warnings_of(reports, set);
   for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
   if (report_file) {
     json report;
-    report["catmerge"] = {{"settings", settings(a, options, coefficient)}};
+    report["catmerge"] = {{"settings", settings(a, plan.options, plan.coefficient)}};
     report["tasks"] = set.tasks();
     report["warnings"] = warnings;
     report["totals"] = totals(reports, set.tasks());
     for (const auto& r : reports) report["parameters"].push_back(to_json(r, set.tasks()));
     report["copied"] = set.fixed();
+    if (!set.tied().empty()) report["tied"] = set.tied();
     const std::string text = text_of(report);
     report_file->write_at(0, std::as_bytes(std::span(text)));
   }
   output.commit();
+  if (heads) heads->commit();
   if (report_file) report_file->commit();
-}
-
-}  // namespace
-
-void add_merge(CLI::App& program) {
-  auto a = std::make_shared<arguments>();
-  auto* command = program.add_subcommand("merge", "Merge experts into one checkpoint");
-  command->add_option("--base", a->base, "The pretrained network that all experts come from")
-      ->required()
-      ->type_name("P");
-  command
-      ->add_option("--expert", a->experts,
-                   "A fine-tuned network and the name of its task; tasks trim in this order")
-      ->required()
-      ->type_name("NAME=P")
-      ->expected(1)
-      ->take_all();
-  command
-      ->add_option("--output", a->output,
-                   "Where the merged network goes: a file if it ends in .safetensors, else "
-                   "in the format of the base")
-      ->required()
-      ->type_name("F");
-  command->add_option("--method", a->method, "The merging method")
-      ->check(CLI::IsMember({"cat", "task-arithmetic", "average"}))
-      ->capture_default_str();
-  command->add_option("--alpha", a->alpha, "Coefficient of the sum of task vectors")
-      ->check(finite_number(true))
-      ->capture_default_str();
-  command
-      ->add_option("--out-dtype", a->out_dtype,
-                   "Type of the merged floating-point tensors; base: each its own")
-      ->check(CLI::IsMember({"base", "f32", "f16", "bf16", "f64"}))
-      ->capture_default_str();
-  command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
-      ->check(CLI::Range(1U, 1024U));
-  command->add_option("--report", a->report, "What the merge did to every parameter, as JSON")
-      ->type_name("F.json");
-  add_rule_option(*command, a->rules);
-
-  const std::string group = "CAT Merging";
-  auto* features = command
-                       ->add_option("--features", a->features,
-                                    "A task's statistics of layer inputs, as `catmerge "
-                                    "features` writes them")
-                       ->type_name("NAME=F")
-                       ->expected(1)
-                       ->take_all()
-                       ->group(group);
-  command
-      ->add_option("--samples", a->samples,
-                   "A task's unlabeled samples, run through its expert (CLIP vision)")
-      ->type_name("NAME=F")
-      ->expected(1)
-      ->take_all()
-      ->group(group)
-      ->excludes(features);
-  command
-      ->add_option("--sample-count", a->sample_count,
-                   "Use the first so many samples of each file (0: all)")
-      ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--config", a->config,
-                   "The network's config.json, where none lies beside the base")
-      ->type_name("F")
-      ->group(group);
-  command->add_option("--preset", a->preset, "paper, or what a port of the authors' code does")
-      ->check(CLI::IsMember({"paper", "port"}))
-      ->capture_default_str()
-      ->group(group);
-  auto* rank =
-      command->add_option("--rank", a->rank, "Directions removed per task from linear weights")
-          ->check(whole_number())
-          ->capture_default_str()
-          ->group(group);
-  auto* share = command
-                    ->add_option("--basis-energy", a->energy,
-                                 "Instead: as many as hold this share of the squared "
-                                 "positive eigenvalues")
-                    ->check(finite_number(false) & CLI::Range(0.0, 1.0))
-                    ->type_name("R")
-                    ->excludes(rank)
-                    ->group(group);
-  command
-      ->add_flag("--basis-positive", a->positive, "Instead: every direction of positive eigenvalue")
-      ->excludes(rank)
-      ->excludes(share)
-      ->group(group);
-  command->add_option("--lambda", a->lambda, "Weight of what a task loses itself, linear weights")
-      ->check(finite_number(false))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--scale-rank", a->scale_rank, "Coordinates removed per task from scales")
-      ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--scale-lambda", a->scale_lambda, "Weight of what a task loses itself, scales")
-      ->check(finite_number(false))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--shift-rank", a->shift_rank, "Coordinates removed per task from shifts")
-      ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--rescale", a->rescale,
-                   "Scale trimmed vectors back to their norm, or not (default: as the preset)")
-      ->check(CLI::IsMember({"none", "frobenius"}))
-      ->group(group);
-  command->add_option("--order", a->order, "Trim by one task after the other, or by all at once")
-      ->check(CLI::IsMember({"sequential", "joint"}))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--rows", a->rows, "Weigh tasks by their rows in G_k, or all alike")
-      ->check(CLI::IsMember({"sum", "mean"}))
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--feature-coefficient", a->coefficient,
-                   "Features come from base + A (expert - base) (default: 1, "
-                   "the expert; preset port: alpha)")
-      ->type_name("A")
-      ->check(finite_number(true))
-      ->group(group);
-  command->callback([command, a] { run_merge(*command, *a); });
 }
 
 }  // namespace catmerge::harness

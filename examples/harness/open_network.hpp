@@ -3,24 +3,19 @@
 #pragma once
 
 #include <catmerge/io/checkpoint.hpp>
-#include <filesystem>
 #include <memory>
-#include <network/clip_vision.hpp>
+#include <network/network.hpp>
 #include <string>
 
 namespace catmerge::harness {
 
-/// The network that a checkpoint holds the parameters of, by the config.json named or, if that is
-/// empty, the one beside the weights.
-inline std::unique_ptr<network> open_network(const io::checkpoint& weights,
-                                             const std::string& config) {
-  if (!config.empty()) return open_clip_vision(weights, config);
-  if (const auto beside = weights.config()) return open_clip_vision(weights, *beside);
-  throw error(weights.path().string() + ": " +
-              (weights.format() == io::checkpoint_format::safetensors_file
-                   ? "a single file has no config.json of its own"
-                   : "there is no config.json in the folder") +
-              "; name one with --config");
-}
+/// The network that a checkpoint (a base or any expert: they share names) holds the parameters of,
+/// by the configuration named or, if that is empty, the one in its folder: config.json, or
+/// OpenCLIP's open_clip_config.json. Which family it is of is said there, which names its
+/// parameters have is found out from the checkpoint. Throws catmerge::error naming the file and the
+/// key or the tensor.
+///
+/// Compiled once, in open_network.cpp: the layers are slow to compile.
+std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config);
 
 }  // namespace catmerge::harness

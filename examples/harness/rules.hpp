@@ -45,7 +45,7 @@ inline void add_rules(const std::vector<std::string>& given, model::name_rules& 
 inline void add_rule_option(CLI::App& command, std::vector<std::string>& given) {
   command
       .add_option("--rule", given,
-                  "What parameters of a name are, where the built-in rules for CLIP do not know: "
+                  "What parameters of a name are, where the built-in rules do not know: "
                   "PATTERN=linear, conv, "
                   "scale, shift, untrimmed or fixed; the last that matches decides")
       ->type_name("PATTERN=KIND")

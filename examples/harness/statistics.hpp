@@ -5,10 +5,10 @@
 #include <catmerge/features.hpp>
 #include <catmerge/io/statistics.hpp>
 #include <harness/checkpoint_set.hpp>
+#include <harness/expert_weights.hpp>
 #include <harness/pool.hpp>
 #include <map>
 #include <memory>
-#include <network/checkpoint_weights.hpp>
 #include <network/network.hpp>
 #include <optional>
 #include <set>
@@ -19,11 +19,26 @@
 /// networks.
 namespace catmerge::harness {
 
-/// Statistics of no task: what methods that need none are given.
-using catmerge::no_statistics;
+/// What merge_stream calls a statistics source, whichever it is.
+class merge_statistics {
+ public:
+  merge_statistics() = default;
+  merge_statistics(const merge_statistics&) = delete;
+  merge_statistics& operator=(const merge_statistics&) = delete;
+  virtual ~merge_statistics() = default;
+  virtual std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) = 0;
+  virtual void release(const parameter_group& group) = 0;
+};
+
+/// For methods that need none.
+class without_statistics final : public merge_statistics {
+ public:
+  std::optional<statistics_view<host>> get(index_t, const parameter_info&) override { return {}; }
+  void release(const parameter_group&) override {}
+};
 
 /// Files of features, one per task.
-class file_statistics {
+class file_statistics final : public merge_statistics {
  public:
   /// Throws, naming the file and the tensor, for a name that no parameter of the base has, and for
   /// statistics that do not fit the parameter.
@@ -33,7 +48,7 @@ class file_statistics {
         if (file.task == task) files_.emplace_back(file.path);
     for (const auto& file : files_)
       for (const auto& name : file.names())
-        if (set.base_file().find(name) == nullptr)
+        if (set.base_file().find(name) == nullptr && !set.policy().left_out(name))
           io::fail(file.path(), name, "no parameter of the base has this name");
     for (const auto& group : set.groups())
       for (const auto& p : group)
@@ -43,7 +58,7 @@ class file_statistics {
     for (const auto& task : set.tasks()) tasks_.push_back(task);
   }
 
-  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const auto* entry = files_[static_cast<std::size_t>(k)].find(p.name);
     if (entry == nullptr) return std::nullopt;
     const statistics_view<host> view{entry->form, windows_.of(*entry->data),
@@ -56,7 +71,7 @@ class file_statistics {
     return view;
   }
 
-  void release(const parameter_group& group) {
+  void release(const parameter_group& group) override {
     windows_.clear();
     for (const auto& file : files_)
       for (const auto& p : group) file.release(p.name);
@@ -172,36 +187,20 @@ class sample_run {
   block_recorder record_;
 };
 
-/// theta_0 + a (theta_k - theta_0), where a = 1 is the expert itself.
-class expert_weights final : public weight_source {
- public:
-  expert_weights(const io::checkpoint& base, const io::checkpoint& expert, double coefficient)
-      : base_(base),
-        expert_(expert),
-        mixed_(base_, expert_, coefficient),
-        mixes_(coefficient != 1) {}
-  void check(const parameter& wanted) const override { source().check(wanted); }
-  weight get(const parameter& wanted) const override { return source().get(wanted); }
-
- private:
-  const weight_source& source() const {
-    if (mixes_) return mixed_;
-    return expert_;
-  }
-  checkpoint_weights base_, expert_;
-  mixed_weights mixed_;
-  bool mixes_;
-};
-
 /// Samples, one file per task: all experts advance together, block by block, just ahead of the
 /// merge.
-class sample_statistics {
+class sample_statistics final : public merge_statistics {
  public:
   sample_statistics(const network& net, const std::vector<task_file>& files, index_t count,
                     double coefficient, checkpoint_set& set, pool& threads)
-      : threads_(threads.runner()), blocks_(net.block_count()) {
-    for (std::size_t b = 0; b < blocks_; ++b)
-      for (const auto& p : net.parameters(b)) block_of_.emplace(p.name, b);
+      : set_(set), threads_(threads.runner()), blocks_(net.block_count()) {
+    for (std::size_t b = 0; b < blocks_; ++b) {
+      names_.emplace_back();
+      for (const auto& p : net.parameters(b)) {
+        block_of_.emplace(p.name, b);
+        names_.back().push_back(p.name);
+      }
+    }
     for (const auto& group : set.groups())
       for (const auto& p : group)
         if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
@@ -217,16 +216,20 @@ class sample_statistics {
     set.sort_groups([this](const std::string& name) { return rank(name); });
   }
 
-  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const std::size_t block = rank(p.name);
     if (block == blocks_) return std::nullopt;
-    for (; done_ <= block; ++done_)
-      threads_(std::ssize(runs_),
-               [this](index_t i) { runs_[static_cast<std::size_t>(i)]->advance(threads_); });
+    for (; done_ <= block; ++done_) {
+      if (done_ + 1 < blocks_) prefetch(done_ + 1);
+      threads_(std::ssize(runs_), [this](index_t i) {
+        runs_[static_cast<std::size_t>(i)]->advance(threads_);
+        let_go(i, done_);
+      });
+    }
     return runs_[static_cast<std::size_t>(k)]->recorded().find(p.name);
   }
 
-  void release(const parameter_group&) {}
+  void release(const parameter_group&) override {}
 
  private:
   std::size_t rank(const std::string& name) const {
@@ -234,8 +237,23 @@ class sample_statistics {
     return found == block_of_.end() ? blocks_ : found->second;
   }
 
+  /// The system reads the next block of every expert while this one runs.
+  void prefetch(std::size_t block) const {
+    for (index_t k = 0; k < std::ssize(set_.tasks()); ++k)
+      for (const auto& name : names_[block]) set_.expert_file(k).prefetch(name);
+  }
+
+  /// Tables of embeddings are large and merged last: they don't stay in memory until then. What is
+  /// trimmed is wanted next.
+  void let_go(index_t k, std::size_t block) const {
+    for (const auto& name : names_[block])
+      if (!kinds_.contains(name)) set_.expert_file(k).release(name);
+  }
+
+  const checkpoint_set& set_;
   executor threads_;
   std::size_t blocks_, done_ = 0;
+  std::vector<std::vector<std::string>> names_;  // of each block's parameters
   std::map<std::string, std::size_t> block_of_;
   std::map<std::string, layer_kind> kinds_;
   std::vector<std::unique_ptr<sample_run>> runs_;

@@ -41,6 +41,17 @@ class windows {
     return transposed ? v.transposed() : v;
   }
 
+  /// A copy of `under` whose first rows are those of `top`, in a type that holds both.
+  host_const_view patched(const host_const_view& under, const host_const_view& top) {
+    const bool wide = under.type == scalar_type::f64 || top.type == scalar_type::f64;
+    copies_.emplace_back(wide ? scalar_type::f64 : scalar_type::f32, under.rows, under.columns);
+    const host_view copy = copies_.back();
+    context<host> c;
+    c.assign(under, copy);
+    c.assign(top, copy.window(0, top.rows, 0, top.columns));
+    return copy;
+  }
+
   void clear() { copies_.clear(); }
 
  private:

@@ -16,16 +16,20 @@ inline void softmax_rows(matrix& x) {
   }
 }
 
-/// Multi-head attention between the tokens of each sample: per head
+/// Multi-head attention between the tokens of each sample of a chunk: per head
 ///   softmax(q k^T / sqrt(head width)) v.
-/// q, k, v: (samples * tokens) x width, heads side by side in the columns; the result has the same
-/// shape. q is overwritten (scaled). Precondition: heads divides width, tokens divides the rows.
-inline matrix attend(matrix& q, const matrix& k, const matrix& v, index_t tokens, index_t heads) {
+/// q, k, v: rows x width, the rows of the chunk, heads side by side in the columns; the result has
+/// the same shape. q is overwritten (scaled). Precondition: heads divides width, every sample has a
+/// row.
+inline matrix attend(matrix& q, const matrix& k, const matrix& v, const chunk& samples,
+                     index_t heads) {
   const index_t head_width = q.cols() / heads;
   q *= 1.0F / std::sqrt(static_cast<float>(head_width));
   matrix result(q.rows(), q.cols());
-  matrix scores(tokens, tokens);
-  for (index_t row = 0; row < q.rows(); row += tokens) {
+  matrix scores;
+  for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i) {
+    const index_t row = samples.offsets[i] - samples.row();
+    const index_t tokens = samples.offsets[i + 1] - samples.offsets[i];
     for (index_t column = 0; column < q.cols(); column += head_width) {
       const auto part = [&](const matrix& x) { return x.block(row, column, tokens, head_width); };
       scores.noalias() = part(q) * part(k).transpose();

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <network/layers.hpp>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace catmerge::harness {
 
@@ -39,32 +41,37 @@ class config_object {
     return config_object(file_, *value, prefix_ + key + ".");
   }
 
+  const std::filesystem::path& file() const { return file_; }
+
+  bool has(const std::string& key) const { return find(key) != nullptr; }
+
   /// A size or a count: an integer from 1 to 2^20 (larger than any that exists, small enough that
   /// products of three fit an index_t). An error if it is absent and has no fallback.
   index_t size(const std::string& key, std::optional<index_t> fallback = {}) const {
-    constexpr index_t most = index_t{1} << 20;
-    const nlohmann::json* value = find(key);
-    if (value == nullptr) {
-      if (fallback) return *fallback;
-      io::fail(file_, "lacks the key " + io::in_quotes(prefix_ + key));
-    }
-    if (value->is_number_integer()) {  // true for unsigned ones too
-      const bool fits = !value->is_number_unsigned() ||
-                        value->get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
-      const std::int64_t number = fits ? value->get<std::int64_t>() : 0;
-      if (number >= 1 && number <= most) return static_cast<index_t>(number);
-    }
-    fail(key, "expected an integer from 1 to " + std::to_string(most) + ", found " + shown(*value));
+    return integer(key, 1, fallback);
+  }
+  /// As size, or 0: an index.
+  index_t index(const std::string& key, std::optional<index_t> fallback = {}) const {
+    return integer(key, 0, fallback);
   }
 
-  float positive(const std::string& key, float fallback) const {
+  /// A number that is positive also in float32.
+  double positive(const std::string& key, double fallback) const {
     const nlohmann::json* value = find(key);
     if (value == nullptr) return fallback;
     const double number = value->is_number() ? value->get<double>() : 0.0;
-    if (!(number > 0.0) || number > double{std::numeric_limits<float>::max()}) {
+    if (!(number <= double{std::numeric_limits<float>::max()}) ||
+        !(static_cast<float>(number) > 0.0F)) {
       fail(key, "expected a positive number, found " + shown(*value));
     }
-    return static_cast<float>(number);
+    return number;
+  }
+
+  bool flag(const std::string& key, bool fallback) const {
+    const nlohmann::json* value = find(key);
+    if (value == nullptr) return fallback;
+    if (!value->is_boolean()) fail(key, "expected true or false, found " + shown(*value));
+    return value->get<bool>();
   }
 
   std::string text(const std::string& key, const std::string& fallback) const {
@@ -72,6 +79,31 @@ class config_object {
     if (value == nullptr) return fallback;
     if (!value->is_string()) fail(key, "expected a string, found " + shown(*value));
     return value->get<std::string>();
+  }
+
+  /// The nonlinearity of an MLP.
+  activation nonlinearity(const std::string& key, const std::string& fallback) const {
+    const std::string name = text(key, fallback);
+    const auto known = activation_named(name);
+    if (!known) fail(key, "expected 'quick_gelu' or 'gelu', found " + io::in_quotes(name));
+    return *known;
+  }
+
+  /// An error unless `key` is absent, false, or `usual`: anything else would be another network.
+  void require_usual(const std::string& key, const nlohmann::json& usual = false) const {
+    const nlohmann::json* value = find(key);
+    if (value == nullptr || *value == usual || *value == false) return;
+    fail(key,
+         "expected " + usual.dump() + ", for nothing else is implemented, found " + shown(*value));
+  }
+
+  /// The keys that have a value.
+  std::vector<std::string> keys() const {
+    std::vector<std::string> list;
+    for (const auto& [key, value] : values_.items()) {
+      if (!value.is_null()) list.push_back(key);
+    }
+    return list;
   }
 
   /// Whether the list under `key` has the string `item`; false if there is no such list.
@@ -88,6 +120,22 @@ class config_object {
   const nlohmann::json* find(const std::string& key) const {
     const auto place = values_.find(key);
     return place == values_.end() || place->is_null() ? nullptr : &*place;
+  }
+  index_t integer(const std::string& key, index_t least, std::optional<index_t> fallback) const {
+    constexpr index_t most = index_t{1} << 20;
+    const nlohmann::json* value = find(key);
+    if (value == nullptr) {
+      if (fallback) return *fallback;
+      io::fail(file_, "lacks the key " + io::in_quotes(prefix_ + key));
+    }
+    if (value->is_number_integer()) {  // true for unsigned ones too
+      const bool fits = !value->is_number_unsigned() ||
+                        value->get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
+      const std::int64_t number = fits ? value->get<std::int64_t>() : -1;
+      if (number >= least && number <= most) return static_cast<index_t>(number);
+    }
+    fail(key, "expected an integer from " + std::to_string(least) + " to " + std::to_string(most) +
+                  ", found " + shown(*value));
   }
   static std::string shown(const nlohmann::json& value) {
     return io::in_quotes(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));

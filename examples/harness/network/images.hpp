@@ -57,7 +57,9 @@ class image_file : public sample_reader {
   /// 0 ... size().
   activations load(index_t first, index_t count) const override {
     const index_t pixels = images_.shape[1] * plane_;
-    activations state{count, 1, 0, matrix(count, pixels)};
+    activations state;
+    state.offsets = equal_offsets(count, 1);
+    state.hidden.resize(count, pixels);
     float* to = state.hidden.data();
     if (tables_.empty()) {
       read_floats(images_, file_.path(), first * pixels, count * pixels, to);

@@ -3,40 +3,67 @@
 #pragma once
 
 #include <catmerge/io/safetensors.hpp>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <filesystem>
+#include <network/integers.hpp>
+#include <network/tensor_floats.hpp>
 #include <string>
 #include <vector>
 
 namespace catmerge::harness {
 
-/// The tensor `labels` of a data file: int64 (or int32), one per sample, each in 0 ... classes - 1.
-/// Throws catmerge::error naming the file and, where one is at fault, the sample.
-inline std::vector<std::int64_t> read_labels(const io::safetensors_file& file, index_t samples,
-                                             index_t classes) {
-  const io::tensor_entry& entry = file.at("labels");
-  const bool wide = entry.type == io::dtype::i64;
-  if ((!wide && entry.type != io::dtype::i32) || entry.shape != io::shape_t{samples}) {
-    io::fail(file.path(), entry.name,
-             "expected I64 or I32 " + io::to_string({samples}) + ", a label per sample, found " +
-                 io::describe(entry));
-  }
-  std::vector<std::int64_t> labels(static_cast<std::size_t>(samples));
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (wide) {
-      std::memcpy(&labels[i], entry.bytes.data() + i * sizeof(std::int64_t), sizeof(std::int64_t));
+/// The tensor `labels` of a data file, one per sample: classes (integers, of any type but U64) or
+/// values (floating-point). Read when it is made. Throws catmerge::error naming the file and, where
+/// one is at fault, the sample.
+class task_labels {
+ public:
+  task_labels(const std::filesystem::path& path, index_t samples) : path_(path) {
+    const io::safetensors_file file(path);
+    const io::tensor_entry& entry = file.at("labels");
+    found_ = io::describe(entry);
+    integers_ = is_integer(entry.type);
+    if ((!integers_ && !io::scalar_of(entry.type)) || entry.shape != io::shape_t{samples}) {
+      io::fail(path, entry.name,
+               "expected integers or floating-point values " + io::to_string({samples}) +
+                   ", a label per sample, found " + found_);
+    }
+    if (integers_) {
+      for (index_t i = 0; i < samples; ++i) classes_.push_back(integer_at(entry, i));
+      values_.assign(classes_.begin(), classes_.end());
     } else {
-      std::int32_t narrow = 0;
-      std::memcpy(&narrow, entry.bytes.data() + i * sizeof narrow, sizeof narrow);
-      labels[i] = narrow;
-    }
-    if (labels[i] < 0 || labels[i] >= classes) {
-      io::fail(file.path(), entry.name,
-               "sample " + std::to_string(i) + " has label " + std::to_string(labels[i]) +
-                   ", but the head has " + std::to_string(classes) + " classes");
+      std::vector<float> narrow(static_cast<std::size_t>(samples));
+      read_floats(entry, path, 0, samples, narrow.data());
+      values_.assign(narrow.begin(), narrow.end());
     }
   }
-  return labels;
-}
+
+  /// Whether they are stored as integers.
+  bool are_classes() const { return integers_; }
+
+  /// Each in 0 ... count - 1, which is checked.
+  const std::vector<std::int64_t>& classes(index_t count) const {
+    if (!integers_) {
+      io::fail(path_, "labels", "expected integers, the classes of the samples, found " + found_);
+    }
+    for (std::size_t i = 0; i < classes_.size(); ++i) {
+      if (classes_[i] >= 0 && classes_[i] < count) continue;
+      io::fail(path_, "labels",
+               "sample " + std::to_string(i) + " has label " + std::to_string(classes_[i]) +
+                   ", but the head has " + std::to_string(count) + " classes");
+    }
+    return classes_;
+  }
+
+  /// As numbers, classes too.
+  const std::vector<double>& values() const { return values_; }
+
+ private:
+  std::filesystem::path path_;
+  std::string found_;  // what is in the file
+  bool integers_ = false;
+  std::vector<std::int64_t> classes_;
+  std::vector<double> values_;
+};
 
 }  // namespace catmerge::harness

@@ -77,4 +77,8 @@ inline void activate(activation kind, matrix& x) {
   }
 }
 
+inline void apply_tanh(matrix& x) {
+  x = x.unaryExpr([](float v) { return std::tanh(v); });
+}
+
 }  // namespace catmerge::harness

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <algorithm>
 #include <catmerge/tensor/executor.hpp>
+#include <cstddef>
+#include <span>
+#include <vector>
 
 namespace catmerge::harness {
 
@@ -29,18 +31,56 @@ inline matrix_view rows_of(const matrix& x, index_t first, index_t count) {
 inline mutable_view rows_of(matrix& x, index_t first, index_t count) {
   return {x.data() + first * x.cols(), count, x.cols()};
 }
+inline matrix_view as_const(const mutable_view& x) {
+  return {x.data(), x.rows(), x.cols()};
+}
 
-/// Cuts `count` samples into chunks of `size` (the last may be shorter) and calls
-/// work(first, samples of the chunk) for each on `run`. The chunks depend on nothing but the two
-/// numbers, so results have the same bits at any number of threads.
+/// Offsets of `count` samples of `rows` rows each: 0, rows, 2 rows, ..., count rows.
+inline std::vector<index_t> equal_offsets(index_t count, index_t rows) {
+  std::vector<index_t> offsets(static_cast<std::size_t>(count) + 1);
+  for (std::size_t i = 1; i < offsets.size(); ++i) offsets[i] = offsets[i - 1] + rows;
+  return offsets;
+}
+
+/// Consecutive samples that are computed together.
+struct chunk {
+  index_t first;                     ///< its first sample
+  std::span<const index_t> offsets;  ///< where its samples begin in the batch, and where it ends
+
+  index_t count() const { return std::ssize(offsets) - 1; }
+  index_t row() const { return offsets.front(); }
+  index_t rows() const { return offsets.back() - offsets.front(); }
+};
+
+/// The first row of each sample of a chunk: count x width. x: all rows of the batch.
+inline matrix first_rows(const matrix& x, const chunk& samples) {
+  matrix rows(samples.count(), x.cols());
+  for (index_t i = 0; i < samples.count(); ++i) {
+    rows.row(i) = x.row(samples.offsets[static_cast<std::size_t>(i)]);
+  }
+  return rows;
+}
+
+/// Cuts samples into chunks and calls work(chunk) for each on `run`. offsets: the rows of sample i
+/// are offsets[i] ... offsets[i + 1] - 1. The chunks depend on nothing but these lengths, so
+/// results have the same bits at any number of threads.
 template <class Work>
-void for_chunks(index_t count, index_t size, const executor& run, const Work& work) {
-  const index_t chunks = (count + size - 1) / size;
-  const auto task = [&](index_t i) { work(i * size, std::min(size, count - i * size)); };
+void for_chunks(const std::vector<index_t>& offsets, const executor& run, const Work& work) {
+  // A few hundred rows make products efficient, and more would not fit a cache; a constant, so that
+  // results don't depend on the machine. A longer sample is a chunk of its own.
+  constexpr index_t most_rows = 256;
+  std::vector<chunk> chunks;
+  for (std::size_t first = 0; first + 1 < offsets.size();) {
+    std::size_t last = first + 1;
+    while (last + 1 < offsets.size() && offsets[last + 1] - offsets[first] <= most_rows) ++last;
+    chunks.push_back({static_cast<index_t>(first), {&offsets[first], last - first + 1}});
+    first = last;
+  }
+  const auto task = [&](index_t i) { work(chunks[static_cast<std::size_t>(i)]); };
   if (run) {
-    run(chunks, task);
+    run(std::ssize(chunks), task);
   } else {
-    for (index_t i = 0; i < chunks; ++i) task(i);
+    for (index_t i = 0; i < std::ssize(chunks); ++i) task(i);
   }
 }
 

@@ -15,15 +15,24 @@
 
 namespace catmerge::harness {
 
-/// The state of a forward pass between two blocks, for all samples of one batch.
+/// What a row of text reads from the embedding tables: the rows of the tables of words, positions
+/// and types.
+struct token {
+  index_t word, position, type;
+};
+
+/// The state of a forward pass between two blocks, for all samples of one batch. Samples may have
+/// different lengths; there is no padding.
 struct activations {
-  index_t samples = 0;
-  index_t tokens = 0;          ///< per sample
+  /// The rows of sample i are offsets[i] ... offsets[i + 1] - 1: samples + 1 numbers.
+  std::vector<index_t> offsets = {0};
   std::size_t next_block = 0;  ///< the block that runs next
-  /// (samples * tokens) x width, in the order sample, token. Before the first block whatever the
-  /// family's inputs are (CLIP: one row of pixels per sample), after the last the output, a row per
-  /// sample.
+  /// A row per token, in the order sample, token. Before the first block images lie here, one row
+  /// of pixels per sample; after the last the output does, a row per sample.
   matrix hidden;
+  std::vector<token> text;  ///< before the first block of a text network: a token per row
+
+  index_t samples() const { return std::ssize(offsets) - 1; }
 };
 
 /// A file of inputs, opened and checked: read in batches, never all at once.
@@ -38,6 +47,13 @@ class sample_reader {
 
   /// Samples first ... first + count - 1, ready for block 0.
   virtual activations load(index_t first, index_t count) const = 0;
+};
+
+/// What a network puts out for a sample, which decides which heads fit it (head.hpp).
+enum class output_kind : unsigned char {
+  embedding,   ///< of an image, compared by its direction alone (CLIP)
+  pooled,      ///< the first token's row after the pooler (BERT)
+  first_token  ///< the first token's row as it is (RoBERTa)
 };
 
 /// A network as a list of resumable blocks: whoever runs it may stop after any block, keep the
@@ -61,6 +77,8 @@ class network {
 
   /// Columns of the output.
   virtual index_t output_width() const = 0;
+
+  virtual output_kind output() const = 0;
 
   /// Opens a file of this network's inputs and checks that they fit.
   virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;

@@ -23,8 +23,8 @@ class recorder {
 
   /// Called at the end of each block, on the caller's thread, once per group of parameters that
   /// share an input, in the order in which the inputs enter. `names` are the checkpoint's own.
-  /// rows: n x d_in, n = samples * tokens in the order sample, token; for the scale of a
-  /// normalisation the normalised input, n x d.
+  /// rows: n x d_in, a row per token in the order sample, token; for the scale of a normalisation
+  /// the normalised input, n x d. Padding is no token and has no row.
   virtual void record(const std::vector<std::string>& names, matrix rows) = 0;
 };
 
@@ -44,7 +44,7 @@ class tape {
 
   /// Copies the rows of a chunk into entry `number`, from row `first` on. Different chunks may do
   /// so at the same time.
-  void put(std::size_t number, index_t first, const matrix& chunk) {
+  void put(std::size_t number, index_t first, const matrix_view& chunk) {
     entry& to = entries_[number];
     if (to.wanted) rows_of(to.rows, first, chunk.rows()) = chunk;
   }

@@ -46,6 +46,22 @@ class weight {
   }
   vector_view vector() const { return {values_, size()}; }
 
+  /// Part `index` of `parts` equal ones along the first extent, without a copy: the rows of q, k or
+  /// v in a fused weight. Precondition: parts divides the first extent.
+  weight part(index_t index, index_t parts) const {
+    weight result = *this;
+    result.shape_.front() /= parts;
+    result.values_ += index * result.size();
+    return result;
+  }
+
+  /// d_in x d_out as d_out x d_in, copied. Precondition: a matrix.
+  weight transposed() const {
+    std::vector<float> values(static_cast<std::size_t>(size()));
+    mutable_view(values.data(), shape_[1], shape_[0]) = rows().transpose();
+    return {{shape_[1], shape_[0]}, std::move(values)};
+  }
+
  private:
   io::shape_t shape_ = {0};
   std::shared_ptr<const std::vector<float>> owner_;

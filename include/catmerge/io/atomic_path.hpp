@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <catmerge/io/output_file.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <random>
@@ -16,6 +18,25 @@
 /// name `TARGET.partial-XXXXXXXX`, and renamed. What is not committed is removed; after a kill the
 /// partial one may be left, the target is untouched.
 namespace catmerge::io {
+
+/// What becomes of a target that is there already.
+enum class existing {
+  refuse,  ///< an error, and the target stays
+  replace  ///< it is there, whole, until the new one takes its place
+};
+
+namespace detail {
+/// Whether anything has this name, be it a link to nothing.
+inline bool is_taken(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(std::filesystem::symlink_status(path, ignored));
+}
+}  // namespace detail
+
+/// Throws error if anything has this name.
+inline void require_free(const std::filesystem::path& target) {
+  if (detail::is_taken(target)) fail(target, "exists already: remove it or choose another name");
+}
 
 namespace detail {
 /// `TARGET.partial-XXXXXXXX`: in the same folder, hence on the same file system. The random digits
@@ -37,21 +58,67 @@ inline void sync_folder(const std::filesystem::path& folder) {
   ::close(descriptor);
 }
 
-/// Renames, and syncs the folder that the names stand in.
-inline void rename_into_place(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) {
-    fail_system(to, "cannot rename the finished " + from.string(), errno);
+[[noreturn]] inline void fail_rename(const std::filesystem::path& from,
+                                     const std::filesystem::path& to) {
+  fail_system(to, "cannot rename the finished " + from.string(), errno);
+}
+
+/// Whether the system can do what `renameat2` is asked for with these flags, and did it. Throws
+/// error where it can and something else is wrong.
+inline bool renamed_with_flags([[maybe_unused]] const std::filesystem::path& from,
+                               [[maybe_unused]] const std::filesystem::path& to,
+                               [[maybe_unused]] unsigned flags) {
+#ifdef RENAME_NOREPLACE
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0) return true;
+  if (errno == EEXIST) require_free(to);
+  if (errno != EINVAL && errno != ENOSYS) fail_rename(from, to);
+#endif
+  return false;  // an old system, or a file system without it
+}
+
+#ifdef RENAME_NOREPLACE
+constexpr unsigned no_replace = RENAME_NOREPLACE, exchange = RENAME_EXCHANGE;
+#else
+constexpr unsigned no_replace = 0, exchange = 0;
+#endif
+
+/// `to` now is what `from` was; throws error if the name has been taken meanwhile.
+inline void rename_to_free(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (!renamed_with_flags(from, to, no_replace)) {
+    require_free(to);  // rename(2) would replace a file or an empty folder
+    if (std::rename(from.c_str(), to.c_str()) != 0) fail_rename(from, to);
+  }
+  sync_folder(to.parent_path());
+}
+
+/// `to` now is what `from` was; a file of that name is gone.
+inline void rename_over_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail_rename(from, to);
+  sync_folder(to.parent_path());
+}
+
+/// The two exchange their names at once, where the system can. Elsewhere there is a moment without
+/// any `to`; a kill in it leaves both beside, under their partial names.
+inline void exchange_folders(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (!renamed_with_flags(from, to, exchange)) {
+    const std::filesystem::path aside = partial_path(to);
+    if (std::rename(to.c_str(), aside.c_str()) != 0 || std::rename(from.c_str(), to.c_str()) != 0 ||
+        std::rename(aside.c_str(), from.c_str()) != 0) {
+      fail_rename(from, to);
+    }
   }
   sync_folder(to.parent_path());
 }
 }  // namespace detail
 
-/// A file that replaces its target when it is committed.
+/// A file that takes its target's place when it is committed.
 class atomic_file {
  public:
-  /// Throws error if the folder cannot be written or if the target is a folder.
-  explicit atomic_file(std::filesystem::path target)
-      : target_(checked(std::move(target))),
+  /// Throws error if the folder cannot be written, if the target is a folder, and, where that is
+  /// refused, if it exists.
+  explicit atomic_file(std::filesystem::path target, existing how = existing::replace)
+      : target_(checked(std::move(target), how)),
+        how_(how),
         partial_(detail::partial_path(target_)),
         file_(partial_, target_) {}
 
@@ -74,12 +141,16 @@ class atomic_file {
   /// is then what it was before.
   void commit() {
     file_.close();
-    detail::rename_into_place(partial_, target_);
+    if (how_ == existing::replace)
+      detail::rename_over_file(partial_, target_);
+    else
+      detail::rename_to_free(partial_, target_);
     committed_ = true;
   }
 
  private:
-  static std::filesystem::path checked(std::filesystem::path target) {
+  static std::filesystem::path checked(std::filesystem::path target, existing how) {
+    if (how == existing::refuse) require_free(target);
     std::error_code ignored;
     if (target.filename().empty() || std::filesystem::is_directory(target, ignored)) {
       fail(target, "cannot write: expected the name of a file, found that of a folder");
@@ -88,53 +159,67 @@ class atomic_file {
   }
 
   std::filesystem::path target_;
+  existing how_;
   std::filesystem::path partial_;
   output_file file_;
   bool committed_ = false;
 };
 
-/// A folder that appears when it is committed. An existing target is refused.
+/// A folder that takes its target's place when it is committed.
 class atomic_folder {
  public:
-  /// Throws error if the target exists or the folder around it cannot be written.
-  explicit atomic_folder(const std::filesystem::path& target)
+  /// Throws error if the folder around it cannot be written, if the target is there but no folder,
+  /// and, where that is refused, if it exists.
+  explicit atomic_folder(const std::filesystem::path& target, existing how = existing::refuse)
       : target_(target.filename().empty() ? target.parent_path() : target),
+        how_(how),
         partial_(detail::partial_path(target_)) {
-    refuse_existing();
+    check_target();
     if (::mkdir(partial_.c_str(), 0777) != 0) fail_system(target_, "cannot create", errno);
   }
 
   atomic_folder(const atomic_folder&) = delete;
   atomic_folder& operator=(const atomic_folder&) = delete;
   ~atomic_folder() {
-    if (committed_) return;
-    std::error_code ignored;
-    std::filesystem::remove_all(partial_, ignored);
+    if (!committed_) remove_partial();
   }
 
-  /// The target, which does not exist yet.
+  /// The target, without a slash at its end.
   const std::filesystem::path& path() const { return target_; }
   /// Where to put the files meanwhile.
   const std::filesystem::path& partial() const { return partial_; }
 
-  /// The target now is this folder. Precondition: the files in it are closed. Throws error if the
-  /// target has appeared meanwhile, or where the system cannot rename.
+  /// The target now is this folder; what it replaces is removed. Precondition: the files in it are
+  /// closed. Throws error where the system cannot rename, and if something else has appeared under
+  /// the name meanwhile.
   void commit() {
-    refuse_existing();  // rename(2) would replace an empty folder
+    check_target();
     detail::sync_folder(partial_);
-    detail::rename_into_place(partial_, target_);
+    const bool replaces = detail::is_taken(target_);
+    if (replaces)
+      detail::exchange_folders(partial_, target_);
+    else
+      detail::rename_to_free(partial_, target_);
     committed_ = true;
+    if (replaces) remove_partial();
   }
 
  private:
-  void refuse_existing() const {
+  void check_target() const {
+    if (how_ == existing::refuse) require_free(target_);
     std::error_code ignored;
-    if (std::filesystem::exists(std::filesystem::symlink_status(target_, ignored))) {
-      fail(target_, "exists already: remove it or choose another name");
+    if (detail::is_taken(target_) && !std::filesystem::is_directory(target_, ignored)) {
+      fail(target_, "cannot write: expected a folder, found something else of that name");
     }
   }
 
+  void remove_partial() const {
+    std::error_code ignored;
+    std::filesystem::remove_all(partial_, ignored);
+  }
+
   std::filesystem::path target_;
+  existing how_;
   std::filesystem::path partial_;
   bool committed_ = false;
 };

@@ -8,6 +8,7 @@
 #include <catmerge/io/shard_index.hpp>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -100,16 +101,24 @@ class checkpoint {
     return config;
   }
 
-  /// As mapped_file::release, for a tensor. A name that is not there is passed over, and so is a
-  /// tensor that lies in memory (see npy_file).
+  /// As mapped_file::release, for a tensor or a part of its bytes. A name that is not there is
+  /// passed over, and so is a tensor that lies in memory (see npy_file).
   void release(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) found.file->release(found.entry->bytes);
+  }
+  /// The same for `part` of the tensor's bytes.
+  void release(std::string_view name, std::span<const std::byte> part) const {
+    if (const mapping found = mapping_of(name); found.file) found.file->release(part);
   }
   /// As mapped_file::prefetch, for a tensor; what release passes over is passed over.
   void prefetch(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) {
       found.file->prefetch(found.entry->bytes);
     }
+  }
+  /// The same for `part` of the tensor's bytes.
+  void prefetch(std::string_view name, std::span<const std::byte> part) const {
+    if (const mapping found = mapping_of(name); found.file) found.file->prefetch(part);
   }
 
  private:

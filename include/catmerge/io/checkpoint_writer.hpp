@@ -5,11 +5,14 @@
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/io/npy.hpp>
 #include <catmerge/io/safetensors_writer.hpp>
+#include <catmerge/io/sharded_writer.hpp>
+#include <catmerge/io/side_files.hpp>
 #include <catmerge/io/tensor_sink.hpp>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -21,45 +24,54 @@ inline checkpoint_format output_format(const std::filesystem::path& output,
   return output.extension() == ".safetensors" ? checkpoint_format::safetensors_file : base;
 }
 
-/// Writes a checkpoint in any of the formats. A file replaces the one that had its name; a folder
-/// is built beside its target, which must not exist, and renamed. See tensor_sink.
+/// Writes a checkpoint in any of the formats. It is built beside its target and renamed, file or
+/// folder. See tensor_sink.
 class checkpoint_writer final : public tensor_sink {
  public:
   /// What is written beside the tensors, and how.
   struct options {
     checkpoint_format format = checkpoint_format::safetensors_file;  ///< see output_format
-    metadata_t metadata = {};  ///< .npy files have no place for it
-    /// Copied as config.json into an output that is a folder.
-    std::optional<std::filesystem::path> config = std::nullopt;
+    metadata_t metadata = {};            ///< .npy files have no place for it
+    std::vector<side_file> beside = {};  ///< written into an output that is a folder
+    std::uint64_t most_in_shard = 0;     ///< bytes, in a Hugging Face folder; 0: one file
+    /// Of a target that is there already. Only a folder that is empty or holds weights
+    /// (is_weights_name) is ever replaced: a mistyped name must not cost a home directory.
+    existing target = existing::refuse;
   };
 
   /// Throws error if the output cannot be made or cannot hold the tensors.
   checkpoint_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
                     const options& how) {
-    std::filesystem::path inside;
-    switch (how.format) {
-      case checkpoint_format::safetensors_file:
-        sink_ = std::make_unique<safetensors_writer>(path, std::move(tensors), how.metadata);
-        return;
-      case checkpoint_format::npy_folder: {
-        auto arrays = std::make_unique<npy_folder_writer>(path, std::move(tensors));
-        inside = arrays->partial();
-        sink_ = std::move(arrays);
-        break;
-      }
-      case checkpoint_format::hugging_face_folder:
-        folder_ = std::make_unique<atomic_folder>(path);
-        inside = folder_->partial();
-        sink_ = std::make_unique<safetensors_writer>(inside / "model.safetensors",
-                                                     std::move(tensors), how.metadata);
-        break;
+    if (how.format == checkpoint_format::safetensors_file) {
+      sink_ =
+          std::make_unique<safetensors_writer>(path, std::move(tensors), how.metadata, how.target);
+      return;
     }
-    if (how.config) {
-      const mapped_file config(*how.config);
-      output_file copy(inside / "config.json", path / "config.json");
-      copy.write_at(0, config.bytes());
-      copy.close();
+    if (how.target == existing::replace) require_replaceable(path);
+    if (how.format == checkpoint_format::npy_folder) {
+      auto arrays = std::make_unique<npy_folder_writer>(path, std::move(tensors), how.target);
+      write_side_files(how.beside, arrays->partial(), path);
+      sink_ = std::move(arrays);
+    } else {
+      folder_ = std::make_unique<atomic_folder>(path, how.target);
+      write_side_files(how.beside, folder_->partial(), path);
+      sink_ = std::make_unique<sharded_writer>(folder_->partial(), std::move(tensors), how.metadata,
+                                               how.most_in_shard);
     }
+  }
+
+  /// Throws error if there is a folder of that name that holds files but no weights.
+  static void require_replaceable(const std::filesystem::path& folder) {
+    std::error_code problem;
+    if (!std::filesystem::is_directory(folder, problem)) return;
+    bool empty = true;
+    for (std::filesystem::directory_iterator it(folder, problem), end; !problem && it != end;
+         it.increment(problem)) {
+      if (is_weights_name(it->path())) return;
+      empty = false;
+    }
+    if (problem) fail(folder, "cannot list the folder: " + problem.message());
+    if (!empty) fail(folder, "holds files but no weights: expected a checkpoint to replace");
   }
 
   void append(std::string_view name, std::span<const std::byte> bytes) override {
@@ -74,7 +86,7 @@ class checkpoint_writer final : public tensor_sink {
   }
 
  private:
-  std::unique_ptr<atomic_folder> folder_;  // around sink_, where that writes a file in a folder
+  std::unique_ptr<atomic_folder> folder_;  // around sink_, where that writes files in a folder
   std::unique_ptr<tensor_sink> sink_;
 };
 

@@ -45,6 +45,8 @@ inline nlohmann::json parse_json(std::string_view text, const std::filesystem::p
     // Not the parser's own words: they quote what it read last, be it megabytes or not UTF-8.
     fail(file, "the " + part + " is not valid JSON: an error at its byte " +
                    std::to_string(problem.byte));
+  } catch (const nlohmann::json::out_of_range&) {
+    fail(file, "the " + part + " is not valid JSON: a number is beyond the range of a double");
   }
 }
 

@@ -78,10 +78,11 @@ class npy_file {
 /// Writes a folder of .npy files, NAME.npy for each tensor.
 class npy_folder_writer final : public tensor_sink {
  public:
-  /// Throws error if the folder exists, cannot be made, a name cannot be a file's name (it is
-  /// empty, begins with a dot or holds a slash), or NumPy has no such type.
-  npy_folder_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors)
-      : ledger_(path, std::move(tensors)), folder_(path), files_(ledger_.slots().size()) {
+  /// Throws error if the folder exists (unless it is to be replaced), cannot be made, a name cannot
+  /// be a file's name (it is empty, begins with a dot or holds a slash), or NumPy has no such type.
+  npy_folder_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
+                    existing how = existing::refuse)
+      : ledger_(path, std::move(tensors)), folder_(path, how), files_(ledger_.slots().size()) {
     for (const write_ledger::slot& slot : ledger_.slots()) {
       const std::string& name = slot.info.name;
       if (name.empty() || name.front() == '.' ||

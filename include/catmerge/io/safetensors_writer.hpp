@@ -17,15 +17,14 @@ namespace catmerge::io {
 
 /// Writes a safetensors file. The layout is that of the reference implementation, byte for byte
 /// apart from the order of metadata: larger types first, by name among equal types, so that every
-/// tensor is aligned to its type. The target is replaced, if it exists, when everything is on the
-/// disk.
+/// tensor is aligned to its type. The target appears when everything is on the disk.
 class safetensors_writer final : public tensor_sink {
  public:
   /// Writes the header. Throws error if the file cannot be made, a name is declared twice or is
-  /// "__metadata__", or text is not UTF-8.
+  /// "__metadata__", text is not UTF-8, and, where that is refused, if the file exists.
   safetensors_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
-                     const metadata_t& metadata = {})
-      : ledger_(path, in_file_order(std::move(tensors))), file_(path) {
+                     const metadata_t& metadata = {}, existing how = existing::replace)
+      : ledger_(path, in_file_order(std::move(tensors))), file_(path, how) {
     std::vector<tensor_info> infos;
     for (const write_ledger::slot& slot : ledger_.slots()) {
       if (slot.info.name == "__metadata__") fail(path, slot.info.name, "the name is reserved");

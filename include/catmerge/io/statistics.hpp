@@ -210,10 +210,11 @@ class statistics_writer {
   };
 
   /// `aliases`: parameters that share an input, each with the one whose statistics are declared.
-  /// Throws error for what statistics_file would refuse.
+  /// Throws error for what statistics_file would refuse and, where that is asked for, for a file
+  /// that exists.
   statistics_writer(const std::filesystem::path& path, const std::vector<declaration>& declarations,
                     const std::map<std::string, std::string>& aliases = {},
-                    metadata_t metadata = {}) {
+                    metadata_t metadata = {}, existing how = existing::replace) {
     std::vector<tensor_info> tensors;
     for (const declaration& each : declarations) {
       tensors.push_back(
@@ -242,7 +243,7 @@ class statistics_writer {
       }
       metadata["alias:" + alias] = owner;
     }
-    file_ = std::make_unique<safetensors_writer>(path, std::move(tensors), metadata);
+    file_ = std::make_unique<safetensors_writer>(path, std::move(tensors), metadata, how);
     path_ = path;
   }
 

@@ -44,4 +44,39 @@ inline name_rules hugging_face_clip_vision() {
   });
 }
 
+/// The vision transformer of CLIP as OpenAI and OpenCLIP name it. Names begin with `visual.` or
+/// have it behind another prefix (`model.visual.`); the text part, whose layers have the same names
+/// without it, has no rules. q, k and v are one parameter, of three parts; the patch embedding is
+/// `conv1`, and `proj` is stored (d_in, d_out).
+///
+/// Left alone by default: as in hugging_face_clip_vision.
+inline name_rules open_clip_vision() {
+  using kind = parameter_kind;
+  const std::string model = "{,*.}visual.";
+  const std::string layer = model + "transformer.resblocks.*.";
+  const auto rule = [](std::string pattern, kind what, int parts = 1) {
+    parameter_rule result;
+    result.pattern = std::move(pattern);
+    result.kind = what;
+    result.parts = parts;
+    result.trim = what != kind::embedding;
+    return result;
+  };
+  parameter_rule projection = rule(model + "proj", kind::linear);
+  projection.layout = matrix_layout::in_out;
+  projection.trim = false;
+  return name_rules({
+      rule(layer + "attn.in_proj_weight", kind::fused_linear, 3),
+      rule(layer + "attn.in_proj_bias", kind::shift, 3),
+      rule(layer + "{attn.out_proj,mlp.c_fc,mlp.c_proj}.weight", kind::linear),
+      rule(layer + "{attn.out_proj,mlp.c_fc,mlp.c_proj}.bias", kind::shift),
+      rule(layer + "ln_{1,2}.weight", kind::scale),
+      rule(layer + "ln_{1,2}.bias", kind::shift),
+      rule(model + "ln_{pre,post}.weight", kind::scale),
+      rule(model + "ln_{pre,post}.bias", kind::shift),
+      rule(model + "{class_embedding,positional_embedding,conv1.weight}", kind::embedding),
+      projection,
+  });
+}
+
 }  // namespace catmerge::model

@@ -7,7 +7,7 @@
 #include <string_view>
 
 /// What the parameters of a network are, by their names: kinds, rules with patterns, and the rules
-/// of CLIP's vision transformer. Outside the umbrella header, like io/.
+/// of networks that many people fine-tune (networks.hpp). Outside the umbrella header, like io/.
 namespace catmerge::model {
 
 /// What a parameter does with its input, which decides how it is trimmed.

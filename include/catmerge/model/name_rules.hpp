@@ -36,7 +36,7 @@ struct parameter_group {
 /// overrides what came before, as in .gitignore.
 ///
 /// @code
-/// auto rules = catmerge::model::hugging_face_clip_vision();
+/// auto rules = catmerge::model::known_networks();
 /// rules.add({.pattern = "*visual_projection.weight"});  // linear, and trimmed, too
 /// rules.add({.pattern = "*.layers.0.*", .kind = parameter_kind::fixed});  // as in the base
 /// @endcode
@@ -60,6 +60,11 @@ class name_rules {
     }
     glob pattern(rule.pattern);
     rules_.push_back({std::move(rule), std::move(pattern)});
+  }
+
+  /// Adds all of another list, after those that are here.
+  void append(name_rules others) {
+    for (compiled_rule& rule : others.rules_) rules_.push_back(std::move(rule));
   }
 
   /// The rule that decides about a name, or null.

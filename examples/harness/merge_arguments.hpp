@@ -1,0 +1,29 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <catmerge/tensor/scalar.hpp>
+#include <harness/commands.hpp>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// The command line of `catmerge merge` as it was given.
+struct merge_arguments {
+  std::string base, output, config, report, heads_output, missing = "error", max_shard_size = "5GB";
+  std::vector<std::string> experts, features, samples, rules, overrides;
+  std::vector<std::string> include, exclude, drop, task_heads, resized;  ///< patterns of names
+  std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",
+              out_dtype = "base";
+  double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1;
+  index_t rank = 4, scale_rank = 4, shift_rank = 4, sample_count = 0;
+  bool positive = false, overwrite = false;
+  unsigned threads = default_threads();
+};
+
+/// Merges. `command` tells which options were given at all.
+void run_merge(const CLI::App& command, const merge_arguments& a);
+
+}  // namespace catmerge::harness

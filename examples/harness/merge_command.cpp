@@ -1,0 +1,184 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <harness/merge_arguments.hpp>
+#include <harness/rules.hpp>
+#include <memory>
+
+namespace catmerge::harness {
+
+void add_merge(CLI::App& program) {
+  auto a = std::make_shared<merge_arguments>();
+  auto* command = program.add_subcommand("merge", "Merge experts into one checkpoint");
+  command->add_option("--base", a->base, "The pretrained network that all experts come from")
+      ->required()
+      ->type_name("P");
+  command
+      ->add_option("--expert", a->experts,
+                   "A fine-tuned network and the name of its task; tasks trim in this order")
+      ->required()
+      ->type_name("NAME=P")
+      ->expected(1)
+      ->take_all();
+  command
+      ->add_option("--output", a->output,
+                   "Where the merged network goes: a file if it ends in .safetensors, else "
+                   "in the format of the base")
+      ->required()
+      ->type_name("F");
+  command->add_option("--method", a->method, "The merging method")
+      ->check(CLI::IsMember({"cat", "task-arithmetic", "average"}))
+      ->capture_default_str();
+  command->add_option("--alpha", a->alpha, "Coefficient of the sum of task vectors")
+      ->check(finite_number(true))
+      ->capture_default_str();
+  command
+      ->add_option("--out-dtype", a->out_dtype,
+                   "Type of the merged floating-point tensors; base: each its own")
+      ->check(CLI::IsMember({"base", "f32", "f16", "bf16", "f64"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--max-shard-size", a->max_shard_size,
+          "Largest file of an output that is a Hugging Face folder: bytes, or with KB, MB, "
+          "GB (powers of 1000), KiB, MiB, GiB; 0: one file")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  command->add_flag("--overwrite", a->overwrite,
+                    "Replace outputs that exist: whole, and only once the new ones are finished");
+  command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
+      ->check(CLI::Range(1U, 1024U));
+  command->add_option("--report", a->report, "What the merge did to every parameter, as JSON")
+      ->type_name("F.json");
+  add_rule_option(*command, a->rules);
+
+  const std::string names =
+      "Which tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given "
+      "several times)";
+  const auto patterns = [&](const char* option, std::vector<std::string>& list, const char* what) {
+    command->add_option(option, list, what)
+        ->type_name("PATTERN")
+        ->expected(1)
+        ->take_all()
+        ->group(names);
+  };
+  patterns("--include", a->include, "Merge these only; all others are the base's, bit for bit");
+  patterns("--exclude", a->exclude, "Do not merge these: they are the base's, bit for bit");
+  patterns("--drop", a->drop, "Leave these out: neither compared nor written");
+  patterns("--task-heads", a->task_heads,
+           "These are each task's own: not merged, written to --heads-output");
+  command
+      ->add_option("--heads-output", a->heads_output,
+                   "The folder of what --task-heads names, TASK.safetensors each")
+      ->type_name("D")
+      ->group(names);
+  patterns("--resized", a->resized,
+           "Tables that some experts have with more or fewer rows: the rows in common are merged, "
+           "the result has the base's");
+  command
+      ->add_option("--missing", a->missing,
+                   "What an expert lacks is an error, or stands there as the base has it")
+      ->check(CLI::IsMember({"error", "base"}))
+      ->capture_default_str()
+      ->group(names);
+  command
+      ->add_option("--set", a->overrides,
+                   "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
+                   "keys alpha, lambda, rank; the last that applies counts")
+      ->type_name("PATTERN:KEY=VALUE,...")
+      ->expected(1)
+      ->take_all()
+      ->group(names);
+
+  const std::string group = "CAT Merging";
+  auto* features = command
+                       ->add_option("--features", a->features,
+                                    "A task's statistics of layer inputs, as `catmerge "
+                                    "features` writes them")
+                       ->type_name("NAME=F")
+                       ->expected(1)
+                       ->take_all()
+                       ->group(group);
+  command
+      ->add_option(
+          "--samples", a->samples,
+          "A task's unlabeled samples, run through its expert (CLIP vision, BERT, RoBERTa)")
+      ->type_name("NAME=F")
+      ->expected(1)
+      ->take_all()
+      ->group(group)
+      ->excludes(features);
+  command
+      ->add_option("--sample-count", a->sample_count,
+                   "Use the first so many samples of each file (0: all)")
+      ->check(whole_number())
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--config", a->config,
+                   "The network's config.json, where none lies beside the base")
+      ->type_name("F")
+      ->group(group);
+  command->add_option("--preset", a->preset, "paper, or what a port of the authors' code does")
+      ->check(CLI::IsMember({"paper", "port"}))
+      ->capture_default_str()
+      ->group(group);
+  auto* rank =
+      command->add_option("--rank", a->rank, "Directions removed per task from linear weights")
+          ->check(whole_number())
+          ->capture_default_str()
+          ->group(group);
+  auto* share = command
+                    ->add_option("--basis-energy", a->energy,
+                                 "Instead: as many as hold this share of the squared "
+                                 "positive eigenvalues")
+                    ->check(finite_number(false) & CLI::Range(0.0, 1.0))
+                    ->type_name("R")
+                    ->excludes(rank)
+                    ->group(group);
+  command
+      ->add_flag("--basis-positive", a->positive, "Instead: every direction of positive eigenvalue")
+      ->excludes(rank)
+      ->excludes(share)
+      ->group(group);
+  command->add_option("--lambda", a->lambda, "Weight of what a task loses itself, linear weights")
+      ->check(finite_number(false))
+      ->capture_default_str()
+      ->group(group);
+  command->add_option("--scale-rank", a->scale_rank, "Coordinates removed per task from scales")
+      ->check(whole_number())
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--scale-lambda", a->scale_lambda, "Weight of what a task loses itself, scales")
+      ->check(finite_number(false))
+      ->capture_default_str()
+      ->group(group);
+  command->add_option("--shift-rank", a->shift_rank, "Coordinates removed per task from shifts")
+      ->check(whole_number())
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--rescale", a->rescale,
+                   "Scale trimmed vectors back to their norm, or not (default: as the preset)")
+      ->check(CLI::IsMember({"none", "frobenius"}))
+      ->group(group);
+  command->add_option("--order", a->order, "Trim by one task after the other, or by all at once")
+      ->check(CLI::IsMember({"sequential", "joint"}))
+      ->capture_default_str()
+      ->group(group);
+  command->add_option("--rows", a->rows, "Weigh tasks by their rows in G_k, or all alike")
+      ->check(CLI::IsMember({"sum", "mean"}))
+      ->capture_default_str()
+      ->group(group);
+  command
+      ->add_option("--feature-coefficient", a->coefficient,
+                   "Features come from base + A (expert - base) (default: 1, "
+                   "the expert; preset port: alpha)")
+      ->type_name("A")
+      ->check(finite_number(true))
+      ->group(group);
+  command->callback([command, a] { run_merge(*command, *a); });
+}
+
+}  // namespace catmerge::harness

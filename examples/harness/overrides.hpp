@@ -1,0 +1,148 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <catmerge/cat_options.hpp>
+#include <catmerge/method.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <harness/checkpoint_set.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// --set SELECTOR:KEY=VALUE,...: other settings for some parameters.
+namespace catmerge::harness {
+
+/// Settings of the parameters that a pattern of names, or the name of a kind, stands for.
+class override_rule {
+ public:
+  /// Throws CLI::ValidationError for what is not of the form
+  /// `PATTERN:alpha=A,lambda=L,rank=C` or `@KIND:...`.
+  explicit override_rule(const std::string& text) : text_(text) {
+    const auto colon = text.rfind(':');
+    if (colon == std::string::npos || colon == 0) refuse("expected PATTERN:KEY=VALUE");
+    const std::string selector = text.substr(0, colon);
+    if (selector.front() == '@') {
+      static const std::map<std::string, layer_kind> kinds = {{"@linear", layer_kind::linear},
+                                                              {"@scale", layer_kind::scale},
+                                                              {"@shift", layer_kind::shift},
+                                                              {"@other", layer_kind::other}};
+      const auto found = kinds.find(selector);
+      if (found == kinds.end()) refuse("expected @linear, @scale, @shift or @other");
+      kind_ = found->second;
+    } else {
+      try {
+        names_ = name_patterns("--set", {selector});
+      } catch (const error& problem) {
+        refuse(problem.what());
+      }
+    }
+    std::string_view rest = std::string_view(text_).substr(colon + 1);
+    for (bool more = true; more;) {
+      const auto comma = rest.find(',');
+      more = comma != std::string_view::npos;
+      read(rest.substr(0, comma));
+      if (more) rest.remove_prefix(comma + 1);
+    }
+  }
+
+  const std::string& text() const { return text_; }
+  bool has_alpha() const { return alpha_.has_value(); }
+  bool has_trim() const { return lambda_.has_value() || rank_.has_value(); }
+  bool by_kind() const { return kind_.has_value(); }
+  void require_use(const std::vector<std::string>& names) const { names_.require_use(names); }
+
+  bool applies(std::string_view name, layer_kind kind) const {
+    return kind_ ? *kind_ == kind : names_.match(name);
+  }
+
+  /// A rank or lambda is that of the parameter's kind.
+  void apply(layer_kind kind, cat_options& o) const {
+    if (alpha_) o.alpha = *alpha_;
+    if (lambda_ && kind == layer_kind::linear) o.linear.lambda = *lambda_;
+    if (lambda_ && kind == layer_kind::scale) o.scale.lambda = *lambda_;
+    if (!rank_) return;
+    if (kind == layer_kind::linear) {
+      const auto* before = std::get_if<top>(&o.linear.directions);
+      o.linear.directions = top{*rank_, before == nullptr || before->positive_only};
+    }
+    if (kind == layer_kind::scale) o.scale.coordinates.count = *rank_;
+    if (kind == layer_kind::shift) o.shift.count = *rank_;
+  }
+  void apply(layer_kind, task_arithmetic_method& m) const {
+    if (alpha_) m.alpha = *alpha_;
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw CLI::ValidationError("--set", why + ", found '" + text_ + "'");
+  }
+
+  void read(std::string_view setting) {
+    const auto equals = setting.find('=');
+    const std::string_view key = setting.substr(0, equals);
+    const std::string value(equals == std::string_view::npos ? "" : setting.substr(equals + 1));
+    if (key == "rank") {
+      index_t count = -1;
+      const auto* const end = value.data() + value.size();
+      if (std::from_chars(value.data(), end, count).ptr != end || count < 0)
+        refuse("expected a whole number of at least 0 for rank");
+      rank_ = count;
+      return;
+    }
+    if (key != "alpha" && key != "lambda") refuse("expected alpha=, lambda= or rank=");
+    char* end = nullptr;
+    const double number = std::strtod(value.c_str(), &end);
+    if (value.empty() || *end != '\0' || !std::isfinite(number) || (key == "lambda" && number < 0))
+      refuse("expected a number" + std::string(key == "lambda" ? " of at least 0" : "") + " for " +
+             std::string(key));
+    (key == "alpha" ? alpha_ : lambda_) = number;
+  }
+
+  std::string text_;
+  name_patterns names_;
+  std::optional<layer_kind> kind_;
+  std::optional<double> alpha_, lambda_;
+  std::optional<index_t> rank_;
+};
+
+/// A method whose settings depend on the parameter: of rules for the same setting the last one
+/// counts.
+template <class Method>
+class method_by_parameter {
+ public:
+  /// `set` knows which tensor a piece of one belongs to, and outlives this.
+  method_by_parameter(Method method, std::vector<override_rule> rules, const checkpoint_set& set)
+      : method_(std::move(method)), rules_(std::move(rules)), set_(set) {}
+
+  bool needs_statistics(layer_kind kind) const { return method_.needs_statistics(kind); }
+
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    Method method = method_;
+    const std::string& name = set_.tensor_of(p.names.parameter);
+    for (const auto& rule : rules_)
+      if (rule.applies(name, p.kind)) {
+        if constexpr (requires { method.options; })
+          rule.apply(p.kind, method.options);
+        else
+          rule.apply(p.kind, method);
+      }
+    return method.merge(c, p, out);
+  }
+
+ private:
+  Method method_;
+  std::vector<override_rule> rules_;
+  const checkpoint_set& set_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,76 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <catmerge/io/mapped_file.hpp>
+#include <catmerge/io/output_file.hpp>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace catmerge::io {
+
+/// A file that belongs to a checkpoint's folder beside its weights: a configuration, a tokenizer.
+struct side_file {
+  std::filesystem::path name;    ///< inside the folder, such as "1_Pooling/config.json"
+  std::filesystem::path source;  ///< whose contents it gets; empty if `text` says what they are
+  std::string text = {};         ///< the contents where there is no source
+};
+
+/// Whether a name is that of weights, in any of the usual formats, or of an index of weights.
+inline bool is_weights_name(const std::filesystem::path& name) {
+  constexpr std::array<std::string_view, 14> formats = {
+      ".safetensors", ".bin",       ".pt",   ".pth", ".ckpt", ".h5", ".msgpack",
+      ".onnx",        ".onnx_data", ".gguf", ".npy", ".npz",  ".ot", ".tflite"};
+  const std::string extension = name.extension().string();
+  return std::find(formats.begin(), formats.end(), extension) != formats.end() ||
+         name.filename().string().ends_with(".index.json");
+}
+
+/// The files of a folder and of the folders in it, apart from weights and from what begins with a
+/// dot, in the order of their names. Links to files count as files; links to folders are passed
+/// over. Throws error if a folder cannot be listed.
+inline std::vector<side_file> side_files(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  std::vector<side_file> found;
+  std::error_code problem, ignored;
+  for (fs::recursive_directory_iterator it(folder, problem), end; !problem && it != end;
+       it.increment(problem)) {
+    if (it->path().filename().native().front() == '.') {
+      it.disable_recursion_pending();
+    } else if (it->is_regular_file(ignored) && !is_weights_name(it->path())) {
+      found.push_back({it->path().lexically_relative(folder), it->path()});
+    }
+  }
+  if (problem) fail(folder, "cannot list the folder: " + problem.message());
+  std::sort(found.begin(), found.end(),
+            [](const side_file& a, const side_file& b) { return a.name < b.name; });
+  return found;
+}
+
+/// Writes the files into a folder. Messages name `reported`, where the folder only stands in for
+/// that. Throws error where a source cannot be read or the system cannot write.
+inline void write_side_files(const std::vector<side_file>& files,
+                             const std::filesystem::path& folder,
+                             const std::filesystem::path& reported) {
+  for (const side_file& file : files) {
+    std::error_code problem;
+    std::filesystem::create_directories((folder / file.name).parent_path(), problem);
+    if (problem) fail(reported / file.name, "cannot create its folder: " + problem.message());
+    output_file copy(folder / file.name, reported / file.name);
+    if (file.source.empty()) {
+      copy.write_at(0, std::as_bytes(std::span(file.text)));
+    } else {
+      const mapped_file contents(file.source);
+      copy.write_at(0, contents.bytes());
+    }
+    copy.close();
+  }
+}
+
+}  // namespace catmerge::io
