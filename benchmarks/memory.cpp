@@ -1,0 +1,217 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+// How much memory merges of full-sized networks take: makes random checkpoints of the shapes of
+// CLIP's vision transformers (a base and eight experts, F32), merges them by the program as users
+// do, and prints the peak of its resident memory, mapped pages included.
+//
+//     benchmark_memory PROGRAM FOLDER [vit-b-32|vit-l-14]...
+//
+// FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; checkpoints that are there already are
+// used again. Fails if a merge takes more than the limits below.
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catmerge/io/checkpoint_writer.hpp>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+namespace io = catmerge::io;
+using catmerge::index_t;
+
+struct shape {
+  std::string name;
+  index_t width, mlp, layers, heads, patch, projection;
+  double limit_mb;  ///< what a merge of eight experts may take
+};
+
+const std::vector<shape> shapes = {{"vit-b-32", 768, 3072, 12, 12, 32, 512, 600},
+                                   {"vit-l-14", 1024, 4096, 24, 16, 14, 768, 1500}};
+constexpr int experts = 8;
+constexpr index_t image = 224, samples = 3;
+
+std::vector<io::tensor_info> tensors_of(const shape& s) {
+  std::vector<io::tensor_info> list;
+  const auto add = [&](const std::string& name, io::shape_t extents) {
+    list.push_back({name, io::dtype::f32, std::move(extents)});
+  };
+  const auto affine = [&](const std::string& name, io::shape_t weight) {
+    const index_t out = weight.front();
+    add(name + ".weight", std::move(weight));
+    add(name + ".bias", {out});
+  };
+  const std::string m = "vision_model.";
+  const index_t grid = image / s.patch, d = s.width;
+  add(m + "embeddings.class_embedding", {d});
+  add(m + "embeddings.patch_embedding.weight", {d, 3, s.patch, s.patch});
+  add(m + "embeddings.position_embedding.weight", {grid * grid + 1, d});
+  affine(m + "pre_layrnorm", {d});
+  for (index_t i = 0; i < s.layers; ++i) {
+    const std::string at = m + "encoder.layers." + std::to_string(i) + ".";
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "out_proj"})
+      affine(at + "self_attn." + name, {d, d});
+    affine(at + "layer_norm1", {d});
+    affine(at + "layer_norm2", {d});
+    affine(at + "mlp.fc1", {s.mlp, d});
+    affine(at + "mlp.fc2", {d, s.mlp});
+  }
+  affine(m + "post_layernorm", {d});
+  add("visual_projection.weight", {s.projection, d});
+  return list;
+}
+
+std::string config_of(const shape& s) {
+  const auto number = [](const char* key, index_t value) {
+    return "  \"" + std::string(key) + "\": " + std::to_string(value) + ",\n";
+  };
+  return "{\n  \"architectures\": [\"CLIPVisionModelWithProjection\"],\n" +
+         number("hidden_size", s.width) + number("intermediate_size", s.mlp) +
+         number("num_hidden_layers", s.layers) + number("num_attention_heads", s.heads) +
+         number("patch_size", s.patch) + number("image_size", image) +
+         number("projection_dim", s.projection) + "  \"model_type\": \"clip_vision_model\"\n}\n";
+}
+
+/// A value in (-1, 1) for each seed and place.
+float noise(std::uint64_t seed, std::uint64_t place) {
+  std::uint64_t x = seed * 0x9e3779b97f4a7c15U + place;  // splitmix64
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+  return static_cast<float>(static_cast<std::int64_t>(x ^ (x >> 31))) * 0x1p-63F;
+}
+
+/// The base, or for k > 0 an expert: weights of a usual size, changed by a few percent.
+void make_checkpoint(const fs::path& folder, const shape& s, int k) {
+  if (fs::exists(folder)) return;
+  std::printf("making %s\n", folder.c_str());
+  const auto list = tensors_of(s);
+  io::checkpoint_writer writer(folder, list,
+                               {io::checkpoint_format::hugging_face_folder,
+                                {{"format", "pt"}},
+                                {{"config.json", {}, config_of(s)}}});
+  std::uint64_t seed = 0;
+  for (const auto& info : list) {
+    ++seed;
+    const bool norm = info.name.find("norm") != std::string::npos;
+    const float centre = norm && info.name.ends_with("weight") ? 1.0F : 0.0F;
+    const std::uint64_t count = *io::element_count(info.shape);
+    std::vector<float> block;
+    for (std::uint64_t first = 0; first < count; first += block.size()) {
+      block.resize(std::min<std::uint64_t>(count - first, 1 << 18));
+      for (std::size_t i = 0; i < block.size(); ++i) {
+        block[i] = centre + 0.05F * noise(seed, first + i);
+        if (k > 0) block[i] += 0.002F * noise(seed + 1000U * static_cast<unsigned>(k), first + i);
+      }
+      writer.append(info.name, std::as_bytes(std::span(block)));
+    }
+  }
+  writer.commit();
+}
+
+void make_samples(const fs::path& file, int k) {
+  if (fs::exists(file)) return;
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(samples * 3 * image * image));
+  for (std::size_t i = 0; i < pixels.size(); ++i)
+    pixels[i] = static_cast<std::uint8_t>(127.5F + 127 * noise(static_cast<unsigned>(k) + 77U, i));
+  io::safetensors_writer writer(file, {{"pixel_values", io::dtype::u8, {samples, 3, image, image}}},
+                                {{"mean", "0.48,0.46,0.41"}, {"std", "0.27,0.26,0.28"}});
+  writer.write("pixel_values", std::as_bytes(std::span(pixels)));
+  writer.commit();
+}
+
+struct cost {
+  double peak_mb, seconds;
+};
+
+/// Runs the program; throws if it fails.
+cost run(const std::vector<std::string>& line) {
+  std::vector<std::string> words = line;
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const auto start = std::chrono::steady_clock::now();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execv(argv[0], argv.data());
+    std::_Exit(127);
+  }
+  int status = 0;
+  rusage used{};
+  if (child < 0 || ::wait4(child, &status, 0, &used) != child || status != 0)
+    throw catmerge::error("failed: " + words.front() + " " + words.at(1));
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  return {static_cast<double>(used.ru_maxrss) * 1024 / 1e6, taken.count()};
+}
+
+/// Whether all merges stay within the limit.
+bool measure(const std::string& program, const fs::path& folder, const shape& s) {
+  fs::create_directories(folder);
+  for (int k = 0; k <= experts; ++k) {
+    make_checkpoint(folder / ("model-" + std::to_string(k)), s, k);
+    if (k > 0) make_samples(folder / ("samples-" + std::to_string(k) + ".safetensors"), k);
+  }
+  std::vector<std::string> merge = {program,       "merge",    "--base",         folder / "model-0",
+                                    "--overwrite", "--output", folder / "merged"};
+  std::vector<std::string> by_samples, by_features;
+  cost features{0, 0};
+  for (int k = 1; k <= experts; ++k) {
+    const std::string task = std::to_string(k), model = folder / ("model-" + task);
+    const std::string file = folder / ("samples-" + task + ".safetensors");
+    const std::string recorded = folder / ("features-" + task + ".safetensors");
+    merge.insert(merge.end(), {"--expert", task + "=" + model});
+    by_samples.insert(by_samples.end(), {"--samples", task + "=" + file});
+    by_features.insert(by_features.end(), {"--features", task + "=" + recorded});
+    const cost one = run({program, "features", "--model", model, "--samples", file, "--output",
+                          recorded, "--overwrite"});
+    features = {std::max(features.peak_mb, one.peak_mb), features.seconds + one.seconds};
+  }
+  bool good = true;
+  const auto row = [&](const char* what, const cost& c) {
+    std::printf("| %-8s | %-34s | %9.0f | %7.1f |\n", s.name.c_str(), what, c.peak_mb, c.seconds);
+    std::fflush(stdout);
+    good = good && c.peak_mb <= s.limit_mb;
+  };
+  const auto with = [&](std::vector<std::string> line, const std::vector<std::string>& more) {
+    line.insert(line.end(), more.begin(), more.end());
+    return run(line);
+  };
+  row("features of 8 experts, one by one", features);
+  row("task arithmetic", with(merge, {"--method", "task-arithmetic"}));
+  row("CAT from features", with(merge, by_features));
+  row("CAT from 3 samples a task", with(merge, by_samples));
+  if (!good) std::printf("more than the %.0f MB that are allowed\n", s.limit_mb);
+  return good;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: %s PROGRAM FOLDER [vit-b-32|vit-l-14]...\n", argv[0]);
+    return 2;
+  }
+  const std::vector<std::string> wanted(argv + 3, argv + argc);
+  bool good = true;
+  try {
+    std::printf("| network  | merge of 8 experts, F32            | peak, MB  | seconds |\n");
+    std::printf("|----------|------------------------------------|-----------|---------|\n");
+    for (const shape& s : shapes)
+      if (wanted.empty() || std::find(wanted.begin(), wanted.end(), s.name) != wanted.end())
+        good = measure(argv[1], fs::path(argv[2]) / s.name, s) && good;
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "%s\n", problem.what());
+    return 1;
+  }
+  return good ? 0 : 1;
+}
