@@ -5,10 +5,11 @@
 // CLIP's vision transformers (a base and eight experts, F32), merges them by the program as users
 // do, and prints the peak of its resident memory, mapped pages included.
 //
-//     benchmark_memory PROGRAM FOLDER [vit-b-32|vit-l-14]...
+//     benchmark_memory PROGRAM FOLDER [vit-b-32|vit-l-14][:LAYERS]...
 //
-// FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; checkpoints that are there already are
-// used again. Fails if a merge takes more than the limits below.
+// LAYERS: CAT merges the first so many layers only, to save time: one layer takes as much memory as
+// any other. FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; checkpoints that are there
+// already are used again. Fails if a merge takes more than the limits below.
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -91,7 +92,16 @@ float noise(std::uint64_t seed, std::uint64_t place) {
   return static_cast<float>(static_cast<std::int64_t>(x ^ (x >> 31))) * 0x1p-63F;
 }
 
-/// The base, or for k > 0 an expert: weights of a usual size, changed by a few percent.
+/// An entry of an expert's task vector, row i and column j of a matrix: what fine-tuning leaves is
+/// of low rank for the most part, and a few percent of the weights.
+float change(std::uint64_t seed, std::uint64_t i, std::uint64_t j, std::uint64_t columns) {
+  float sum = 0.3F * noise(seed, i * columns + j), size = 1;
+  for (std::uint64_t r = 1; r <= 8; ++r, size *= 0.8F)
+    sum += size * noise(seed + 7777 * r, i) * noise(seed + 9999 * r, j);
+  return 0.002F * sum;
+}
+
+/// The base, or for k > 0 an expert.
 void make_checkpoint(const fs::path& folder, const shape& s, int k) {
   if (fs::exists(folder)) return;
   std::printf("making %s\n", folder.c_str());
@@ -106,12 +116,15 @@ void make_checkpoint(const fs::path& folder, const shape& s, int k) {
     const bool norm = info.name.find("norm") != std::string::npos;
     const float centre = norm && info.name.ends_with("weight") ? 1.0F : 0.0F;
     const std::uint64_t count = *io::element_count(info.shape);
+    const std::uint64_t columns = count / static_cast<std::uint64_t>(info.shape.front());
     std::vector<float> block;
     for (std::uint64_t first = 0; first < count; first += block.size()) {
       block.resize(std::min<std::uint64_t>(count - first, 1 << 18));
       for (std::size_t i = 0; i < block.size(); ++i) {
         block[i] = centre + 0.05F * noise(seed, first + i);
-        if (k > 0) block[i] += 0.002F * noise(seed + 1000U * static_cast<unsigned>(k), first + i);
+        if (k > 0)
+          block[i] += change(seed + 1000U * static_cast<unsigned>(k), (first + i) / columns,
+                             (first + i) % columns, columns);
       }
       writer.append(info.name, std::as_bytes(std::span(block)));
     }
@@ -155,7 +168,7 @@ cost run(const std::vector<std::string>& line) {
 }
 
 /// Whether all merges stay within the limit.
-bool measure(const std::string& program, const fs::path& folder, const shape& s) {
+bool measure(const std::string& program, const fs::path& folder, const shape& s, index_t layers) {
   fs::create_directories(folder);
   for (int k = 0; k <= experts; ++k) {
     make_checkpoint(folder / ("model-" + std::to_string(k)), s, k);
@@ -187,9 +200,15 @@ bool measure(const std::string& program, const fs::path& folder, const shape& s)
     return run(line);
   };
   row("features of 8 experts, one by one", features);
-  row("task arithmetic", with(merge, {"--method", "task-arithmetic"}));
-  row("CAT from features", with(merge, by_features));
-  row("CAT from 3 samples a task", with(merge, by_samples));
+  row("Task Arithmetic", with(merge, {"--method", "task-arithmetic"}));
+  std::string of;
+  if (layers < s.layers) {
+    of = ", " + std::to_string(layers) + " layers";
+    for (index_t i = 0; i < layers; ++i)
+      merge.insert(merge.end(), {"--include", "*.layers." + std::to_string(i) + ".*"});
+  }
+  row(("CAT from features" + of).c_str(), with(merge, by_features));
+  row(("CAT from samples" + of).c_str(), with(merge, by_samples));
   if (!good) std::printf("more than the %.0f MB that are allowed\n", s.limit_mb);
   return good;
 }
@@ -198,17 +217,26 @@ bool measure(const std::string& program, const fs::path& folder, const shape& s)
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: %s PROGRAM FOLDER [vit-b-32|vit-l-14]...\n", argv[0]);
+    std::fprintf(stderr, "usage: %s PROGRAM FOLDER [vit-b-32|vit-l-14][:LAYERS]...\n", argv[0]);
     return 2;
   }
-  const std::vector<std::string> wanted(argv + 3, argv + argc);
+  std::vector<std::string> wanted(argv + 3, argv + argc);
+  if (wanted.empty())
+    for (const shape& s : shapes) wanted.push_back(s.name);
   bool good = true;
   try {
     std::printf("| network  | merge of 8 experts, F32            | peak, MB  | seconds |\n");
     std::printf("|----------|------------------------------------|-----------|---------|\n");
-    for (const shape& s : shapes)
-      if (wanted.empty() || std::find(wanted.begin(), wanted.end(), s.name) != wanted.end())
-        good = measure(argv[1], fs::path(argv[2]) / s.name, s) && good;
+    for (const std::string& word : wanted) {
+      const auto colon = word.find(':');
+      const auto found = std::find_if(shapes.begin(), shapes.end(), [&](const shape& s) {
+        return s.name == word.substr(0, colon);
+      });
+      if (found == shapes.end()) throw catmerge::error("unknown network " + word);
+      const index_t layers =
+          colon == std::string::npos ? found->layers : std::stol(word.substr(colon + 1));
+      good = measure(argv[1], fs::path(argv[2]) / found->name, *found, layers) && good;
+    }
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "%s\n", problem.what());
     return 1;

@@ -8,9 +8,10 @@
 # heads/TASK.safetensors, or in the experts. A data file's metadata may say by which metric its task is measured
 # (accuracy if it does not). The merge options are for what base and experts do not have in common.
 #
-# For each method: merges with every setting of a grid, takes the one that is best on the validation split, and measures
-# that one on the test split; two more rows compare at the paper's alpha of 0.4, without choosing. Everything that is
-# printed is computed in this run. Merged networks are left in BUILD_DIRECTORY/compare.
+# For each method: merges with every setting of a grid (ALPHAS, LAMBDAS and RANKS in the environment replace it), takes
+# the one that is best on the validation split, and measures that one on the test split; two more rows compare at the
+# paper's alpha of 0.4, without choosing. Everything that is printed is computed in this run. Merged networks are left in
+# BUILD_DIRECTORY/compare.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -27,8 +28,8 @@ mkdir -p "$out"
 
 samples=3                       # unlabeled samples per task
 alphas="${ALPHAS:-0.15 0.2 0.25 0.3 0.35 0.4 0.5}"
-lambdas="1 2 5"
-ranks="1 2 4"
+lambdas="${LAMBDAS:-1 2 5}"
+ranks="${RANKS:-1 2 4}"
 
 tasks=()
 experts=()
