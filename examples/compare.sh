@@ -13,6 +13,7 @@
 # paper's alpha of 0.4, without choosing. Everything that is printed is computed in this run. Merged networks are left in
 # BUILD_DIRECTORY/compare.
 set -euo pipefail
+shopt -s inherit_errexit  # a command that fails inside $(...) ends the script, too
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 family="${1:?usage: bash examples/compare.sh FAMILY [BUILD_DIRECTORY [MERGE OPTION...]]}"
@@ -57,9 +58,12 @@ measure() {
 
 # measures MODEL SPLIT: one per task, then their mean
 measures() {
-  local task
-  for task in "${tasks[@]}"; do measure "$1" "$task" "$2"; done |
-    awk '{ printf "%s ", $1; sum += $1 } END { printf "%.2f\n", sum / NR }'
+  local task value values=()
+  for task in "${tasks[@]}"; do
+    value="$(measure "$1" "$task" "$2")"
+    values+=("$value")
+  done
+  printf '%s\n' "${values[@]}" | awk '{ printf "%s ", $1; sum += $1 } END { printf "%.2f\n", sum / NR }'
 }
 
 # merge OUTPUT OPTION...
@@ -70,12 +74,20 @@ merge() {
   "$catmerge" merge --base "$family/base" "${experts[@]}" --output "$output" "${policy[@]}" "$@"
 }
 
+# row LABEL VALUE...; row_of LABEL MODEL measures it on the test split
 row() {
   local label="$1" value
   shift
   printf '| %-36s |' "$label"
   for value in "$@"; do printf ' %10s |' "$value"; done
   printf '\n'
+}
+
+row_of() {
+  local values
+  values="$(measures "$2" test)"
+  # shellcheck disable=SC2086
+  row "$1" $values
 }
 
 # best NAME LABEL OPTION...  Reads settings (options, one combination a line) and reports the best on validation.
@@ -85,7 +97,8 @@ best() {
   while read -r setting; do
     # shellcheck disable=SC2086
     merge "$out/trial.safetensors" "$@" $setting
-    mean="$(measures "$out/trial.safetensors" validation | awk '{ print $NF }')"
+    mean="$(measures "$out/trial.safetensors" validation)"
+    mean="${mean##* }"
     echo "$name $setting: validation $mean" >> "$out/validation.log"
     if awk "BEGIN { exit !($mean > $best_mean) }"; then
       best_mean="$mean"
@@ -93,8 +106,7 @@ best() {
       mv "$out/trial.safetensors" "$out/$name.safetensors"
     fi
   done
-  # shellcheck disable=SC2046
-  row "$label" $(measures "$out/$name.safetensors" test)
+  row_of "$label" "$out/$name.safetensors"
   chosen+=("$label: $best_setting (validation $best_mean)")
 }
 
@@ -103,8 +115,7 @@ fixed() {
   local name="$1" label="$2"
   shift 2
   merge "$out/$name.safetensors" "$@"
-  # shellcheck disable=SC2046
-  row "$label" $(measures "$out/$name.safetensors" test)
+  row_of "$label" "$out/$name.safetensors"
 }
 
 mkdir "$out/features"
@@ -122,10 +133,12 @@ row "" "${titles[@]}" average
 printf '|%s' "--------------------------------------"
 for _ in "${tasks[@]}" average; do printf '|%s' "------------"; done
 printf '|\n'
-# shellcheck disable=SC2046
-row "base, not merged" $(measures "$family/base" test)
+row_of "base, not merged" "$family/base"
 single=()
-for task in "${tasks[@]}"; do single+=("$(measure "$family/experts/$task.safetensors" "$task" test)"); done
+for task in "${tasks[@]}"; do
+  value="$(measure "$family/experts/$task.safetensors" "$task" test)"
+  single+=("$value")
+done
 row "each task's own expert" "${single[@]}" "$(printf '%s\n' "${single[@]}" | awk '{ s += $1 } END { printf "%.2f", s / NR }')"
 fixed average "weight averaging" --method average
 fixed task-arithmetic-0.4 "Task Arithmetic, alpha 0.4" --method task-arithmetic --alpha 0.4

@@ -163,10 +163,15 @@ TEST_CASE("all files but weights are carried, folders and links too") {
   fs::create_symlink("../blobs/42", model / "tokenizer.json");
   fs::create_directory_symlink("../blobs", model / "linked");
   fs::create_symlink("nowhere", model / "dangling.txt");
+  fs::create_directories(model / "run/expert");
+  put(model / "run/expert/config.json", "another checkpoint's");
+  put(model / "run/expert/model.safetensors", "");
+  fs::create_directories(model / "out.partial-0123abcd");
+  put(model / "out.partial-0123abcd/config.json", "left by a kill");
   for (const std::string name :
        {"config.json", "1_Pooling/config.json", "merges.txt", "spiece.model", ".git/config",
         "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax.msgpack",
-        "model.safetensors.index.json", "1_Pooling/pytorch_model.bin", ".hidden", "x.npy"})
+        "model.safetensors.index.json", ".hidden", "x.npy"})
     put(model / name, name);
   std::vector<std::string> found;
   const auto files = io::side_files(model);
@@ -189,26 +194,52 @@ TEST_CASE("all files but weights are carried, folders and links too") {
 TEST_CASE("an existing target is refused, or replaced whole") {
   const temporary_folder folder;
   write_folder(folder / "out", "old", existing::refuse);
-  put(folder / "out/notes.txt", "mine");
   CHECK_CONTAINS(message_of([&] { write_folder(folder / "out", "new", existing::refuse); }),
                  "out: exists already");
   CHECK(value_in(folder / "out") == "old");
   write_folder(folder / "out", "new", existing::replace);
   CHECK(value_in(folder / "out") == "new");
-  CHECK_FALSE(fs::exists(folder / "out/notes.txt"));
   write_folder(folder / "fresh", "new", existing::replace);  // nothing there to replace
   CHECK(value_in(folder / "fresh") == "new");
 
-  // What is replaced is a checkpoint, or nothing.
-  fs::create_directory(folder / "home");
-  write_folder(folder / "home", "in an empty one", existing::replace);
-  fs::remove(folder / "home/model.safetensors");
-  put(folder / "home/thesis.tex", "years of work");
-  for (const std::string name : {"home", "home/"}) {
-    CHECK_CONTAINS(message_of([&] { write_folder(folder / name, "new", existing::replace); }),
-                   "holds files but no weights");
+  // Nothing is lost but weights: shards of before go, any other file is named.
+  put(folder / "out/model-00001-of-00002.safetensors", "old");
+  put(folder / "out/model.safetensors.index.json", "{}");
+  write_folder(folder / "out", "newer", existing::replace);
+  CHECK(value_in(folder / "out") == "newer");
+  fs::create_directories(folder / "out/docs");
+  for (const std::string name : {"thesis.tex", "docs/thesis.tex", "firmware.bin", "x.npy",
+                                 "x.index.json", "docs/model.safetensors"}) {
+    put(folder / ("out/" + name), "years of work");
+    for (const std::string spelled : {"out", "out/", "out/../out"}) {
+      CHECK_CONTAINS(message_of([&] { write_folder(folder / spelled, "x", existing::replace); }),
+                     "is not replaced: it holds '" + name + "'");
+    }
+    CHECK(get(folder / ("out/" + name)) == "years of work");
+    fs::remove(folder / ("out/" + name));
   }
-  CHECK(get(folder / "home/thesis.tex") == "years of work");
+  CHECK_CONTAINS(message_of([&] {
+                   io::checkpoint_writer writer(
+                       folder / "out", bytes_tensors({0}),
+                       {format::hugging_face_folder, {}, {}, 0, existing::replace});
+                   writer.write("t0", {});
+                   put(folder / "out/late.txt", "");
+                   writer.commit();
+                 }),
+                 "it holds 'late.txt'");
+  fs::remove(folder / "out/late.txt");
+  CHECK(value_in(folder / "out") == "newer");
+  // A link stays, and the folder that it leads to is replaced; so is the one at work in.
+  fs::create_directory_symlink("out", folder / "link");
+  write_folder(folder / "link", "through a link", existing::replace);
+  CHECK(fs::is_symlink(folder / "link"));
+  CHECK(value_in(folder / "out") == "through a link");
+  const fs::path here = fs::current_path();
+  fs::current_path(folder / "out");
+  write_folder(".", "from inside", existing::replace);
+  fs::current_path(here);
+  CHECK(value_in(folder / "out") == "from inside");
+  fs::remove(folder / "link");
   put(folder / "file", "a file");
   CHECK_CONTAINS(message_of([&] { write_folder(folder / "file", "new", existing::replace); }),
                  "file: cannot write: expected a folder, found something else");
@@ -230,7 +261,7 @@ TEST_CASE("an existing target is refused, or replaced whole") {
                  }),
                  "late: exists already");
   CHECK(get(folder / "late") == "first");
-  CHECK(folder.names() == std::vector<std::string>{"file", "fresh", "home", "late", "out"});
+  CHECK(folder.names() == std::vector<std::string>{"file", "fresh", "late", "out"});
 }
 
 TEST_CASE("a kill leaves the old folder or the new one, and never a part") {
@@ -251,7 +282,7 @@ TEST_CASE("a kill leaves the old folder or the new one, and never a part") {
         }
       }
     }
-    ::usleep(static_cast<unsigned>(random() % 3000));
+    ::usleep(static_cast<unsigned>(random() % 30000));
     REQUIRE(::kill(child, SIGKILL) == 0);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);

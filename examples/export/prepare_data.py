@@ -13,7 +13,8 @@ images  FOLDER/CLASS/*: `pixel_values` U8 (n, 3, s, s): the shorter side scaled 
         of the folders' names.
 texts   a table (.tsv, .csv with a header line, or .jsonl): `input_ids` I32 and `attention_mask` U8
         (n, tokens), `token_type_ids` U8 if the tokenizer makes them, padded on the right to the longest;
-        `labels` I64 (n), or F32 with --regression. --text twice for pairs of sentences.
+        `labels` I64 (n), or F32 with --regression. --text twice for pairs of sentences; --classes a,b,c
+        where labels are words.
 head    CLIP's classifier of a task, from its text encoder: `weight` F32 (classes, d), per class the mean of
         the normalised embeddings of all templates, normalised. "{}" stands for the class: the folder's
         name with blanks for underscores.
@@ -68,14 +69,18 @@ def write(tensors: dict[str, np.ndarray], output: Path, metadata: dict[str, str]
 
 
 def image_settings(model: Path) -> tuple[int, list[float], list[float]]:
-    """Side, mean and deviation of preprocessor_config.json."""
+    """Side, mean and deviation of preprocessor_config.json. What is scaled and what is cut out must be of one size."""
     path = model / "preprocessor_config.json"
     if not path.is_file():
         raise DataError(f"{path}: no such file; --model is a folder with the preprocessor's configuration")
     config = json.loads(path.read_text())
-    size = config.get("crop_size", config.get("size"))
-    if isinstance(size, dict):
-        size = size.get("height", size.get("shortest_edge"))
+    sizes = set()
+    for key in ("size", "crop_size"):
+        value = config.get(key, config.get("size"))
+        sizes |= set(value.values()) if isinstance(value, dict) else {value}
+    if len(sizes) != 1:
+        raise DataError(f"{path}: expected size and crop_size to be one number, found {sizes}")
+    size = sizes.pop()
     if not isinstance(size, int) or "image_mean" not in config or "image_std" not in config:
         raise DataError(f"{path}: expected crop_size, image_mean and image_std")
     return size, config["image_mean"], config["image_std"]
@@ -87,8 +92,7 @@ def load_image(path: Path, side: int) -> np.ndarray:
 
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    scale = side / min(image.size)
-    width, height = (max(side, int(extent * scale)) for extent in image.size)
+    width, height = (side * extent // min(image.size) for extent in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
     cut = image.crop((left, top, left + side, top + side))
@@ -117,14 +121,25 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def class_of(label: str | int, classes: list[str] | None) -> int:
+    """The number of a class: the label itself, or its place in --classes."""
+    if classes is None:
+        return int(label)
+    if label not in classes:
+        raise DataError(f"--classes: expected one of {', '.join(classes)}, found '{label}'")
+    return classes.index(label)
+
+
 def texts(arguments: argparse.Namespace) -> None:
     """`texts` of the command line."""
     from transformers import AutoTokenizer
 
     rows = read_table(arguments.input)
-    for column in [*arguments.text, arguments.label]:
-        if rows and column not in rows[0]:
-            raise DataError(f"{arguments.input}: no column '{column}', there are {', '.join(rows[0])}")
+    for number, row in enumerate(rows):
+        for column in [*arguments.text, arguments.label]:
+            if row.get(column) is None:
+                found = ", ".join(str(name) for name in row)
+                raise DataError(f"{arguments.input}: row {number} has no '{column}', there are {found}")
     chosen = draw(len(rows), arguments.count, arguments.seed)
     rows = [rows[i] for i in chosen]
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -137,7 +152,7 @@ def texts(arguments: argparse.Namespace) -> None:
         tensors["token_type_ids"] = encoded["token_type_ids"].astype(np.uint8)
     values = [row[arguments.label] for row in rows]
     tensors["labels"] = (np.array(values, dtype=np.float32) if arguments.regression
-                         else np.array([int(v) for v in values], dtype=np.int64))
+                         else np.array([class_of(v, arguments.classes) for v in values], dtype=np.int64))
     write(tensors, arguments.output, {"metric": arguments.metric} if arguments.metric else {})
 
 
@@ -181,6 +196,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if run is texts:
             command.add_argument("--text", action="append", required=True, help="a column; twice for pairs")
             command.add_argument("--label", default="label", help="the column of the labels")
+            command.add_argument("--classes", type=lambda text: text.split(","),
+                                 help="where labels are words: these, in the order of the head's outputs")
             command.add_argument("--regression", action="store_true", help="labels are numbers, not classes")
             command.add_argument("--max-length", type=int, default=128, help="tokens")
             command.add_argument("--metric", help="kept in the metadata: accuracy, matthews, f1, pearson, spearman")

@@ -130,7 +130,8 @@ class task_heads_output {
   /// Writes them beside the target. Throws if an expert has none, and for tasks whose names cannot
   /// be those of files.
   task_heads_output(const std::string& path, const checkpoint_set& set, io::existing target)
-      : folder_((check_target(path, target), path), target) {
+      : folder_(path, target, is_head) {
+    folder_.check_replaceable();
     for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
       const auto& task = set.tasks()[static_cast<std::size_t>(k)];
       const auto& expert = set.expert_file(k);
@@ -155,8 +156,8 @@ class task_heads_output {
   void commit() { folder_.commit(); }
 
  private:
-  static void check_target(const std::string& path, io::existing target) {
-    if (target == io::existing::replace) io::checkpoint_writer::require_replaceable(path);
+  static bool is_head(const std::filesystem::path& name) {
+    return name.extension() == ".safetensors" && !name.has_parent_path();
   }
 
   io::atomic_folder folder_;

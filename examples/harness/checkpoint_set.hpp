@@ -42,6 +42,8 @@ class checkpoint_set {
     check_policy();
     for (const auto& name : base_.names())
       if (!policy_.left_out(name)) names_.push_back(name);
+    if (names_.empty())
+      throw error(base + ": --drop and --task-heads leave nothing of the base to merge");
     for (std::size_t k = 0; k < experts_.size(); ++k) compare(experts_[k], tasks_[k]);
     classify(rules);
     make_groups(rules);
@@ -71,6 +73,22 @@ class checkpoint_set {
     return found == pieces_.end() ? parameter : found->second.tensor;
   }
 
+  /// What expert k holds of a tensor, under its own name or one that is tied to it; null if
+  /// nothing.
+  const io::tensor_entry* expert_entry(index_t k, const std::string& name) const {
+    const auto* entry = expert_file(k).find(name);
+    for (auto alias = tied_.begin(); entry == nullptr && alias != tied_.end(); ++alias)
+      if (alias->second == name) entry = expert_file(k).find(alias->first);
+    return entry;
+  }
+  /// The names under which a tensor is written: its own, and those tied to it.
+  std::vector<std::string> names_of(const std::string& tensor) const {
+    std::vector<std::string> list{tensor};
+    for (const auto& [alias, owner] : tied_)
+      if (owner == tensor) list.push_back(alias);
+    return list;
+  }
+
   /// Sorts the groups by rank(name) of their first members, keeping the order among equals.
   template <class Rank>
   void sort_groups(const Rank& rank) {
@@ -90,14 +108,16 @@ class checkpoint_set {
   host_const_view expert(index_t k, const parameter_info& p) {
     const piece part = piece_of(p);
     const auto& base_entry = base_.at(part.tensor);
-    const auto* entry = expert_file(k).find(part.tensor);
+    const auto* entry = expert_entry(k, part.tensor);
     if (entry == nullptr) return rows_of(base_entry, p, part);
     if (entry->shape == base_entry.shape) return rows_of(*entry, p, part);
-    const auto height = matrix_extents(entry->shape).first;
-    const host_const_view whole = windows_.of(*entry);
-    const index_t common = std::clamp<index_t>(height - part.first, 0, part.count);
-    return windows_.patched(rows_of(base_entry, p, part),
-                            whole.window(std::min(part.first, height), common, 0, whole.columns));
+    // Rows as they are stored, whichever way the parameter is read.
+    const host_const_view stored = windows_.of(base_entry), whole = windows_.of(*entry);
+    const index_t common = std::clamp<index_t>(whole.rows - part.first, 0, part.count);
+    const host_const_view patched =
+        windows_.patched(stored.window(part.first, part.count, 0, stored.columns),
+                         whole.window(std::min(part.first, whole.rows), common, 0, whole.columns));
+    return p.transposed ? patched.transposed() : patched;
   }
   void release(const parameter_group& group) {
     windows_.clear();
@@ -153,16 +173,30 @@ class checkpoint_set {
   }
 
   void classify(const model::name_rules& rules) {
-    std::vector<std::string> merged;
+    std::vector<std::string> known, others;  // of what can be merged: those of known kinds first
     for (const auto& name : names_) {
-      auto what = rules.classify(base_.at(name));
-      if (!policy_.merged(name)) what = {model::parameter_kind::fixed};
-      if (what.kind != model::parameter_kind::fixed) merged.push_back(name);
+      const auto what = rules.classify(base_.at(name));
       classes_.emplace(name, what);
+      if (what.kind == model::parameter_kind::unknown)
+        others.push_back(name);
+      else if (what.kind != model::parameter_kind::fixed)
+        known.push_back(name);
     }
-    tied_ = find_ties(base_, experts_, merged);
-    for (const auto& name : names_)
-      if (classes_.at(name).kind == model::parameter_kind::fixed) fixed_.push_back(name);
+    known.insert(known.end(), others.begin(), others.end());
+    tied_ = find_ties(base_, experts_, known);
+    for (const auto& [alias, owner] : tied_)
+      if (policy_.merged(alias) != policy_.merged(owner))
+        throw error(base_.path().string() + ": '" + alias + "' and '" + owner +
+                    "' hold the same values everywhere: --include and --exclude must take both or "
+                    "neither");
+    for (const auto& name : names_) {
+      auto& what = classes_.at(name);
+      if (!policy_.merged(name)) what = {model::parameter_kind::fixed};
+      if (what.kind == model::parameter_kind::fixed) {
+        fixed_.push_back(name);
+        tied_.erase(name);
+      }
+    }
   }
 
   void make_groups(const model::name_rules& rules) {

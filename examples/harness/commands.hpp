@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <catmerge/error.hpp>
 #include <cmath>
 #include <cstdint>
@@ -78,21 +79,37 @@ inline std::uint64_t parse_size(const std::string& option, const std::string& te
   const std::string unit = end + std::strspn(end, " ");
   const auto found = units.find(unit);
   const double bytes = found == units.end() ? -1 : number * found->second;
-  if (end == text.c_str() || !(bytes >= 0 && bytes < 1e18))
+  if (end == text.c_str() || !(bytes == 0 || (bytes >= 1 && bytes < 1e18)))
     throw CLI::ValidationError(option, "expected a size such as 5GB, found '" + text + "'");
   return static_cast<std::uint64_t>(bytes);
 }
 
-/// Throws if writing `output` would replace an input or put a file into an input that is a folder.
-inline void require_apart(const std::string& output, const std::vector<std::string>& inputs) {
-  namespace fs = std::filesystem;
+/// A path as the system sees it, whatever links, dots and slashes it is written with.
+inline std::filesystem::path resolved(const std::string& path) {
   std::error_code ignored;
-  const auto folder = fs::absolute(output, ignored).parent_path();
+  auto place = std::filesystem::weakly_canonical(path, ignored);
+  if (place.empty()) place = std::filesystem::absolute(path, ignored);
+  return place.has_filename() ? place : place.parent_path();
+}
+
+/// Whether `inner` is `outer` or lies in it, at any depth.
+inline bool is_within(const std::filesystem::path& inner, const std::filesystem::path& outer) {
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
+/// Throws if `output` is an input, lies in one that is a folder, or is a folder that one lies in:
+/// it may be replaced as a whole.
+inline void require_apart(const std::string& output, const std::vector<std::string>& inputs) {
+  if (output.empty()) throw error("an output has no name: expected that of a file or a folder");
+  const auto place = resolved(output);
   for (const auto& input : inputs) {
-    if (fs::equivalent(output, input, ignored))
-      throw error(output + ": the output is one of the inputs: " + input);
-    if (fs::equivalent(folder, input, ignored))
+    if (input.empty()) continue;
+    const auto other = resolved(input);
+    if (place == other) throw error(output + ": the output is one of the inputs: " + input);
+    if (is_within(place, other))
       throw error(output + ": the output lies in one of the inputs: " + input);
+    if (is_within(other, place))
+      throw error(output + ": one of the inputs lies in the output: " + input);
   }
 }
 

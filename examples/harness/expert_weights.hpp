@@ -26,7 +26,11 @@ class fitted_weights final : public weight_source {
     if (has(wanted)) return expert_.get(wanted);
     const weight under = base_.get(wanted);
     const auto* entry = expert_file_.find(wanted.name);
-    if (entry == nullptr) return under;
+    // Another height is a resized table; any other shape is what is left out of the merge, and the
+    // expert's own network has no use for the base's.
+    if (entry == nullptr || entry->shape.size() != wanted.shape.size() || entry->shape.empty() ||
+        !std::equal(entry->shape.begin() + 1, entry->shape.end(), wanted.shape.begin() + 1))
+      return under;
     const weight top = expert_.get({wanted.name, entry->shape});
     std::vector<float> values(under.data(), under.data() + under.size());
     std::copy_n(top.data(), std::min(under.size(), top.size()), values.begin());
@@ -34,8 +38,7 @@ class fitted_weights final : public weight_source {
   }
 
  private:
-  /// Whether the expert's own tensor is what the network wants. (The set has been compared: where
-  /// shapes differ, it is in the height of a table that may differ.)
+  /// Whether the expert's own tensor is what the network wants.
   bool has(const parameter& wanted) const {
     const auto* entry = expert_file_.find(wanted.name);
     return entry != nullptr && entry->shape == wanted.shape;

@@ -41,7 +41,7 @@ int main(int argc, char** argv) {
       "P stands for a safetensors file, a folder of .npy files (one per parameter) or a Hugging "
       "Face\n"
       "folder. `catmerge COMMAND --help` tells more.\n"
-      "Exit status: 0 done, 1 an error (nothing was written), 2 a wrong command line.");
+      "Exit status: 0 done, 1 an error (nothing is half written), 2 a wrong command line.");
   try {
     program.parse(argc, argv);
   } catch (const CLI::RequiredError& problem) {

@@ -170,18 +170,17 @@ void require_outputs_apart(const arguments& a, const std::vector<std::vector<tas
   if (!a.config.empty()) paths.push_back(a.config);
   for (const auto& files : inputs)
     for (const auto& file : files) paths.push_back(file.path);
-  std::map<std::filesystem::path, std::string> taken;
+  std::vector<std::pair<std::string, std::string>> outputs;
   for (const auto& [what, path] : {std::pair<std::string, std::string>{"output", a.output},
                                    {"report", a.report},
                                    {"folder of heads", a.heads_output}}) {
-    if (path.empty()) continue;
+    if (path.empty() && what != "output") continue;
     require_apart(path, paths);
-    std::error_code ignored;
-    auto place = std::filesystem::weakly_canonical(path, ignored);
-    if (place.filename().empty()) place = place.parent_path();
-    const auto [other, is_new] = taken.emplace(place, what);
-    if (!is_new)
-      throw error(path + ": the " + what + " and the " + other->second + " have the same name");
+    for (const auto& [other, taken] : outputs)
+      if (is_within(resolved(path), resolved(taken)) || is_within(resolved(taken), resolved(path)))
+        throw error(path + ": the " + what + " and the " + other +
+                    " have the same name, or one lies in the other: " + taken);
+    outputs.emplace_back(what, path);
   }
 }
 

@@ -44,8 +44,10 @@ void add_merge(CLI::App& program) {
           "GB (powers of 1000), KiB, MiB, GiB; 0: one file")
       ->type_name("SIZE")
       ->capture_default_str();
-  command->add_flag("--overwrite", a->overwrite,
-                    "Replace outputs that exist: whole, and only once the new ones are finished");
+  command->add_flag(
+      "--overwrite", a->overwrite,
+      "Replace outputs that exist, once the new ones are finished. A folder goes as a whole; it is "
+      "refused if it holds a file, other than weights, that the new one does not");
   command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
       ->check(CLI::Range(1U, 1024U));
   command->add_option("--report", a->report, "What the merge did to every parameter, as JSON")
@@ -82,9 +84,10 @@ void add_merge(CLI::App& program) {
       ->capture_default_str()
       ->group(names);
   command
-      ->add_option("--set", a->overrides,
-                   "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
-                   "keys alpha, lambda, rank; the last that applies counts")
+      ->add_option(
+          "--set", a->overrides,
+          "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
+          "keys alpha and, where the method trims, lambda and rank; the last that applies counts")
       ->type_name("PATTERN:KEY=VALUE,...")
       ->expected(1)
       ->take_all()

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <catmerge/cat_options.hpp>
 #include <catmerge/method.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
@@ -128,9 +129,10 @@ class method_by_parameter {
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
     Method method = method_;
-    const std::string& name = set_.tensor_of(p.names.parameter);
+    const auto names = set_.names_of(set_.tensor_of(p.names.parameter));
     for (const auto& rule : rules_)
-      if (rule.applies(name, p.kind)) {
+      if (std::any_of(names.begin(), names.end(),
+                      [&](const auto& name) { return rule.applies(name, p.kind); })) {
         if constexpr (requires { method.options; })
           rule.apply(p.kind, method.options);
         else

@@ -38,13 +38,13 @@ inline bool same_bytes(const io::tensor_entry& a, const io::tensor_entry& b) {
          std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin());
 }
 
-/// Whether two tensors hold the same in every checkpoint.
+/// Whether two tensors hold the same in every checkpoint that has both. (Of a tied pair, a file may
+/// hold one name only.)
 inline bool same_everywhere(const std::vector<const io::checkpoint*>& files, const std::string& one,
                             const std::string& other) {
   for (const auto* file : files) {
     const auto *a = file->find(one), *b = file->find(other);
-    if ((a == nullptr) != (b == nullptr)) return false;
-    if (a == nullptr) continue;
+    if (a == nullptr || b == nullptr) continue;
     const bool same = probe(*a) == probe(*b) && same_bytes(*a, *b);
     file->release(one);
     file->release(other);
@@ -55,9 +55,9 @@ inline bool same_everywhere(const std::vector<const io::checkpoint*>& files, con
 
 }  // namespace detail
 
-/// Which of `names` hold the same values as an earlier one in the base and in every expert that has
-/// them: by the later name, the earlier. What was tied when the networks were trained is, and so is
-/// what cannot be told from that.
+/// Which of `names` hold the same values as an earlier one, in the base and in every expert that
+/// has both: by the later name, the earlier. What was tied when the networks were trained is, and
+/// so is what cannot be told from that.
 inline std::map<std::string, std::string> find_ties(const io::checkpoint& base,
                                                     const std::vector<io::checkpoint>& experts,
                                                     const std::vector<std::string>& names) {

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
+
+from runner import main, skip_all, test
 
 EXPORT = Path(__file__).resolve().parents[2] / "examples" / "export"
 sys.path.insert(0, str(EXPORT))
@@ -26,19 +25,9 @@ try:
     from safetensors.torch import load_file, save_file
     from torch import Tensor, nn
 except ImportError as error:
-    print(f"skipped: examples/export needs torch, numpy and safetensors ({error})")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip_all("examples/export needs torch, numpy and safetensors", error)
 
 from record_features import FeatureRecorder, read_samples  # noqa: E402
-
-TESTS: list[Callable[[Path], None]] = []
-
-
-def test(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Adds a test; it gets an empty folder."""
-    TESTS.append(function)
-    return function
 
 
 def export(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -260,20 +249,6 @@ def samples_are_scaled(folder: Path) -> None:
     metadata = {"mean": "0.5,0.25", "std": "0.5,0.75"}
     save_file({"pixel_values": pixels}, folder / "s.safetensors", metadata)
     assert torch.equal(read_samples(folder / "s.safetensors", None).flatten(), Tensor([-1, 1]))
-
-
-def main() -> int:
-    """Runs all tests."""
-    failed = 0
-    for function in TESTS:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                function(Path(folder))
-            except Exception:
-                failed += 1
-                print(f"FAILED {function.__name__}\n{traceback.format_exc()}")
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return min(failed, 1)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
+
+from runner import main, skip_all, test
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/examples/harness/catmerge")
@@ -31,22 +30,13 @@ try:
     if not PROGRAM.is_file():
         raise ImportError(f"{PROGRAM} is not built")
 except ImportError as error:
-    print(f"skipped: needs torch, transformers and the program ({error})")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip_all("needs torch, transformers and the program", error)
 
-TESTS: list[Callable[[Path], None]] = []
 ALPHA = 0.3
 VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
           "image_size": 8, "patch_size": 4, "projection_dim": 8}
 TEXT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 2, "max_position_embeddings": 20}
-
-
-def test(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Adds a test; it gets an empty folder."""
-    TESTS.append(function)
-    return function
 
 
 def randomise(model: PreTrainedModel, seed: int, around: PreTrainedModel | None = None) -> PreTrainedModel:
@@ -168,21 +158,6 @@ def bert_in_bfloat16(folder: Path) -> None:
     merged = opened(BertModel, merge(folder, ["a", "b"]), dtype="auto")
     assert merged.dtype == torch.bfloat16
     check_sum(merged, models[0], models[1:], 8e-3)  # bfloat16 has 8 bits; values are below 2
-
-
-def main() -> int:
-    """Runs every test in a folder of its own."""
-    failed = 0
-    for function in TESTS:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                function(Path(folder))
-            except Exception:  # noqa: BLE001
-                failed += 1
-                print(f"FAILED {function.__name__}")
-                traceback.print_exc()
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

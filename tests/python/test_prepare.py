@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
+
+from runner import main, skip_all, test
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "export" / "prepare_data.py"
 
@@ -28,18 +27,9 @@ try:
                               PreTrainedTokenizerFast)
     from transformers.models.clip import CLIPImageProcessor
 except ImportError as error:
-    print(f"skipped: examples/export needs torch, transformers, tokenizers and pillow ({error})")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip_all("examples/export needs torch, transformers, tokenizers and pillow", error)
 
-TESTS: list[Callable[[Path], None]] = []
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "photo", "of", "dog", "red", "cat", "runs", "."]
-
-
-def test(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Adds a test; it gets an empty folder."""
-    TESTS.append(function)
-    return function
 
 
 def prepare(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -70,7 +60,7 @@ def class_images(folder: Path) -> list[Path]:
     """Two classes with random images of odd sizes."""
     rng = np.random.default_rng(1)
     files = []
-    for name, sizes in (("cat", [(30, 41), (16, 16)]), ("red_dog", [(50, 21)])):
+    for name, sizes in (("cat", [(30, 41), (16, 16)]), ("red_dog", [(50, 21), (45, 40)])):
         (folder / name).mkdir(parents=True)
         for number, (width, height) in enumerate(sizes):
             path = folder / name / f"{number}.png"
@@ -87,7 +77,7 @@ def images_are_what_the_processor_gives(folder: Path) -> None:
     output = folder / "out.safetensors"
     well("images", folder / "data", "--model", folder / "model", "--output", output)
     made = load_file(output)
-    assert made["labels"].tolist() == [0, 0, 1]
+    assert made["labels"].tolist() == [0, 0, 1, 1]
     with safe_open(output, "np") as file:
         mean, std = ([float(x) for x in file.metadata()[k].split(",")] for k in ("mean", "std"))
     shape = (1, 3, 1, 1)
@@ -109,9 +99,9 @@ def a_draw_is_random_and_repeats(folder: Path) -> None:
              "--output", folder / "out.safetensors")
         draws.append(load_file(folder / "out.safetensors")["pixel_values"].tobytes())
     assert draws[0] == draws[1] != draws[2]
-    done = prepare("images", folder / "data", "--model", folder / "model", "--count", 4, "--output",
+    done = prepare("images", folder / "data", "--model", folder / "model", "--count", 5, "--output",
                    folder / "none.safetensors")
-    assert done.returncode == 1 and "expected at least 4 samples, found 3" in done.stderr
+    assert done.returncode == 1 and "expected at least 5 samples, found 4" in done.stderr
     assert not (folder / "none.safetensors").exists()
 
 
@@ -135,8 +125,16 @@ def texts_are_what_the_tokenizer_gives(folder: Path) -> None:
     well("texts", lines, "--model", folder / "model", "--text", "one", "--label", "score", "--regression",
          "--output", output)
     assert load_file(output)["labels"].tolist() == [2.5, -1.0]
-    done = prepare("texts", lines, "--model", folder / "model", "--text", "three", "--output", output)
-    assert done.returncode == 1 and "no column 'three'" in done.stderr
+    done = prepare("texts", lines, "--model", folder / "model", "--text", "three", "--label", "score", "--output",
+                   output)
+    assert done.returncode == 1 and "row 0 has no 'three'" in done.stderr
+    table.write_text("one\ttwo\tlabel\na\tdog\tentailment\ncat\truns\tneutral\n")
+    well("texts", table, "--model", folder / "model", "--text", "one", "--classes", "neutral,entailment",
+         "--output", output)
+    assert load_file(output)["labels"].tolist() == [1, 0]
+    table.write_text("one\ttwo\tlabel\na\tdog\n")
+    done = prepare("texts", table, "--model", folder / "model", "--text", "one", "--output", output)
+    assert done.returncode == 1 and "row 0 has no 'label'" in done.stderr
 
 
 @test
@@ -160,21 +158,6 @@ def heads_are_mean_text_embeddings(folder: Path) -> None:
             units.append((embeds / embeds.norm()).numpy())
         mean = np.mean(units, axis=0)
         assert np.abs(row - mean / np.linalg.norm(mean)).max() < 1e-5
-
-
-def main() -> int:
-    """Runs every test in a folder of its own."""
-    failed = 0
-    for function in TESTS:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                function(Path(folder))
-            except Exception:  # noqa: BLE001
-                failed += 1
-                print(f"FAILED {function.__name__}")
-                traceback.print_exc()
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

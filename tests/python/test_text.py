@@ -13,9 +13,10 @@ import copy
 import functools
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from runner import Skipped, main, skip_all, test
 
 TEXT = Path(__file__).resolve().parents[2] / "examples" / "text"
 FAMILY = TEXT / "family"
@@ -36,25 +37,12 @@ try:
         RobertaForSequenceClassification,
     )
 except ImportError as error:
-    print(f"skipped: examples/text needs torch, transformers, tokenizers and safetensors ({error})")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip_all("examples/text needs torch, transformers, tokenizers and safetensors", error)
 
-TESTS: list[Callable[[], None]] = []
 SPLITS = (("samples", 64), ("validation", 200), ("test", 500))
 # The least test figure of an expert, some points below what was measured.
 FLOORS = {"language": 82.0, "topic": 40.0, "section": 48.0, "testament": 42.0, "frequency": 40.0}
 COLOURS = ("red", "green", "blue")
-
-
-class Skipped(Exception):
-    """Why a test could not run."""
-
-
-def test(function: Callable[[], None]) -> Callable[[], None]:
-    """Adds a test."""
-    TESTS.append(function)
-    return function
 
 
 def family_test(function: Callable[[], None]) -> Callable[[], None]:
@@ -300,23 +288,6 @@ def the_experts_classify() -> None:
         )
         figure = train.score(task.metric, train.predict(model, split), split.labels)
         assert figure >= FLOORS[name], f"{name}: {figure:.1f}"
-
-
-def main() -> int:
-    """Runs all tests."""
-    passed = failed = skipped = 0
-    for function in TESTS:
-        try:
-            function()
-            passed += 1
-        except Skipped as reason:
-            skipped += 1
-            print(f"skipped {function.__name__}: {reason}")
-        except Exception:
-            failed += 1
-            print(f"FAILED {function.__name__}\n{traceback.format_exc()}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return min(failed, 1)
 
 
 if __name__ == "__main__":

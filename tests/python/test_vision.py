@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
+
+from runner import Skipped, main, skip_all, test
 
 VISION = Path(__file__).resolve().parents[2] / "examples" / "vision"
 FAMILY = VISION / "family"
@@ -28,22 +28,9 @@ try:
     import train
     from safetensors import safe_open
 except ImportError as error:
-    print(f"skipped: examples/vision needs torch, numpy, pillow and safetensors ({error})")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+    skip_all("examples/vision needs torch, numpy, pillow and safetensors", error)
 
-TESTS: list[Callable[[], None]] = []
 TINY = train.Config(16, 24, 2, 2, 7, 8)
-
-
-class Skipped(Exception):
-    """Why a test could not run."""
-
-
-def test(function: Callable[[], None]) -> Callable[[], None]:
-    """Adds a test."""
-    TESTS.append(function)
-    return function
 
 
 def tiny_split(count: int = 12, classes: int = 3) -> train.Split:
@@ -133,23 +120,6 @@ def the_family_is_complete() -> None:
             found = {image.tobytes() for image in images}
             assert not found & drawn, f"{split}/{name} shares images with another split"
             drawn |= found
-
-
-def main() -> int:
-    """Runs all tests."""
-    passed = failed = skipped = 0
-    for function in TESTS:
-        try:
-            function()
-            passed += 1
-        except Skipped as reason:
-            skipped += 1
-            print(f"skipped {function.__name__}: {reason}")
-        except Exception:
-            failed += 1
-            print(f"FAILED {function.__name__}\n{traceback.format_exc()}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return min(failed, 1)
 
 
 if __name__ == "__main__":

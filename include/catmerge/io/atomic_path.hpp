@@ -9,9 +9,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <random>
 #include <string>
 #include <system_error>
+#include <utility>
 
 /// @file
 /// Files and folders that appear whole or not at all: they are built beside their target under the
@@ -102,10 +104,16 @@ inline void rename_over_file(const std::filesystem::path& from, const std::files
 inline void exchange_folders(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (!renamed_with_flags(from, to, exchange)) {
     const std::filesystem::path aside = partial_path(to);
-    if (std::rename(to.c_str(), aside.c_str()) != 0 || std::rename(from.c_str(), to.c_str()) != 0 ||
-        std::rename(aside.c_str(), from.c_str()) != 0) {
-      fail_rename(from, to);
+    if (std::rename(to.c_str(), aside.c_str()) != 0) fail_rename(from, to);
+    if (std::rename(from.c_str(), to.c_str()) != 0) {
+      const int code = errno;
+      const bool back = std::rename(aside.c_str(), to.c_str()) == 0;
+      fail_system(to,
+                  "cannot rename the finished " + from.string() +
+                      (back ? "" : "; what was there is now " + aside.string()),
+                  code);
     }
+    std::rename(aside.c_str(), from.c_str());  // else the old one stays aside
   }
   sync_folder(to.parent_path());
 }
@@ -168,13 +176,24 @@ class atomic_file {
 /// A folder that takes its target's place when it is committed.
 class atomic_folder {
  public:
-  /// Throws error if the folder around it cannot be written, if the target is there but no folder,
-  /// and, where that is refused, if it exists.
-  explicit atomic_folder(const std::filesystem::path& target, existing how = existing::refuse)
-      : target_(target.filename().empty() ? target.parent_path() : target),
+  /// Says of a file in the target, by its name relative to it, that it may go.
+  using dispensable = std::function<bool(const std::filesystem::path& name)>;
+
+  /// Where a target is to be replaced, each file in it must be dispensable, or one that the new
+  /// folder has, too: a mistyped name must not cost a home directory. A link to a folder stays, and
+  /// what it leads to is replaced. Throws error if the folder around the target cannot be written,
+  /// if the target is there but no folder, and, where that is refused, if it exists.
+  explicit atomic_folder(const std::filesystem::path& target, existing how = existing::refuse,
+                         dispensable may_go = {})
+      : target_(resolved(target)),
         how_(how),
+        may_go_(std::move(may_go)),
         partial_(detail::partial_path(target_)) {
-    check_target();
+    if (how_ == existing::refuse) require_free(target_);
+    std::error_code ignored;
+    if (detail::is_taken(target_) && !std::filesystem::is_directory(target_, ignored)) {
+      fail(target_, "cannot write: expected a folder, found something else of that name");
+    }
     if (::mkdir(partial_.c_str(), 0777) != 0) fail_system(target_, "cannot create", errno);
   }
 
@@ -189,13 +208,31 @@ class atomic_folder {
   /// Where to put the files meanwhile.
   const std::filesystem::path& partial() const { return partial_; }
 
+  /// Throws error, naming the file, if the target holds one that would be lost. commit() does this,
+  /// too; earlier is better.
+  void check_replaceable() const {
+    namespace fs = std::filesystem;
+    std::error_code problem, ignored;
+    if (how_ == existing::refuse || !fs::is_directory(target_, ignored)) return;
+    for (fs::recursive_directory_iterator it(target_, problem), end; !problem && it != end;
+         it.increment(problem)) {
+      if (it->is_directory(ignored) && !it->is_symlink(ignored)) continue;
+      const fs::path name = it->path().lexically_relative(target_);
+      if (!(may_go_ && may_go_(name)) && !detail::is_taken(partial_ / name)) {
+        fail(target_, "is not replaced: it holds " + in_quotes(name.string()) +
+                          ", which the new one does not; remove the folder or choose another name");
+      }
+    }
+    if (problem) fail(target_, "cannot list the folder: " + problem.message());
+  }
+
   /// The target now is this folder; what it replaces is removed. Precondition: the files in it are
-  /// closed. Throws error where the system cannot rename, and if something else has appeared under
-  /// the name meanwhile.
+  /// closed. Throws error where the system cannot rename, where files would be lost, and if
+  /// something else has appeared under the name meanwhile.
   void commit() {
-    check_target();
+    check_replaceable();
     detail::sync_folder(partial_);
-    const bool replaces = detail::is_taken(target_);
+    const bool replaces = how_ == existing::replace && detail::is_taken(target_);
     if (replaces)
       detail::exchange_folders(partial_, target_);
     else
@@ -205,12 +242,16 @@ class atomic_folder {
   }
 
  private:
-  void check_target() const {
-    if (how_ == existing::refuse) require_free(target_);
+  /// Without a slash at the end; a link to a folder, and ".", as the folder itself.
+  static std::filesystem::path resolved(const std::filesystem::path& target) {
+    std::filesystem::path path = target.filename().empty() ? target.parent_path() : target;
     std::error_code ignored;
-    if (detail::is_taken(target_) && !std::filesystem::is_directory(target_, ignored)) {
-      fail(target_, "cannot write: expected a folder, found something else of that name");
+    const bool indirect = path.filename() == "." || path.filename() == ".." ||
+                          std::filesystem::is_symlink(path, ignored);
+    if (indirect && std::filesystem::is_directory(path, ignored)) {
+      path = std::filesystem::canonical(path, ignored);
     }
+    return path;
   }
 
   void remove_partial() const {
@@ -220,6 +261,7 @@ class atomic_folder {
 
   std::filesystem::path target_;
   existing how_;
+  dispensable may_go_;
   std::filesystem::path partial_;
   bool committed_ = false;
 };

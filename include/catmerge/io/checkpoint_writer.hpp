@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -34,8 +34,8 @@ class checkpoint_writer final : public tensor_sink {
     metadata_t metadata = {};            ///< .npy files have no place for it
     std::vector<side_file> beside = {};  ///< written into an output that is a folder
     std::uint64_t most_in_shard = 0;     ///< bytes, in a Hugging Face folder; 0: one file
-    /// Of a target that is there already. Only a folder that is empty or holds weights
-    /// (is_weights_name) is ever replaced: a mistyped name must not cost a home directory.
+    /// Of a target that is there already. A folder is replaced only if nothing is lost but weights:
+    /// see atomic_folder.
     existing target = existing::refuse;
   };
 
@@ -47,31 +47,18 @@ class checkpoint_writer final : public tensor_sink {
           std::make_unique<safetensors_writer>(path, std::move(tensors), how.metadata, how.target);
       return;
     }
-    if (how.target == existing::replace) require_replaceable(path);
     if (how.format == checkpoint_format::npy_folder) {
       auto arrays = std::make_unique<npy_folder_writer>(path, std::move(tensors), how.target);
-      write_side_files(how.beside, arrays->partial(), path);
+      write_side_files(how.beside, arrays->folder().partial(), path);
+      arrays->folder().check_replaceable();
       sink_ = std::move(arrays);
     } else {
-      folder_ = std::make_unique<atomic_folder>(path, how.target);
+      folder_ = std::make_unique<atomic_folder>(path, how.target, is_shard);
       write_side_files(how.beside, folder_->partial(), path);
+      folder_->check_replaceable();
       sink_ = std::make_unique<sharded_writer>(folder_->partial(), std::move(tensors), how.metadata,
                                                how.most_in_shard);
     }
-  }
-
-  /// Throws error if there is a folder of that name that holds files but no weights.
-  static void require_replaceable(const std::filesystem::path& folder) {
-    std::error_code problem;
-    if (!std::filesystem::is_directory(folder, problem)) return;
-    bool empty = true;
-    for (std::filesystem::directory_iterator it(folder, problem), end; !problem && it != end;
-         it.increment(problem)) {
-      if (is_weights_name(it->path())) return;
-      empty = false;
-    }
-    if (problem) fail(folder, "cannot list the folder: " + problem.message());
-    if (!empty) fail(folder, "holds files but no weights: expected a checkpoint to replace");
   }
 
   void append(std::string_view name, std::span<const std::byte> bytes) override {
@@ -86,6 +73,14 @@ class checkpoint_writer final : public tensor_sink {
   }
 
  private:
+  /// What sharded_writer makes: model.safetensors, model-00001-of-00002.safetensors, their index.
+  static bool is_shard(const std::filesystem::path& name) {
+    const std::string text = name.string();
+    return text == "model.safetensors.index.json" ||
+           (text.starts_with("model") && !name.has_parent_path() &&
+            name.extension() == ".safetensors");
+  }
+
   std::unique_ptr<atomic_folder> folder_;  // around sink_, where that writes files in a folder
   std::unique_ptr<tensor_sink> sink_;
 };

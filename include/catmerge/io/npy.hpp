@@ -82,7 +82,9 @@ class npy_folder_writer final : public tensor_sink {
   /// be a file's name (it is empty, begins with a dot or holds a slash), or NumPy has no such type.
   npy_folder_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
                     existing how = existing::refuse)
-      : ledger_(path, std::move(tensors)), folder_(path, how), files_(ledger_.slots().size()) {
+      : ledger_(path, std::move(tensors)),
+        folder_(path, how, is_array),
+        files_(ledger_.slots().size()) {
     for (const write_ledger::slot& slot : ledger_.slots()) {
       const std::string& name = slot.info.name;
       if (name.empty() || name.front() == '.' ||
@@ -104,10 +106,15 @@ class npy_folder_writer final : public tensor_sink {
     folder_.commit();
   }
 
-  /// Where other files of the folder may be put before commit().
-  const std::filesystem::path& partial() const { return folder_.partial(); }
+  /// Where other files may be put before commit(). Arrays of a folder that is replaced go, and so
+  /// do files that the new one has, too; others are an error (atomic_folder).
+  const atomic_folder& folder() const { return folder_; }
 
  private:
+  static bool is_array(const std::filesystem::path& name) {
+    return name.extension() == ".npy" && !name.has_parent_path();
+  }
+
   struct open_file {
     output_file file;
     std::uint64_t data_offset;

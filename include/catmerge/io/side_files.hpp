@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <catmerge/io/atomic_path.hpp>
 #include <catmerge/io/mapped_file.hpp>
-#include <catmerge/io/output_file.hpp>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -32,16 +32,32 @@ inline bool is_weights_name(const std::filesystem::path& name) {
          name.filename().string().ends_with(".index.json");
 }
 
-/// The files of a folder and of the folders in it, apart from weights and from what begins with a
-/// dot, in the order of their names. Links to files count as files; links to folders are passed
-/// over. Throws error if a folder cannot be listed.
+namespace detail {
+/// Whether a folder is a checkpoint of its own, or cannot be listed.
+inline bool holds_weights(const std::filesystem::path& folder) {
+  std::error_code problem;
+  for (std::filesystem::directory_iterator it(folder, problem), end; !problem && it != end;
+       it.increment(problem)) {
+    if (is_weights_name(it->path())) return true;
+  }
+  return static_cast<bool>(problem);
+}
+}  // namespace detail
+
+/// The files of a folder and of the folders in it, apart from weights, from folders that hold
+/// weights, from what begins with a dot and what a kill left unfinished, in the order of their
+/// names. Links to files count as files; links to folders are passed over. Throws error if a folder
+/// cannot be listed.
 inline std::vector<side_file> side_files(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::vector<side_file> found;
   std::error_code problem, ignored;
   for (fs::recursive_directory_iterator it(folder, problem), end; !problem && it != end;
        it.increment(problem)) {
-    if (it->path().filename().native().front() == '.') {
+    const std::string name = it->path().filename().string();
+    const bool is_other = it->is_directory(ignored) &&
+                          (is_weights_name(it->path()) || detail::holds_weights(it->path()));
+    if (is_other || name.front() == '.' || name.find(".partial-") != std::string::npos) {
       it.disable_recursion_pending();
     } else if (it->is_regular_file(ignored) && !is_weights_name(it->path())) {
       found.push_back({it->path().lexically_relative(folder), it->path()});
@@ -70,6 +86,7 @@ inline void write_side_files(const std::vector<side_file>& files,
       copy.write_at(0, contents.bytes());
     }
     copy.close();
+    if (file.name.has_parent_path()) detail::sync_folder((folder / file.name).parent_path());
   }
 }
 
