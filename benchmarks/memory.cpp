@@ -132,11 +132,21 @@ void make_checkpoint(const fs::path& folder, const shape& s, int k) {
   writer.commit();
 }
 
+/// Images of plain squares, whose colours differ from task to task: what enters the layers then
+/// differs, too, as it does between real tasks.
 void make_samples(const fs::path& file, int k) {
   if (fs::exists(file)) return;
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(samples * 3 * image * image));
-  for (std::size_t i = 0; i < pixels.size(); ++i)
-    pixels[i] = static_cast<std::uint8_t>(127.5F + 127 * noise(static_cast<unsigned>(k) + 77U, i));
+  std::vector<std::uint8_t> pixels;
+  const auto seed = static_cast<std::uint64_t>(k) + 77;
+  for (index_t plane = 0; plane < samples * 3; ++plane)
+    for (index_t row = 0; row < image; ++row)
+      for (index_t column = 0; column < image; ++column) {
+        const auto square =
+            static_cast<std::uint64_t>((plane * image + row / 28) * image + column / 28);
+        const float colour = 0.5F * noise(seed, static_cast<std::uint64_t>(plane % 3)) +
+                             0.5F * noise(seed + 1000, square);
+        pixels.push_back(static_cast<std::uint8_t>(127.5F + 127 * colour));
+      }
   io::safetensors_writer writer(file, {{"pixel_values", io::dtype::u8, {samples, 3, image, image}}},
                                 {{"mean", "0.48,0.46,0.41"}, {"std", "0.27,0.26,0.28"}});
   writer.write("pixel_values", std::as_bytes(std::span(pixels)));
@@ -203,7 +213,7 @@ bool measure(const std::string& program, const fs::path& folder, const shape& s,
   row("Task Arithmetic", with(merge, {"--method", "task-arithmetic"}));
   std::string of;
   if (layers < s.layers) {
-    of = ", " + std::to_string(layers) + " layers";
+    of = ", " + std::to_string(layers) + (layers == 1 ? " layer" : " layers");
     for (index_t i = 0; i < layers; ++i)
       merge.insert(merge.end(), {"--include", "*.layers." + std::to_string(i) + ".*"});
   }
