@@ -21,9 +21,9 @@ build="${2:-$root/build}"
 policy=("${@:3}")
 catmerge="$build/examples/harness/catmerge"
 [ -x "$catmerge" ] || { echo "error: there is no $catmerge: build it first (bash examples/demo.sh does)" >&2; exit 1; }
-name="$(basename "$(dirname "$(realpath "$family")/x")")"
-[ "$name" != family ] || name="$(basename "$(dirname "$(realpath "$family")")")"
-out="$build/compare/$name"
+name="$(realpath "$family")"
+name="${name%/family}"  # vision/family is called vision
+out="$build/compare/${name##*/}"
 rm -rf "$out"
 mkdir -p "$out"
 

@@ -12,9 +12,7 @@ using namespace harness_test;
 
 namespace {
 
-const std::string q0 = layer0 + "self_attn.q_proj.weight";
 const std::string q1 = layer1 + "self_attn.q_proj.weight";
-const std::string gamma0 = layer0 + "layer_norm1.weight";
 const std::string fc2 = layer0 + "mlp.fc2.weight";
 
 /// The program ends with status 1, one message that has all these parts, an empty standard output,

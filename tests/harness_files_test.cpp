@@ -11,9 +11,6 @@ using namespace harness_test;
 
 namespace {
 
-const std::string q0 = layer0 + "self_attn.q_proj.weight";
-const std::string gamma0 = layer0 + "layer_norm1.weight";
-
 /// A Hugging Face folder with a config.json of its own, odd spaces included.
 fs::path hugging_face_folder(const table& t, const std::string& config) {
   const fs::path folder = clips().fresh("folder");

@@ -13,8 +13,6 @@ namespace {
 /// below 4, those of task vectors below 0.2.
 constexpr double tolerance = 2e-6;
 
-const std::string q0 = layer0 + "self_attn.q_proj.weight";
-
 /// theta_0 + alpha sum_k T_k in double.
 values_t task_arithmetic(const std::string& name, double alpha,
                          const std::vector<std::string>& tasks = task_names) {

@@ -12,9 +12,7 @@ using namespace harness_test;
 
 namespace {
 
-const std::string q0 = layer0 + "self_attn.q_proj.weight";
 const std::string fc0 = layer0 + "mlp.fc1.weight";
-const std::string gamma0 = layer0 + "layer_norm1.weight";
 const std::string beta0 = layer0 + "layer_norm1.bias";
 const std::string table_name = "vision_model.embeddings.position_embedding.weight";
 
@@ -295,7 +293,13 @@ TEST_CASE("--set: each parameter as if the whole merge had its settings") {
   }
   CHECK_CONTAINS(
       error_of(clips().merge(clips().fresh()) + features + arguments{"--set", "nothing:alpha=1"}),
-      "--set: no tensor's name matches 'nothing'");
+      "--set 'nothing:alpha=1' applies to no parameter that is merged");
+  CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) + features +
+                          arguments{"--set", "*position_ids:alpha=1"}),
+                 "applies to no parameter");
+  CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) + features +
+                          arguments{"--include", "*.bias", "--set", "@scale:alpha=1"}),
+                 "applies to no parameter");
   CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) +
                               arguments{"--method", "average", "--set", "*:alpha=1"},
                           2),

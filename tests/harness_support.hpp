@@ -309,6 +309,8 @@ inline fs::path fixture(const std::string& file) {
 inline const std::vector<std::string> task_names = {"a", "b", "c"};
 inline const std::string layer0 = "vision_model.encoder.layers.0.";
 inline const std::string layer1 = "vision_model.encoder.layers.1.";
+inline const std::string q0 = layer0 + "self_attn.q_proj.weight";
+inline const std::string gamma0 = layer0 + "layer_norm1.weight";
 
 /// A small CLIP with three experts, their samples and, once asked for, their features. Inputs are
 /// only read; outputs have a folder of their own.

@@ -1,9 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -266,49 +264,32 @@ TEST_CASE("what is prefetched is read by the system, and what is released leaves
     for (const char* name : {"a", "b"}) writer.write(name, bytes_of(std::string(size, 'x')));
     writer.commit();
   }
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  REQUIRE(file >= 0);
-  REQUIRE(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0);
-  ::close(file);
+  evict(path);
   const io::checkpoint read(path);
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  /// Which share of the whole pages inside the bytes the system holds in its cache.
-  const auto cached = [&](std::span<const std::byte> bytes) {
-    const auto from = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
-    std::vector<unsigned char> pages(bytes.size() / page - 1);
-    REQUIRE(::mincore(reinterpret_cast<void*>(from), pages.size() * page, pages.data()) == 0);
-    const auto count = std::count_if(pages.begin(), pages.end(), [](auto p) { return p & 1; });
-    return static_cast<double>(count) / static_cast<double>(pages.size());
-  };
   const auto b = read.at("b").bytes;
-  if (cached(b) > 0.9) {
+  if (share_cached(b) > 0.9) {
     MESSAGE("this file system keeps its files in memory: nothing to see");
     return;
   }
   const auto half = b.first(size / 2);
   read.prefetch("b", half);
-  for (int i = 0; i < 200 && cached(half) < 1; ++i) ::usleep(10000);
-  CHECK(cached(half) == 1);
+  for (int i = 0; i < 200 && share_cached(half) < 1; ++i) ::usleep(10000);
+  CHECK(share_cached(half) == 1);
   read.prefetch("b");
-  for (int i = 0; i < 200 && cached(b) < 1; ++i) ::usleep(10000);
-  CHECK(cached(b) == 1);
+  for (int i = 0; i < 200 && share_cached(b) < 1; ++i) ::usleep(10000);
+  CHECK(share_cached(b) == 1);
 
   // In this program's memory are only the pages that it touched.
-  const auto resident = [] {
-    long pages = 0, all = 0;
-    std::ifstream("/proc/self/statm") >> all >> pages;
-    return static_cast<std::size_t>(pages) * 4096;
-  };
-  const std::size_t before = resident();
+  const std::size_t before = resident_bytes();
   unsigned sum = 0;
-  for (std::size_t i = 0; i < size; i += page) sum += std::to_integer<unsigned>(b[i]);
-  CHECK(sum == 'x' * (size / page));
-  const std::size_t touched = resident();
+  for (std::size_t i = 0; i < size; i += page_size()) sum += std::to_integer<unsigned>(b[i]);
+  CHECK(sum == 'x' * (size / page_size()));
+  const std::size_t touched = resident_bytes();
   CHECK(touched >= before + size / 2);
   read.release("b", half);
-  CHECK(resident() + size / 4 <= touched);
+  CHECK(resident_bytes() + size / 4 <= touched);
   read.release("b");
-  CHECK(resident() <= before + size / 4);
+  CHECK(resident_bytes() <= before + size / 4);
   CHECK(text_of(b.first(3)) == "xxx");  // and comes back
 }
 

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catmerge/io/tensor_entry.hpp>
@@ -111,6 +114,38 @@ inline std::string mutated(std::mt19937& random, std::string good, std::string_v
     }
   }
   return good;
+}
+
+// ---------------------------------------------------------------- pages
+
+inline std::size_t page_size() {
+  return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// Asks the system to forget a file's pages, which one that keeps files in memory will not do.
+/// Precondition: it is on the disk (our writers see to that) and no page of it is mapped.
+inline void evict(const fs::path& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  REQUIRE(file >= 0);
+  REQUIRE(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0);
+  ::close(file);
+}
+
+/// The share of the whole pages inside mapped bytes that the system has in its cache.
+inline double share_cached(std::span<const std::byte> bytes) {
+  const std::size_t page = page_size();
+  const auto from = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
+  std::vector<unsigned char> pages(bytes.size() / page - 1);
+  REQUIRE(::mincore(reinterpret_cast<void*>(from), pages.size() * page, pages.data()) == 0);
+  const auto count = std::count_if(pages.begin(), pages.end(), [](auto p) { return p & 1; });
+  return static_cast<double>(count) / static_cast<double>(pages.size());
+}
+
+/// The memory of this program, mapped pages included.
+inline std::size_t resident_bytes() {
+  std::size_t pages = 0, all = 0;
+  std::ifstream("/proc/self/statm") >> all >> pages;
+  return pages * page_size();
 }
 
 /// The message of the catmerge::error that `action` throws; "" if it throws none.

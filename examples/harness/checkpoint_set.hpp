@@ -73,20 +73,24 @@ class checkpoint_set {
     return found == pieces_.end() ? parameter : found->second.tensor;
   }
 
-  /// What expert k holds of a tensor, under its own name or one that is tied to it; null if
-  /// nothing.
-  const io::tensor_entry* expert_entry(index_t k, const std::string& name) const {
-    const auto* entry = expert_file(k).find(name);
-    for (auto alias = tied_.begin(); entry == nullptr && alias != tied_.end(); ++alias)
-      if (alias->second == name) entry = expert_file(k).find(alias->first);
-    return entry;
-  }
   /// The names under which a tensor is written: its own, and those tied to it.
   std::vector<std::string> names_of(const std::string& tensor) const {
     std::vector<std::string> list{tensor};
     for (const auto& [alias, owner] : tied_)
       if (owner == tensor) list.push_back(alias);
     return list;
+  }
+  /// What expert k has for a tensor of the base, under any of its names: in the base's shape, or,
+  /// of a resized table, in another height; the base stands in for the rest. Null if it has nothing
+  /// (or, of what is left out of the merge, something else).
+  const io::tensor_entry* expert_entry(index_t k, const std::string& tensor) const {
+    const auto& wanted = base_.at(tensor);
+    for (const auto& name : names_of(tensor)) {
+      const auto* entry = expert_file(k).find(name);
+      if (entry != nullptr && (entry->shape == wanted.shape || fits_resized(wanted, *entry)))
+        return entry;
+    }
+    return nullptr;
   }
 
   /// Sorts the groups by rank(name) of their first members, keeping the order among equals.
@@ -248,18 +252,18 @@ class checkpoint_set {
   template <class Act>
   void for_bytes_of(const parameter_info& p, const Act& act) const {
     const piece part = piece_of(p);
-    const auto in = [&](const io::checkpoint& file) {
-      const auto* entry = file.find(part.tensor);
+    const auto in = [&](const io::checkpoint& file, const io::tensor_entry* entry) {
       if (entry == nullptr) return;
       const auto height = matrix_extents(entry->shape).first;
       if (height == 0) return;
       const auto row = entry->bytes.size() / static_cast<std::size_t>(height);
       const auto first = static_cast<std::size_t>(std::min(part.first, height));
       const auto last = static_cast<std::size_t>(std::min(part.first + part.count, height));
-      act(file, part.tensor, entry->bytes.subspan(first * row, (last - first) * row));
+      act(file, entry->name, entry->bytes.subspan(first * row, (last - first) * row));
     };
-    in(base_);
-    for (const auto& expert : experts_) in(expert);
+    in(base_, &base_.at(part.tensor));
+    for (index_t k = 0; k < std::ssize(experts_); ++k)
+      in(expert_file(k), expert_entry(k, part.tensor));
   }
 
   /// The system reads the next group while this one is worked on.

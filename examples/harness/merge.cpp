@@ -245,7 +245,7 @@ struct merge_plan {
   }
 };
 
-/// Pieces of one tensor as one.
+/// Pieces of one tensor as one: they are never trimmed, so their reports say the same.
 std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
                                             const checkpoint_set& set) {
   std::vector<parameter_report> whole;
@@ -267,8 +267,7 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   std::optional<io::atomic_file> report_file;
   if (!a.report.empty()) report_file.emplace(a.report, plan.output.target);
   checkpoint_set set(a.base, plan.experts, rules, plan.policy);
-  for (const auto& rule : plan.overrides)
-    if (!rule.by_kind()) rule.require_use(set.names());
+  for (const auto& rule : plan.overrides) rule.require_use(set);
   if (command.count("--max-shard-size") > 0 &&
       io::output_format(a.output, set.base_file().format()) !=
           io::checkpoint_format::hugging_face_folder)

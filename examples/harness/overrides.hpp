@@ -55,13 +55,22 @@ class override_rule {
   }
 
   const std::string& text() const { return text_; }
-  bool has_alpha() const { return alpha_.has_value(); }
   bool has_trim() const { return lambda_.has_value() || rank_.has_value(); }
-  bool by_kind() const { return kind_.has_value(); }
-  void require_use(const std::vector<std::string>& names) const { names_.require_use(names); }
 
-  bool applies(std::string_view name, layer_kind kind) const {
-    return kind_ ? *kind_ == kind : names_.match(name);
+  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
+  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
+    if (kind_) return *kind_ == kind;
+    const auto names = set.names_of(set.tensor_of(parameter));
+    return std::any_of(names.begin(), names.end(),
+                       [this](const auto& name) { return names_.match(name); });
+  }
+
+  /// Throws if it applies to nothing that is merged.
+  void require_use(const checkpoint_set& set) const {
+    for (const auto& group : set.groups())
+      for (const auto& p : group)
+        if (applies(set, p.name, p.kind)) return;
+    throw error("--set '" + text_ + "' applies to no parameter that is merged");
   }
 
   /// A rank or lambda is that of the parameter's kind.
@@ -129,10 +138,8 @@ class method_by_parameter {
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
     Method method = method_;
-    const auto names = set_.names_of(set_.tensor_of(p.names.parameter));
     for (const auto& rule : rules_)
-      if (std::any_of(names.begin(), names.end(),
-                      [&](const auto& name) { return rule.applies(name, p.kind); })) {
+      if (rule.applies(set_, p.names.parameter, p.kind)) {
         if constexpr (requires { method.options; })
           rule.apply(p.kind, method.options);
         else

@@ -209,8 +209,7 @@ class sample_statistics final : public merge_statistics {
       for (const auto& file : files)
         if (file.task == set.tasks()[static_cast<std::size_t>(k)])
           runs_.push_back(std::make_unique<sample_run>(
-              net, file.path, count,
-              std::make_unique<expert_weights>(set.base_file(), set.expert_file(k), coefficient),
+              net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient),
               kinds_));
     // The merge asks in the order of the blocks; what no block uses comes last.
     set.sort_groups([this](const std::string& name) { return rank(name); });

@@ -33,10 +33,13 @@ class checkpoint_weights : public weight_source {
       : checkpoint_weights(from.path(),
                            [&from](const std::string& name) { return from.find(name); }) {}
 
-  void check(const parameter& wanted) const override { find(wanted); }
+  /// The tensor of that name, or null.
+  const io::tensor_entry* find(const std::string& name) const { return find_(name); }
+
+  void check(const parameter& wanted) const override { checked(wanted); }
 
   weight get(const parameter& wanted) const override {
-    const io::tensor_entry& entry = find(wanted);
+    const io::tensor_entry& entry = checked(wanted);
     if (entry.type == io::dtype::f32 && io::is_aligned(entry)) {
       weight values(wanted.shape, io::values_of<float>(entry).data());
       if (values.vector().allFinite()) return values;
@@ -48,7 +51,7 @@ class checkpoint_weights : public weight_source {
   }
 
  private:
-  const io::tensor_entry& find(const parameter& wanted) const {
+  const io::tensor_entry& checked(const parameter& wanted) const {
     const io::tensor_entry* const entry = find_(wanted.name);
     const std::string expected = "expected shape " + io::to_string(wanted.shape) + ", found ";
     if (entry == nullptr) io::fail(file_, wanted.name, expected + "no such tensor");

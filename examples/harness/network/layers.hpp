@@ -57,8 +57,8 @@ enum class activation : unsigned char {
   quick_gelu  ///< x / (1 + exp(-1.702 x))
 };
 
-/// By the names that configurations use ("hidden_act"); none for what is not implemented, such as
-/// the tanh approximations ("gelu_new", "gelu_pytorch_tanh").
+/// By the names that configurations use ("hidden_act"); none for any other, such as the
+/// tanh approximations ("gelu_new", "gelu_pytorch_tanh").
 inline std::optional<activation> activation_named(std::string_view name) {
   if (name == "gelu") return activation::gelu;
   if (name == "quick_gelu") return activation::quick_gelu;
