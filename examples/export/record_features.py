@@ -15,9 +15,14 @@ As a command, for a Hugging Face folder of a vision model and a file of samples:
     python3 record_features.py --model FOLDER --class CLIPVisionModelWithProjection \\
         --samples samples.safetensors --output features.safetensors --count 3
 
-Recorded are the inputs of every nn.Linear, whose weight they meet, and of every nn.LayerNorm and
-RMSNorm (nn.RMSNorm, or a class whose name ends so), for its scale: there the normalised input,
-(x - mean) / sqrt(var + eps) or x / sqrt(mean(x^2) + eps), computed directly from x.
+Recorded are the inputs of every nn.Linear and nn.Conv2d, whose weight they meet, and of every
+nn.LayerNorm and RMSNorm (nn.RMSNorm, or a class whose name ends so), for its scale: there the
+normalised input, (x - mean) / sqrt(var + eps) or x / sqrt(mean(x^2) + eps), computed directly
+from x. A convolution's rows are the patches under its window, one per sample and position, columns
+in the order channel, row, column, as its weight (d_out, ...) has them. Convolutions of several
+groups are left out. So is a vision transformer's patch embedding, by its name, because merges leave
+it alone; `keep` replaces that. Norms of the channels at each position are understood (LayerNorm2d,
+as torchvision and timm call it, or data_format = "channels_first").
 
 The statistics file (safetensors, F32) holds for a parameter NAME one of
     NAME                  the rows themselves, n x d_in, while they are at most d_in
@@ -37,6 +42,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -47,15 +53,49 @@ def is_rms_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
 
 
+def is_layer_norm_2d(module: nn.Module) -> bool:
+    """Whether it is one of the channels of (n, channels, height, width), by its name."""
+    return type(module).__name__.endswith("LayerNorm2d") and hasattr(module, "weight")
+
+
+def is_layer_norm(module: nn.Module) -> bool:
+    """Whether it subtracts the mean, too."""
+    return isinstance(module, nn.LayerNorm) or is_layer_norm_2d(module)
+
+
 def normalised(module: nn.Module, x: Tensor) -> Tensor:
-    """What a LayerNorm or an RMSNorm multiplies by its scale."""
+    """What a LayerNorm or an RMSNorm multiplies by its scale, the normalised axis last."""
     eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
     if eps is None:  # nn.RMSNorm's default
         eps = torch.finfo(x.dtype).eps
     x = x.double()
-    if isinstance(module, nn.LayerNorm):
+    if is_layer_norm_2d(module) or getattr(module, "data_format", None) == "channels_first":
+        x = x.movedim(1, -1)
+    if is_layer_norm(module):
         x = x - x.mean(-1, keepdim=True)
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """What a convolution's weight, as (d_out, rest), multiplies: (n, positions, rest)."""
+    if x.dim() == 3:  # one image
+        x = x[None]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # Where "same" pads, and how much, only this knows.
+    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
+    unfolded = F.unfold(x, module.kernel_size, module.dilation, stride=module.stride)
+    return unfolded.transpose(1, 2)
+
+
+def window_of(module: nn.Module) -> tuple[object, ...]:
+    """What besides the input decides about the rows: nothing, or a convolution's window."""
+    names = ("kernel_size", "stride", "dilation", "padding", "padding_mode")
+    return tuple(getattr(module, name, None) for name in names)
+
+
+def is_no_patch_embedding(name: str) -> bool:
+    """Whether a parameter's name is not that of a vision transformer's patch embedding."""
+    return "patch_embed" not in name
 
 
 class Statistics:
@@ -93,23 +133,25 @@ class Statistics:
 
 
 class FeatureRecorder:
-    """Hooks every linear layer and normalisation of a model for as long as it is open.
+    """Hooks every linear layer, convolution and norm of a model for as long as it is open.
 
-    Rows are the positions of the input: a tensor (n, tokens, d) gives n x tokens of them. `keep`
-    chooses by parameter name. Layers without a weight are passed over.
+    Rows are the positions of the input: a tensor (n, tokens, d) gives n x tokens of them, and
+    (n, channels, height, width) a row per image and place of the window. `keep` chooses by
+    parameter name. Layers without a weight are passed over.
     """
 
     def __init__(
-        self, model: nn.Module, keep: Callable[[str], bool] = lambda name: True
+        self, model: nn.Module, keep: Callable[[str], bool] = is_no_patch_embedding
     ) -> None:
         self.statistics: dict[str, Statistics] = {}
         self.aliases: dict[str, str] = {}
-        self._inputs: dict[str, list[tuple[int, int, torch.Size, torch.dtype]]] = {}
+        self._inputs: dict[str, list[tuple[object, ...]]] = {}
         self._alive: list[Tensor] = []
         self._handles = [model.register_forward_pre_hook(self._begin)]
         for module_name, module in model.named_modules():
-            linear = isinstance(module, nn.Linear)
-            norm = isinstance(module, nn.LayerNorm) or is_rms_norm(module)
+            conv = isinstance(module, nn.Conv2d) and module.groups == 1
+            linear = isinstance(module, nn.Linear) or conv
+            norm = is_layer_norm(module) or is_rms_norm(module)
             name = f"{module_name}.weight" if module_name else "weight"
             if (linear or norm) and module.weight is not None and keep(name):
                 hook = self._hook(name, scale=not linear)
@@ -138,9 +180,13 @@ class FeatureRecorder:
                 # Kept until the next pass, so that one address means one tensor.
                 self._alive.append(x)
                 version = 0 if x.is_inference() else x._version
-                seen = (x.data_ptr(), version, x.shape, x.dtype)
+                seen = (x.data_ptr(), version, x.shape, x.dtype, window_of(module))
                 self._inputs.setdefault(name, []).append(seen)
-            rows = (normalised(module, x) if scale else x).reshape(-1, x.shape[-1]).cpu()
+            if scale:
+                x = normalised(module, x)
+            elif isinstance(module, nn.Conv2d):
+                x = patches(module, x)
+            rows = x.reshape(-1, x.shape[-1]).cpu()
             self.statistics.setdefault(name, Statistics(scale)).update(rows.clone())
 
         return record

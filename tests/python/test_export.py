@@ -226,6 +226,121 @@ def rms_norm(folder: Path) -> None:
     assert close(recorder.statistics["0.weight"].entry("0.weight")[1], unit)
 
 
+def windows(x: Tensor, conv: nn.Conv2d, border: tuple[int, int, int, int]) -> Tensor:
+    """The patches of images by definition: one window after another, cut out of the padded image."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    x = nn.functional.pad(x, border, mode)
+    (height, width), (down, right), (dy, dx) = conv.kernel_size, conv.stride, conv.dilation
+    last_y = x.shape[2] - (height - 1) * dy
+    last_x = x.shape[3] - (width - 1) * dx
+    rows = []
+    for image in x:
+        for top in range(0, last_y, down):
+            for left in range(0, last_x, right):
+                ys = slice(top, top + (height - 1) * dy + 1, dy)
+                xs = slice(left, left + (width - 1) * dx + 1, dx)
+                rows.append(image[:, ys, xs].flatten())
+    return torch.stack(rows)
+
+
+@test
+def convolutions_are_linear_on_their_patches(folder: Path) -> None:
+    torch.manual_seed(3)
+    cases = [
+        (nn.Conv2d(2, 8, 3, 2, padding=1), (1, 1, 1, 1)),
+        (nn.Conv2d(2, 8, (3, 2), (1, 2), padding=(0, 1)), (1, 1, 0, 0)),
+        (nn.Conv2d(2, 8, (2, 3), padding="same", dilation=(1, 2)), (2, 2, 0, 1)),
+        (nn.Conv2d(2, 8, 3, padding=2, padding_mode="circular"), (2, 2, 2, 2)),
+        (nn.Conv2d(2, 8, 1, bias=False), (0, 0, 0, 0)),
+    ]
+    x = torch.randn(3, 2, 5, 6)
+    for conv, border in cases:
+        with FeatureRecorder(conv) as recorder, torch.no_grad():
+            output = conv(x)
+        statistics = recorder.statistics["weight"]
+        rows = windows(x, conv, border)
+        assert statistics.count == len(rows), conv
+        name, tensor = statistics.entry("weight")
+        assert name == "weight::gram" and close(tensor, rows.T @ rows), conv
+        if conv.bias is not None:
+            output = output - conv.bias.detach().view(1, -1, 1, 1)
+        product = rows @ conv.weight.detach().flatten(1).T
+        assert close(product, output.permute(0, 2, 3, 1).reshape(len(rows), -1)), conv
+    conv = nn.Conv2d(2, 3, 3)  # few rows are kept, of one image without a batch, too
+    for image in (x[:1, :, :4, :5], x[0, :, :4, :5]):
+        with FeatureRecorder(conv) as recorder, torch.no_grad():
+            conv(image)
+        expected = windows(x[:1, :, :4, :5], conv, (0, 0, 0, 0))
+        assert torch.equal(recorder.statistics["weight"].entry("weight")[1], expected)
+
+
+class Residual(nn.Module):
+    """Two pairs of convolutions that read one tensor; of one pair the windows differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(2, 4, 2, 2)
+        self.a = nn.Conv2d(4, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 2, 3, padding=1)
+        self.short = nn.Conv2d(4, 4, 1)
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)
+        return self.a(x) * self.b(x).mean() + self.short(x) + self.depthwise(x)
+
+
+@test
+def convolutions_share_an_input_only_with_the_same_window(folder: Path) -> None:
+    torch.manual_seed(4)
+    model, x = Residual(), torch.randn(2, 2, 4, 4)
+    with FeatureRecorder(model) as recorder, torch.no_grad():
+        model(x)
+    assert set(recorder.statistics) == {"a.weight", "b.weight", "short.weight"}
+    assert recorder.find_aliases() == {"b.weight": "a.weight"}
+    with FeatureRecorder(model, keep=lambda name: True) as recorder, torch.no_grad():
+        model(x)
+    assert "patch_embed.weight" in recorder.statistics
+    assert "depthwise.weight" not in recorder.statistics
+
+
+@test
+def norms_of_channels(folder: Path) -> None:
+    class LayerNorm2d(nn.LayerNorm):  # as torchvision's and timm's
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(3))
+            self.eps = 1e-2
+
+        def forward(self, x: Tensor) -> Tensor:
+            centred = x - x.mean(1, keepdim=True)
+            root = (centred.square().mean(1, keepdim=True) + self.eps).sqrt()
+            return self.weight.view(1, -1, 1, 1) * centred / root
+
+    class OtherLayerNorm2d(Plain):  # not an nn.LayerNorm
+        pass
+
+    class TaggedNorm(nn.LayerNorm):  # as ConvNeXt's in transformers
+        data_format = "channels_first"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+    torch.manual_seed(5)
+    x = torch.randn(2, 3, 3, 3)  # equal extents: the wrong axis would not be noticed by its length
+    for norm in (LayerNorm2d(3, eps=1e-2), OtherLayerNorm2d(), TaggedNorm(3, eps=1e-2)):
+        with FeatureRecorder(norm) as recorder, torch.no_grad():
+            output = norm(x)
+        rows = output.permute(0, 2, 3, 1).reshape(-1, 3) / norm.weight.detach()
+        statistics = recorder.statistics["weight"]
+        assert statistics.count == 18
+        assert close(statistics.entry("weight")[1], rows.double().square().mean(0)), norm
+
+
 @test
 def chosen_layers_and_no_hooks_left(folder: Path) -> None:
     model = Attention()
