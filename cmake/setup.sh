@@ -1,7 +1,7 @@
 # The programs and libraries that this project's scripts need, from Debian's own packages. To be sourced:
 #
 #     . cmake/setup.sh
-#     catmerge_install build test      # any of: build test torch clang ci
+#     catmerge_install build test      # any of: build test torch clang browser ci
 #
 # Says what it installs before it does so; does nothing, and says nothing, when everything is there.
 # Installs as root, or through sudo.
@@ -16,6 +16,9 @@ catmerge_packages_torch="libtorch-dev"
 # examples/.
 catmerge_packages_ci="clang-format libbenchmark-dev doxygen python3"
 
+# A browser, to look at the pages of reports, and the font that their text is measured for.
+catmerge_packages_browser="chromium fonts-dejavu-core"
+
 # The other compiler, with its sanitizers and libFuzzer.
 catmerge_packages_clang="clang libclang-rt-14-dev"
 
@@ -25,7 +28,7 @@ catmerge_install() {
   for purpose in "$@"; do
     list="catmerge_packages_$purpose"
     if [ -z "${!list:-}" ]; then
-      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch, clang or ci)" >&2
+      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch, clang, browser or ci)" >&2
       return 2
     fi
     for package in ${!list}; do

@@ -4,7 +4,7 @@
 #
 #     bash examples/demo.sh [BUILD_DIRECTORY]      (default: build/ inside the checkout)
 #
-# Installs what is missing, builds the program, then compares the methods on both families (examples/compare.sh).
+# Installs what is missing, builds the program, then compares the methods on both families (`catmerge experiment`).
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -20,11 +20,21 @@ cmake --build "$build" --parallel "$(catmerge_jobs)" --target catmerge_cli > "$b
   exit 1
 }
 
+catmerge="$build/examples/harness/catmerge"
 echo
-echo "Seven vision transformers: top-1 accuracy in percent on the test split, 3 unlabeled samples per task for CAT:"
+echo "# Seven vision transformers: top-1 accuracy in percent on the test split"
 echo
-bash "$root/examples/compare.sh" "$root/examples/vision/family" "$build"
+"$catmerge" experiment "$root/examples/vision/family" --studies comparison --seeds 1
 echo
-echo "Five RoBERTas, 3 unlabeled samples per task for CAT:"
+echo "# Five RoBERTas: accuracy in percent (frequency: Spearman's correlation, times 100)"
 echo
-bash "$root/examples/compare.sh" "$root/examples/text/family" "$build" --drop 'lm_head.*' --task-heads 'classifier.*'
+"$catmerge" experiment "$root/examples/text/family" --studies comparison --seeds 1 \
+  --drop 'lm_head.*' --task-heads 'classifier.*'
+echo
+echo "All studies, on four families: examples/experiments. One merge, with a page to look at:"
+echo "  $catmerge merge --base $root/examples/vision/family/base \\"
+for task in digits fashion; do
+  echo "    --expert $task=$root/examples/vision/family/experts/$task.safetensors \\"
+  echo "    --samples $task=$root/examples/vision/family/samples/$task.safetensors \\"
+done
+echo "    --sample-count 3 --output merged.safetensors --report report.html"

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #include "backends/torch_backend.hpp"
 #include "suite/algorithms.hpp"
+#include "suite/methods_entries.hpp"
+#include "suite/methods_matrices.hpp"
 
 using namespace test;
 using catmerge::bfloat16;
@@ -10,4 +12,9 @@ using catmerge::half;
 TEST_CASE_TEMPLATE("libtorch: tensors on the CPU", B, torch_backend<double>, torch_backend<float>,
                    torch_backend<half>, torch_backend<bfloat16>) {
   suite::everything<B>();
+}
+
+TEST_CASE_TEMPLATE("libtorch: the other methods", B, torch_backend<float>) {
+  suite::entry_methods<B>();
+  suite::matrix_methods<B>();
 }

@@ -116,6 +116,24 @@ double not_a_number(index_t, index_t) {
   return std::numeric_limits<double>::quiet_NaN();
 }
 
+/// Numbers of every kind: zeros of both signs, subnormal and largest ones, infinities, NaN.
+struct awkward {
+  scalar_type type;
+  std::uint64_t seed;
+  double operator()(index_t i, index_t j) const {
+    constexpr double list[] = {0.0,    -0.0,    5e-324,   -0x1p-149, 0x1p-133, -0x1p-24,
+                               1e-300, 0x1p-14, 1e300,    -3.3e38,   65504,    0.1,
+                               -0.1,   1,       -1,       3,         -7.25,    1.0 / 3,
+                               -1e-3,  88,      -0x1p127, 1.7e308,   -1e308,   -0x1p-126};
+    constexpr auto count = static_cast<std::uint64_t>(std::size(list)) + 1;
+    const auto place =
+        (seed * 7919 + static_cast<std::uint64_t>(i) * 31 + static_cast<std::uint64_t>(j) * 1009) *
+        0x9E3779B97F4A7C15U;
+    const auto k = (place >> 33) % count;
+    return k + 1 == count ? std::numeric_limits<double>::quiet_NaN() : rounded(type, list[k]);
+  }
+};
+
 /// Every elementwise operation, on both sides.
 void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_type type_y,
                        kind how_a, kind how_b, kind how_y) {
@@ -137,6 +155,15 @@ void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_t
   run(grid{3}, [](auto& c, auto p, auto q, auto y) { c.accumulate(0.5, p, q, y); });
   run(grid{3}, [](auto& c, auto p, auto, auto y) { c.axpy(-1.5, p, y); });
   run(grid{3}, [](auto& c, auto, auto, auto y) { c.scale(-0.75, y); });
+  using catmerge::entry_function;
+  for (const auto f : {entry_function::absolute, entry_function::sign, entry_function::at_least,
+                       entry_function::at_most, entry_function::above})
+    run(not_a_number, [f](auto& c, auto p, auto, auto y) { c.map(f, 0.5, p, y); });
+  for (const auto f : {catmerge::pair_function::product, catmerge::pair_function::quotient})
+    run(not_a_number, [f](auto& c, auto p, auto q, auto y) { c.zip(f, p, q, y); });
+  std::vector<double> factors;
+  for (index_t j = 0; j < s.columns; ++j) factors.push_back(grid{4}(0, j));
+  run(grid{3}, [&](auto& c, auto, auto, auto y) { c.scale_columns(factors, y); });
   CAPTURE(s.rows);
   CAPTURE(s.columns);
   CHECK(wrong == 0);
@@ -229,6 +256,10 @@ TEST_CASE("torch: elementwise operations work in place") {
       CHECK(doubles::to_eigen(y.tensor) == -2 * other);
       c.accumulate(2, y.view(), y.view(), y.view());
       CHECK(doubles::to_eigen(y.tensor) == -2 * other);
+      c.map(catmerge::entry_function::absolute, 0, y.view(), y.view());
+      CHECK(doubles::to_eigen(y.tensor) == 2 * other.cwiseAbs());
+      c.zip(catmerge::pair_function::product, y.view(), y.view(), y.view());
+      CHECK(doubles::to_eigen(y.tensor) == 4 * other.cwiseAbs2());
       // Two windows of one tensor.
       c.subtract(c.slice(read(x.tensor), 0, 3, 0, 5), c.slice(read(x.tensor), 3, 3, 0, 5),
                  c.slice(write(x.tensor), 3, 3, 0, 5));
@@ -257,6 +288,150 @@ TEST_CASE("torch: arithmetic is in double as soon as one operand is") {
   CHECK(wide.item<double>() == 1 + 0x1p-40);
   c.subtract(read(half), read(y), write(wide));
   CHECK(wide.item<double>() == 1 - 0x1p-40);
+}
+
+TEST_CASE("torch: entry functions of numbers of every kind") {
+  torch_context t;
+  host_context h;
+  for (const auto type : {scalar_type::f64, scalar_type::f32, scalar_type::f16})
+    for (const auto how : all_kinds) {
+      const pair x(type, 17, 40, how, awkward{type, 1}), z(type, 17, 40, how, awkward{type, 2});
+      const auto run = [&](const auto& f) {
+        pair y(type, 17, 40, how, not_a_number);
+        f(t, x.view(), z.view(), y.view());
+        f(h, x.host.view(), z.host.view(), y.host.view());
+        CHECK(y.wrong() == 0);
+        CHECK(y.outside_untouched());
+      };
+      using catmerge::entry_function;
+      for (const auto f : {entry_function::absolute, entry_function::sign, entry_function::at_least,
+                           entry_function::at_most, entry_function::above})
+        for (const double a : {0.1, 0.0, -2.0})
+          run([&](auto& c, auto p, auto, auto y) { c.map(f, a, p, y); });
+      for (const auto f : {catmerge::pair_function::product, catmerge::pair_function::quotient})
+        run([&](auto& c, auto p, auto q, auto y) { c.zip(f, p, q, y); });
+    }
+}
+
+TEST_CASE("torch: exponentials and tangents, to the last bits of the compute type") {
+  torch_context c;
+  generator g(13);
+  for (const auto type_x : all_types)
+    for (const auto type_y : all_types)
+      for (const auto f :
+           {catmerge::entry_function::exponential, catmerge::entry_function::tangent}) {
+        const pair x(type_x, 30, 41, kind::transposed,
+                     [&](index_t, index_t) { return rounded(type_x, 2 * g.normal()); });
+        pair y(type_y, 30, 41, kind::stepped, not_a_number);
+        c.map(f, 0, x.view(), y.view());
+        // libtorch's vectors of SLEEF are off by at most 1 unit of the last place of the compute
+        // type (sleef.org, suffix u10); twice that for the reference. Then one rounding.
+        const bool in_double = type_x == scalar_type::f64 || type_y == scalar_type::f64;
+        const double unit = in_double ? tolerance::eps<double> : tolerance::eps<float>;
+        const double step = type_y == scalar_type::f64   ? 0
+                            : type_y == scalar_type::f32 ? tolerance::eps<float>
+                            : type_y == scalar_type::f16 ? tolerance::eps<catmerge::half>
+                                                         : tolerance::eps<catmerge::bfloat16>;
+        const auto found = doubles::to_eigen(y.tensor);
+        double worst = 0;
+        for (index_t i = 0; i < 30; ++i)
+          for (index_t j = 0; j < 41; ++j) {
+            const double exact = f == catmerge::entry_function::exponential
+                                     ? std::exp(x.host(i, j))
+                                     : std::tanh(x.host(i, j));
+            // (The smallest normal number of float16 takes the place of what is smaller.)
+            const double size = std::max(std::abs(exact), type_y == scalar_type::f16 ? 0x1p-14 : 0);
+            worst = std::max(
+                worst, std::abs(found(i, j) - exact) / ((2 * unit + step / 2) * size + 5e-324));
+          }
+        CHECK(worst <= 1);
+        CHECK(y.outside_untouched());
+      }
+}
+
+TEST_CASE("torch: the number that map is given, and what zip computes in") {
+  torch_context c;
+  const at::Tensor x = doubles::matrix(Eigen::MatrixXd::Constant(1, 1, double(0.1F))),
+                   single = x.to(at::kFloat);
+  at::Tensor y = single.clone(), wide = x.clone();
+  c.map(catmerge::entry_function::above, 0.1, read(single), write(y));
+  CHECK(y.item<double>() == 0);
+  c.map(catmerge::entry_function::above, 0.1, read(single), write(wide));  // 0.1F is above 0.1
+  CHECK(wide.item<double>() == 1);
+  const at::Tensor tiny = x.mul(0).add(1e-300), large = x.mul(0).add(1e280);
+  c.zip(catmerge::pair_function::product, read(tiny), read(large), write(y));
+  CHECK(y.item<double>() == rounded(scalar_type::f32, 1e-300 * 1e280));
+}
+
+TEST_CASE("torch: columns are multiplied by numbers of every kind") {
+  torch_context t;
+  host_context h;
+  for (const auto type : {scalar_type::f64, scalar_type::f32, scalar_type::f16})
+    for (const auto how : all_kinds)
+      for (const auto s : shapes) {
+        std::vector<double> w;
+        for (index_t j = 0; j < s.columns; ++j) w.push_back(awkward{scalar_type::f64, 3}(0, j));
+        pair y(type, s.rows, s.columns, how, awkward{type, 4});
+        t.scale_columns(w, y.view());
+        h.scale_columns(w, y.host);
+        CHECK(y.wrong() == 0);
+        CHECK(y.outside_untouched());
+      }
+}
+
+TEST_CASE("torch: keys are counted as on the host") {
+  torch_context t;
+  host_context h;
+  generator g(14);
+  for (const auto type : all_types)
+    for (const auto how : all_kinds)
+      for (const auto s : shapes) {
+        const pair x(type, s.rows, s.columns, how, [&](index_t i, index_t j) {
+          const double v = awkward{type, 5}(i, j);
+          return std::isnan(v) || (i + j) % 2 == 0 ? rounded(type, g.normal()) : v;
+        });
+        for (int depth = 0; depth < 4; ++depth) {
+          const auto digit = catmerge::detail::digit_of_key(depth);
+          std::vector<std::uint64_t> prefixes{digit.before(std::uint64_t{12345} << 40)};
+          for (index_t i = 0; i < s.rows && s.columns > 0; i += 2)
+            prefixes.push_back(digit.before(catmerge::detail::order_key(x.host(i, s.columns - 1))));
+          for (const std::uint64_t before : prefixes) {
+            std::vector<std::uint64_t> found(std::size_t{1} << digit.bits, 3), expected = found;
+            t.count_keys(x.view(), depth, before, found);
+            h.count_keys(x.host, depth, before, expected);
+            if (found != expected) FAIL_CHECK("depth ", depth, ", before ", before);
+          }
+        }
+        CHECK(x.outside_untouched());
+      }
+  const pair x(scalar_type::f32, 2, 2, kind::whole, grid{1});
+  std::vector<std::uint64_t> counts(1024);
+  CHECK_THROWS_WITH_AS(t.count_keys(x.view(), 0, 0, counts),
+                       "count_keys: 1024 counts for digits of 18 bits", catmerge::error);
+}
+
+TEST_CASE("torch: order statistics are the host's") {
+  torch_context t;
+  host_context h;
+  generator g(15);
+  for (const auto type : all_types) {
+    std::vector<pair> tensors;
+    for (const auto how : all_kinds)
+      tensors.emplace_back(type, 60, 50, how,
+                           [&](index_t, index_t) { return rounded(type, g.normal()); });
+    const auto search = [](const auto& see) {
+      catmerge::order_search s([](std::uint64_t n) { return std::vector{n / 5, n - 1, n / 2}; });
+      while (s.wanted()) see(s), s.end_pass();
+      return std::vector{s.value(0), s.value(1), s.value(2)};
+    };
+    const auto found = search([&](auto& s) {
+      for (const auto& x : tensors) s.see(t, x.view());
+    });
+    const auto expected = search([&](auto& s) {
+      for (const auto& x : tensors) s.see(h, x.host.view());
+    });
+    CHECK(found == expected);
+  }
 }
 
 TEST_CASE_TEMPLATE("torch: 16-bit results are rounded once, from float", S, catmerge::half,
@@ -587,6 +762,16 @@ TEST_CASE("torch: shapes that do not fit are refused, not repeated") {
   CHECK_THROWS_AS(c.accumulate(1, row.view(), a.view(), y.view()), catmerge::error);
   CHECK_THROWS_AS(c.weighted_square(1, row.view(), a.view(), y.view()), catmerge::error);
   CHECK_THROWS_AS(c.column_energies(1, a.view(), y.view()), catmerge::error);
+  CHECK_THROWS_WITH_AS(c.map(catmerge::entry_function::sign, 0, row.view(), y.view()), message,
+                       catmerge::error);
+  for (const auto f : {catmerge::pair_function::product, catmerge::pair_function::quotient}) {
+    CHECK_THROWS_AS(c.zip(f, row.view(), a.view(), y.view()), catmerge::error);
+    CHECK_THROWS_AS(c.zip(f, a.view(), row.view(), y.view()), catmerge::error);
+  }
+  for (const std::size_t n : {0U, 1U, 3U})
+    CHECK_THROWS_WITH_AS(c.scale_columns(std::vector<double>(n), y.view()),
+                         (std::to_string(n) + " factors for the columns of 3 x 4").c_str(),
+                         catmerge::error);
   CHECK_THROWS_WITH_AS(c.multiply(1, a.view(), op::none, row.view(), op::none, 0, y.view()),
                        "product of 3 x 4 and 1 x 4 into 3 x 4", catmerge::error);
   CHECK_THROWS_AS(c.multiply(1, a.view(), op::none, row.view(), op::transpose, 0, y.view()),
@@ -620,6 +805,11 @@ TEST_CASE("torch: operands live on the context's device") {
   refused([&] { c.column_energies(1, away, c.slice(out, 0, 3, 0, 1)); });
   refused([&] { c.weighted_square(1, x, away, out); });
   refused([&] { c.zero_rows(std::vector<index_t>{0}, away_out); });
+  std::vector<std::uint64_t> counts(std::size_t{1} << 18);
+  refused([&] { c.scale_columns(std::vector<double>(3), away_out); });
+  refused([&] { c.map(catmerge::entry_function::sign, 0, away, out); });
+  refused([&] { c.zip(catmerge::pair_function::product, x, away, out); });
+  refused([&] { c.count_keys(away, 0, 0, counts); });
   refused([&] { (void)c.all_finite(away); });
   refused([&] { (void)c.symmetric_eigen(away_out); });
   refused([&] { (void)c.to_host(away); });
@@ -628,6 +818,8 @@ TEST_CASE("torch: operands live on the context's device") {
   CHECK(doubles::to_eigen(y) == Eigen::MatrixXd::Ones(3, 3));
   // There, everything stays there.
   other.axpy(1, away, away_out);
+  other.map(catmerge::entry_function::tangent, 0, away, away_out);
+  other.zip(catmerge::pair_function::quotient, away, away, away_out);
   other.multiply(1, away, op::none, away, op::transpose, 0, other.make(scalar_type::f64, 3, 3));
   CHECK(catmerge::task_vector(there, there, other).device() == other.device());
 }
@@ -889,6 +1081,25 @@ TEST_CASE("torch: sums have the same bits at any number of threads and in any or
   }
   at::set_num_threads(threads);
   for (std::size_t i = 6; i < sums.size(); ++i) CHECK(sums[i] == sums[i % 6]);
+}
+
+TEST_CASE("torch: entry functions have the same bits at any number of threads") {
+  torch_context c;
+  generator g(16);
+  const int threads = at::get_num_threads();
+  const at::Tensor x = torch_backend<float>::matrix(g.matrix<float>(701, 303));
+  for (const auto f : {catmerge::entry_function::exponential, catmerge::entry_function::tangent}) {
+    std::vector<Eigen::MatrixXd> results;
+    for (const int n : {1, 2, 3}) {
+      at::set_num_threads(n);
+      at::Tensor y = x.clone(), part = x.clone();
+      c.map(f, 0, read(x), write(y));
+      c.map(f, 0, c.slice(read(x), 1, 699, 2, 300), c.slice(write(part), 1, 699, 2, 300));
+      for (const auto* t : {&y, &part}) results.push_back(doubles::to_eigen(*t));
+    }
+    for (std::size_t i = 2; i < results.size(); ++i) CHECK(same_bits(results[i], results[i % 2]));
+  }
+  at::set_num_threads(threads);
 }
 
 TEST_CASE("torch: the adapter never looks into a tensor's memory") {

@@ -5,6 +5,7 @@
 #include <catmerge/tensor/host.hpp>
 #include <utility>
 
+#include "support/executor.hpp"
 #include "support/tolerance.hpp"
 #include "support/windows.hpp"
 
@@ -73,6 +74,105 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   look(y, [&](index_t i, index_t j) { return -0.75 * old(i, j); });
   CHECK(wrong == 0);
   CHECK(inside);
+}
+
+/// What a call with these operands computes in: double if one of them is, else float.
+double computed(bool in_double, double x) {
+  return in_double ? x : rounded(scalar_type::f32, x);
+}
+template <class... Windows>
+bool any_double(const Windows&... w) {
+  return ((w.type() == scalar_type::f64) || ...);
+}
+
+/// Numbers of every kind, in turn: zeros of both signs, subnormal ones of every type, the largest
+/// and smallest of each, infinities where asked for, and ordinary ones. What a type cannot hold
+/// becomes its nearest number.
+struct awkward {
+  scalar_type type;
+  std::uint64_t seed;
+  bool infinite = true;
+  double operator()(index_t i, index_t j) const {
+    constexpr double list[] = {0.0,     -0.0,    5e-324,  -5e-324,  0x1p-149, -0x1p-149, 0x1p-133,
+                               0x1p-24, 1e-300,  -1e-300, 0x1p-126, -0x1p-14, 1e300,     -1e300,
+                               65504,   -3.3e38, 0x1p127, 0.1,      -0.1,     0.5,       -0.5,
+                               1,       -1,      3,       -7.25,    1.0 / 3,  -1e-3,     88};
+    constexpr auto count = static_cast<std::uint64_t>(std::size(list));
+    const auto place =
+        (seed * 7919 + static_cast<std::uint64_t>(i) * 31 + static_cast<std::uint64_t>(j) * 1009) *
+        0x9E3779B97F4A7C15U;
+    const double x = rounded(type, list[(place >> 33) % count]);
+    return infinite || std::isfinite(x) ? x : 1.5;
+  }
+};
+
+/// How many elements differ from f(i, j), the sign of zeros included.
+template <class F>
+index_t wrong_with_sign(const window& w, const F& f) {
+  index_t wrong = wrong_elements(w, f);
+  for (index_t i = 0; i < w.rows(); ++i)
+    for (index_t j = 0; j < w.columns(); ++j)
+      wrong += w(i, j) == 0 && f(i, j) == 0 && std::signbit(w(i, j)) != std::signbit(f(i, j));
+  return wrong;
+}
+
+using catmerge::entry_function;
+using catmerge::pair_function;
+constexpr entry_function exact_functions[] = {entry_function::absolute, entry_function::sign,
+                                              entry_function::at_least, entry_function::at_most,
+                                              entry_function::above};
+
+/// The functions of one entry that have one right answer.
+double plain_value(entry_function f, double a, double x) {
+  switch (f) {
+    case entry_function::absolute: return x < 0 ? -x : x == 0 ? 0.0 : x;
+    case entry_function::sign: return x > 0 ? 1 : x < 0 ? -1 : 0;
+    case entry_function::at_least: return std::max(x, a);
+    case entry_function::at_most: return std::min(x, a);
+    case entry_function::above: return x > a ? 1 : 0;
+    case entry_function::exponential: break;
+    case entry_function::tangent: break;
+  }
+  throw catmerge::error("not one of the exact functions");
+}
+
+/// map and zip from x (and q) into y of the given kind of memory, against loops.
+void check_map(host_context& c, const window& x, const window& q, scalar_type type, layout how) {
+  const bool in_double = any_double(x) || type == scalar_type::f64;
+  window y(type, x.rows(), x.columns(), how, 1);
+  index_t wrong = 0;
+  for (const auto f : exact_functions)
+    for (const double a : {0.0, 0.1, -2.0}) {
+      y.fill_nan();
+      c.map(f, a, x, y);
+      wrong += wrong_elements(y, [&](index_t i, index_t j) {
+        return rounded(type, plain_value(f, computed(in_double, a), x(i, j)));
+      });
+    }
+  const bool pair_in_double = in_double || any_double(q);
+  y.fill_nan();
+  c.zip(pair_function::product, x, q, y);
+  wrong += wrong_with_sign(y, [&](index_t i, index_t j) {
+    return rounded(type, computed(pair_in_double, x(i, j) * q(i, j)));
+  });
+  y.fill_nan();
+  c.zip(pair_function::quotient, x, q, y);
+  wrong += wrong_with_sign(y, [&](index_t i, index_t j) {
+    return q(i, j) == 0 ? 0 : rounded(type, computed(pair_in_double, x(i, j) / q(i, j)));
+  });
+  CAPTURE(x.rows());
+  CAPTURE(x.columns());
+  CHECK(wrong == 0);
+  CHECK(y.outside_untouched());
+}
+
+/// The key of the order of doubles, written a second time: what precedes zero is counted downwards.
+std::uint64_t plain_key(double x) {
+  std::uint64_t size = 0;
+  const double absolute = std::abs(x);
+  std::memcpy(&size, &absolute, sizeof size);
+  constexpr std::uint64_t zero = std::uint64_t{1} << 63;
+  return x < 0 ? zero - 1 - size : zero + size;
 }
 
 double plain_product(const window& a, bool flip_a, const window& b, bool flip_b, index_t i,
@@ -426,6 +526,271 @@ TEST_CASE("zero_rows, slice, make and transfers") {
     }
 }
 
+TEST_CASE("map and zip: every mix of storage types, numbers of every kind") {
+  host_context c;
+  for (const auto type_x : all_types)
+    for (const auto type_q : all_types)
+      for (const auto type_y : all_types) {
+        window x(type_x, 29, 31, layout::column_major, 1), q(type_q, 29, 31, layout::padded_rows);
+        x.fill(awkward{type_x, 1});
+        q.fill(awkward{type_q, 2});
+        check_map(c, x, q, type_y, layout::spread);
+      }
+}
+
+TEST_CASE("map and zip: every layout, aligned and not, around the cuts of blocks") {
+  host_context c;
+  for (const shape s : shapes)
+    for (const auto how_x : all_layouts)
+      for (const auto how_y : all_layouts) {
+        window x(scalar_type::f32, s.rows, s.columns, how_x, 1),
+            q(scalar_type::f16, s.rows, s.columns, layout::column_major);
+        x.fill(awkward{scalar_type::f32, 3});
+        q.fill(awkward{scalar_type::f16, 4});
+        check_map(c, x, q, scalar_type::f32, how_y);
+      }
+}
+
+TEST_CASE("exponentials and tangents, to the last bits of the compute type") {
+  host_context c;
+  for (const auto type_x : all_types)
+    for (const auto type_y : all_types)
+      for (const auto f : {entry_function::exponential, entry_function::tangent}) {
+        window x(type_x, 41, 257), y(type_y, 41, 257, layout::padded_columns, 1);
+        generator g(16);
+        x.fill([&](index_t i, index_t j) {
+          return i == 0 ? awkward{type_x, 5}(i, j) : rounded(type_x, 20 * g.normal());
+        });
+        c.map(f, 0, x, y);
+        // The C library's functions are off by at most 2 units of the last place (its manual,
+        // "Errors in Math Functions"), or of the smallest subnormal number.
+        const bool in_double = any_double(x, y);
+        const double unit = in_double ? tolerance::eps<double> : tolerance::eps<float>,
+                     least = in_double ? 5e-324 : 0x1p-149;
+        index_t wrong = 0;
+        for (index_t i = 0; i < 41; ++i)
+          for (index_t j = 0; j < 257; ++j) {
+            const long double exact = f == entry_function::exponential
+                                          ? std::exp(static_cast<long double>(x(i, j)))
+                                          : std::tanh(static_cast<long double>(x(i, j)));
+            const auto limit = [&](double sign) {
+              const auto size = static_cast<double>(std::abs(exact));
+              const double moved = static_cast<double>(exact) + sign * 2 * (unit * size + least);
+              return rounded(type_y, computed(in_double, std::isfinite(size) ? moved : size));
+            };
+            wrong += !(y(i, j) >= limit(-1) && y(i, j) <= limit(1));
+          }
+        CHECK(wrong == 0);
+        CHECK(y.outside_untouched());
+      }
+}
+
+TEST_CASE("the number that map is given is rounded to the compute type") {
+  host_context c;
+  window x(scalar_type::f32, 1, 1), y(scalar_type::f32, 1, 1), wide(scalar_type::f64, 1, 1);
+  x.set(0, 0, static_cast<double>(0.1F));
+  c.map(entry_function::above, 0.1, x, y);
+  CHECK(y(0, 0) == 0);
+  c.map(entry_function::above, 0.1, x, wide);  // 0.1F is above 0.1
+  CHECK(wide(0, 0) == 1);
+  c.map(entry_function::at_least, 1.1, x, y);
+  CHECK(y(0, 0) == static_cast<double>(1.1F));
+}
+
+TEST_CASE("zip is in double as soon as one operand is") {
+  host_context c;
+  window p(scalar_type::f64, 1, 1), q(scalar_type::f32, 1, 1), y(scalar_type::f32, 1, 1);
+  p.set(0, 0, 1e300);
+  q.set(0, 0, 1e30F);
+  c.zip(pair_function::quotient, p, q, p);
+  CHECK(p(0, 0) == 1e300 / static_cast<double>(1e30F));
+  p.set(0, 0, 1e-300);
+  q.set(0, 0, 0x1p126);
+  window small(scalar_type::f64, 1, 1);
+  small.set(0, 0, 1e280);
+  c.zip(pair_function::product, p, small, y);  // in float both factors would be lost
+  CHECK(y(0, 0) == rounded(scalar_type::f32, 1e-300 * 1e280));
+}
+
+TEST_CASE("map, zip and scale_columns work in place") {
+  host_context c;
+  for (const auto type : all_types)
+    for (const auto how : all_layouts) {
+      const awkward values{type, 6, false};
+      window x(type, 65, 257, how, 1), q(type, 65, 257);
+      q.fill(awkward{type, 7, false});
+      x.fill(values);
+      c.map(entry_function::absolute, 0, x, x);
+      CHECK(wrong_elements(x, [&](index_t i, index_t j) { return std::abs(values(i, j)); }) == 0);
+      x.fill(values);
+      c.zip(pair_function::quotient, x, q, x);
+      CHECK(wrong_elements(x, [&](index_t i, index_t j) {
+              const double quotient = q(i, j) == 0 ? 0 : values(i, j) / q(i, j);
+              return rounded(type, computed(type == scalar_type::f64, quotient));
+            }) == 0);
+      x.fill(values);
+      c.zip(pair_function::quotient, q, x, x);
+      CHECK(wrong_elements(x, [&](index_t i, index_t j) {
+              const double quotient = values(i, j) == 0 ? 0 : q(i, j) / values(i, j);
+              return rounded(type, computed(type == scalar_type::f64, quotient));
+            }) == 0);
+      x.fill(values);
+      c.zip(pair_function::product, x, x, x);
+      CHECK(wrong_elements(x, [&](index_t i, index_t j) {
+              const double square = values(i, j) * values(i, j);
+              return rounded(type, computed(type == scalar_type::f64, square));
+            }) == 0);
+      CHECK(x.outside_untouched());
+    }
+}
+
+TEST_CASE("scale_columns: every type, layout and cut of blocks, factors of every kind") {
+  host_context c;
+  for (const shape s : {shape{0, 3},
+                        {3, 0},
+                        {0, 0},
+                        {1, 1},
+                        {1, 4097},
+                        {4097, 1},
+                        {64, 65},
+                        {17, 255},
+                        {17, 256},
+                        {16, 257},
+                        {33, 511},
+                        {9, 513}})
+    for (const auto type : all_types)
+      for (const auto how : all_layouts) {
+        const awkward old{type, 8}, factor{scalar_type::f64, 9};
+        std::vector<double> w;
+        for (index_t j = 0; j < s.columns; ++j) w.push_back(factor(0, j));
+        window y(type, s.rows, s.columns, how, 1);
+        y.fill(old);
+        c.scale_columns(w, y);
+        const bool in_double = type == scalar_type::f64;
+        const index_t wrong = wrong_with_sign(y, [&](index_t i, index_t j) {
+          return rounded(type, computed(in_double, old(i, j) * computed(in_double, w[at(j)])));
+        });
+        CAPTURE(s.rows);
+        CAPTURE(s.columns);
+        CHECK(wrong == 0);
+        CHECK(y.outside_untouched());
+      }
+}
+
+TEST_CASE("the new operations give the same bits at any number of threads") {
+  generator g(17);
+  const index_t rows = 120, columns = 700;
+  window x(scalar_type::f32, rows, columns), q(scalar_type::f64, rows, columns);
+  x.fill([&](index_t, index_t) { return rounded(scalar_type::f32, g.normal()); });
+  q.fill([&](index_t, index_t) { return g.normal(); });
+  std::vector<double> w;
+  for (index_t j = 0; j < columns; ++j) w.push_back(g.normal());
+  const auto everything = [&](host_context& c) {
+    std::vector<double> found;
+    const auto note = [&](const window& y) {
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t j = 0; j < columns; ++j) found.push_back(y(i, j));
+    };
+    window y(scalar_type::f32, rows, columns);
+    for (const auto f : {entry_function::absolute, entry_function::sign,
+                         entry_function::exponential, entry_function::tangent,
+                         entry_function::at_least, entry_function::at_most, entry_function::above})
+      c.map(f, 0.25, x, y), note(y);
+    for (const auto f : {pair_function::product, pair_function::quotient})
+      c.zip(f, x, q, y), note(y);
+    c.scale_columns(w, y), note(y);
+    std::vector<std::uint64_t> counts(std::size_t{1} << 18);
+    c.count_keys(x, 0, 0, counts);
+    found.insert(found.end(), counts.begin(), counts.end());
+    return found;
+  };
+  host_context plain;
+  const auto expected = everything(plain);
+  for (const int threads : {1, 2, 3, 8}) {
+    std::atomic<int> calls{0};
+    host_context c(scrambled(threads, &calls));
+    CHECK(same_bits(everything(c), expected));
+    CHECK(calls >= 10);  // of all but count_keys
+  }
+}
+
+TEST_CASE("keys have the order of the numbers, and give them back") {
+  using limits = std::numeric_limits<double>;
+  using single = std::numeric_limits<float>;
+  std::vector<double> edges{0.0};
+  for (const double x :
+       {5e-324, 1e-323, limits::min(), std::nextafter(limits::min(), 0.0),
+        static_cast<double>(single::denorm_min()), static_cast<double>(single::min()), 0x1p-24,
+        std::nextafter(1.0, 0.0), 1.0, std::nextafter(1.0, 2.0), static_cast<double>(0.1F), 0.1,
+        65504.0, static_cast<double>(single::max()), limits::max(), limits::infinity()})
+    edges.push_back(x), edges.push_back(-x);
+  const auto check = [](double a, double b) {
+    const std::uint64_t p = catmerge::detail::order_key(a), q = catmerge::detail::order_key(b);
+    return (a < b) == (p < q) && (a == b) == (p == q);
+  };
+  for (const double a : edges)
+    for (const double b : edges) CHECK(check(a, b));
+  CHECK(catmerge::detail::order_key(-0.0) == catmerge::detail::order_key(0.0));
+
+  std::mt19937_64 bits(18);
+  const auto any = [&](auto zero) {
+    using S = decltype(zero);
+    S x = zero;
+    do {
+      const std::uint64_t pattern = bits();
+      std::memcpy(&x, &pattern, sizeof x);
+    } while (std::isnan(x));
+    return static_cast<double>(x);
+  };
+  index_t wrong = 0;
+  for (int n = 0; n < 100000; ++n) {
+    const double a = any(0.0), b = any(0.0), f = any(0.0F);
+    wrong += !check(a, b) || !check(a, f);
+    // Numbers of nearly equal size, and neighbours.
+    wrong += !check(a, std::nextafter(a, b)) || !check(f, std::nextafter(f, b));
+    for (const double x : {a, f})
+      wrong += catmerge::detail::of_order_key(catmerge::detail::order_key(x)) != x;
+    // Two digits are all that a float has: the rest of its key is zeros, or ones below zero.
+    const std::uint64_t rest = catmerge::detail::order_key(f) & ((std::uint64_t{1} << 28) - 1);
+    wrong += rest != (f < 0 ? (std::uint64_t{1} << 28) - 1 : 0);
+  }
+  CHECK(wrong == 0);
+  for (const double x : edges) {
+    CHECK(catmerge::detail::of_order_key(catmerge::detail::order_key(x)) == x);
+    CHECK(catmerge::detail::order_key(x) == plain_key(x));
+  }
+}
+
+TEST_CASE("count_keys counts what begins with the digits before, for every type and layout") {
+  host_context c;
+  const int shifts[] = {46, 28, 10, 0}, bits[] = {18, 18, 18, 10};
+  for (const auto type : all_types)
+    for (const shape s : {shape{0, 3}, {3, 0}, {1, 1}, {17, 257}, {1, 4097}, {4097, 1}})
+      for (const auto how : {layout::row_major, layout::spread, layout::backwards}) {
+        window x(type, s.rows, s.columns, how, 1);
+        x.fill(awkward{type, 10});
+        for (int depth = 0; depth < 4; ++depth) {
+          const auto before = [&](double v) {
+            return depth == 0 ? 0 : plain_key(v) >> (shifts[depth] + bits[depth]);
+          };
+          std::vector<std::uint64_t> prefixes{depth == 0 ? 0 : std::uint64_t{12345}};
+          if (s.rows * s.columns > 0)
+            for (const double v : {x(0, 0), x(s.rows - 1, s.columns - 1), x(s.rows / 2, 0)})
+              prefixes.push_back(before(v));
+          for (const std::uint64_t prefix : prefixes) {
+            std::vector<std::uint64_t> expected(std::size_t{1} << bits[depth], 7);
+            auto counts = expected;  // added to what is there
+            for (index_t i = 0; i < s.rows; ++i)
+              for (index_t j = 0; j < s.columns; ++j)
+                if (before(x(i, j)) == prefix)
+                  ++expected[(plain_key(x(i, j)) >> shifts[depth]) % (1ULL << bits[depth])];
+            c.count_keys(x, depth, prefix, counts);
+            CHECK(counts == expected);
+          }
+        }
+      }
+}
+
 TEST_CASE("symmetric_eigen: ascending values, vectors in their place") {
   host_context c;
   generator g(15);
@@ -469,6 +834,27 @@ TEST_CASE("shapes that do not fit are errors, for every operation") {
   CHECK_THROWS_AS(c.from_host(Eigen::MatrixXd::Zero(3, 3), y), catmerge::error);
   CHECK_THROWS_AS(c.zero_rows(std::vector<index_t>{3}, y), catmerge::error);
   CHECK_THROWS_AS(c.zero_rows(std::vector<index_t>{-1}, y), catmerge::error);
+  CHECK_THROWS_WITH_AS(c.scale_columns(std::vector<double>(3), y),
+                       "3 factors for the columns of 3 x 4", catmerge::error);
+  CHECK_THROWS_AS(c.scale_columns({}, y), catmerge::error);
+  CHECK_THROWS_WITH_AS(c.map(entry_function::sign, 0, b, y),
+                       "elementwise operation on tensors of different shapes: 3 x 4 and 4 x 3",
+                       catmerge::error);
+  CHECK_THROWS_AS(c.zip(pair_function::product, b, a, y), catmerge::error);
+  CHECK_THROWS_AS(c.zip(pair_function::product, a, b, y), catmerge::error);
+  CHECK_THROWS_AS(c.zip(pair_function::quotient, a, a, b), catmerge::error);
+  for (const int depth : {0, 1, 2, 3}) {
+    const std::size_t right = depth < 3 ? std::size_t{1} << 18 : 1024;
+    for (const std::size_t wrong : {std::size_t{0}, right - 1, right + 1}) {
+      std::vector<std::uint64_t> counts(wrong);
+      CHECK_THROWS_WITH_AS(c.count_keys(a, depth, 0, counts),
+                           ("count_keys: " + std::to_string(wrong) + " counts for digits of " +
+                            std::to_string(depth < 3 ? 18 : 10) + " bits")
+                               .c_str(),
+                           catmerge::error);
+    }
+  }
+  CHECK(wrong_elements(y, grid{1}) == 0);  // nothing was written
   CHECK_THROWS_AS(c.symmetric_eigen(y), catmerge::error);
   CHECK_THROWS_AS(c.make(scalar_type::f32, -1, 2), catmerge::error);
   CHECK_THROWS_AS(c.make(scalar_type::f64, index_t{1} << 40, index_t{1} << 40), std::bad_alloc);

@@ -253,6 +253,72 @@ TEST_CASE_TEMPLATE("CAT, Task Arithmetic and weight averaging on the device", S,
   CHECK(same(catmerge::cat_shift(dv, de).merged, catmerge::cat_shift(v, others).merged));
 }
 
+TEST_CASE("entry functions, column factors and keys on the device") {
+  generator g(10);
+  const Eigen::MatrixXf x = g.matrix<float>(70, 60), q = g.matrix<float>(70, 60);
+  const auto dx = device_matrix::upload(x), dq = device_matrix::upload(q);
+  catmerge::context<fake_device> c;
+  catmerge::context<catmerge::host> h;
+  const auto read = [](const auto& t) { return catmerge::detail::read(t); };
+  Eigen::MatrixXf y = x;
+  auto dy = device_matrix::upload(x);
+  std::vector<double> w;
+  for (int j = 0; j < 60; ++j) w.push_back(g.normal());
+  const auto crossed = crossing([&] {
+    for (const auto f : {catmerge::entry_function::absolute, catmerge::entry_function::sign,
+                         catmerge::entry_function::exponential, catmerge::entry_function::tangent,
+                         catmerge::entry_function::at_least, catmerge::entry_function::at_most,
+                         catmerge::entry_function::above}) {
+      c.map(f, 0.25, read(dx), dy.view()), h.map(f, 0.25, read(x), catmerge::detail::write(y));
+      CHECK(same(dy, y));
+    }
+    for (const auto f : {catmerge::pair_function::product, catmerge::pair_function::quotient}) {
+      c.zip(f, read(dx), read(dq), dy.view());
+      h.zip(f, read(x), read(q), catmerge::detail::write(y));
+      c.zip(f, dy.view(), dy.view(), dy.view());
+      h.zip(f, read(y), read(y), catmerge::detail::write(y));
+      CHECK(same(dy, y));
+    }
+    c.scale_columns(w, dy.view()), h.scale_columns(w, catmerge::detail::write(y));
+    CHECK(same(dy, y));
+  });
+  CHECK(crossed.bytes() == 0);
+  CHECK(crossed.operations == 12);
+
+  std::vector<std::uint64_t> found(std::size_t{1} << 18), expected = found;
+  const auto counted = crossing([&] { c.count_keys(read(dx), 0, 0, found); });
+  h.count_keys(read(x), 0, 0, expected);
+  CHECK(found == expected);
+  CHECK(counted.bytes_read == found.size() * sizeof(std::uint64_t));
+  CHECK(counted.bytes_written == 0);
+}
+
+TEST_CASE_TEMPLATE("order statistics on the device: counts cross, numbers do not", S, double, float,
+                   catmerge::half) {
+  generator g(11);
+  std::vector<matrix_of<S>> host;
+  for (const index_t rows : {200, 1, 90}) host.push_back(g.matrix<S>(rows, 30));
+  const auto device = upload_all<device_matrix>(host);
+  const auto search = [](auto& c, const auto& tensors) {
+    catmerge::order_search s([](std::uint64_t n) { return std::vector{n / 5, n - 1}; });
+    while (s.wanted()) {
+      for (const auto& t : tensors) s.see(c, catmerge::detail::read(t));
+      s.end_pass();
+    }
+    return std::pair{s.value(0), s.value(1)};
+  };
+  catmerge::context<fake_device> c;
+  catmerge::context<catmerge::host> h;
+  const auto crossed = crossing([&] { CHECK(search(c, device) == search(h, host)); });
+  // 2 MiB per tensor and rank looked for, in each of two passes (the first looks for all at once)
+  // or four (the last counts 1024 digits).
+  const std::size_t large = (std::size_t{1} << 18) * sizeof(std::uint64_t), tensors = 3;
+  CHECK(crossed.largest == large);
+  CHECK(crossed.bytes() ==
+        tensors *
+            (std::is_same_v<S, double> ? 5 * large + 2 * 1024 * sizeof(std::uint64_t) : 3 * large));
+}
+
 namespace {
 
 /// A network on the device: one linear, one scale, one shift and a table.
@@ -325,4 +391,95 @@ TEST_CASE("a stream of parameters on the device") {
   CHECK(same(sink.merged[3], catmerge::task_arithmetic(linear.base, linear.experts, 0.4).merged));
   CHECK(reports[0].layer.trimmed);
   CHECK_FALSE(reports[3].layer.trimmed);
+}
+
+namespace {
+
+/// Sums those entries of task vectors whose size is above the median of all sizes: what a method
+/// with a scan is, on any domain.
+struct above_median {
+  catmerge::order_search sizes{[](std::uint64_t n) { return std::vector{n / 2}; }};
+
+  static constexpr bool needs_statistics(layer_kind) { return false; }
+  static constexpr double factor() { return 1; }
+  bool scan_wanted() const { return sizes.wanted(); }
+  template <class Context>
+  static auto size_of(Context& c, typename Context::const_view t) {
+    auto size = c.make(c.type(t), c.rows(t), c.columns(t));
+    c.map(catmerge::entry_function::absolute, 0, t, size);
+    return size;
+  }
+  template <class Context>
+  void scan(Context& c, const catmerge::layer_problem<Context>&,
+            catmerge::vector_list<Context> vectors) {
+    for (const auto& t : vectors) sizes.see(c, size_of(c, t));
+  }
+  void end_scan() { sizes.end_pass(); }
+  template <class Context>
+  void combine(Context& c, const catmerge::layer_problem<Context>&,
+               catmerge::vector_list<Context> vectors, const typename Context::view& tau,
+               catmerge::layer_report&) const {
+    for (const auto& t : vectors) {
+      auto kept = size_of(c, t);
+      c.map(catmerge::entry_function::above, sizes.value(0), kept, kept);
+      c.zip(catmerge::pair_function::product, kept, t, kept);
+      c.axpy(1, kept, tau);
+    }
+  }
+  template <class Context>
+  catmerge::layer_report merge(Context& c, const catmerge::layer_problem<Context>& p,
+                               typename Context::view out) const {
+    return catmerge::detail::merge_vectors(*this, c, p, out);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("composed methods and scans on the device") {
+  const auto l = random_linear<float>(12, 20, 30, {4, 5});
+  const auto b = device_matrix::upload(l.base);
+  const auto e = upload_all<device_matrix>(l.experts), f = upload_all<device_matrix>(l.features);
+  catmerge::context<fake_device> c;
+  catmerge::context<catmerge::host> h;
+  const auto both = [&](const auto& method) {
+    const auto merge = [&](auto& context, const auto& base, const auto& experts,
+                           const auto& features) {
+      catmerge::layer_problem<std::remove_cvref_t<decltype(context)>> p;
+      p.kind = layer_kind::linear;
+      p.statistics = catmerge::detail::as_statistics_list(features);
+      return catmerge::detail::merge_one(context, method, p, base, experts);
+    };
+    const auto expected = merge(h, l.base, l.experts, l.features);
+    const auto crossed = crossing([&] {
+      const auto found = merge(c, b, e, f);
+      CHECK(same(found.merged, expected.merged));
+      CHECK(same_bits(found.report.drift, expected.report.drift));
+      CHECK(same_bits(found.report.drift_of_base, expected.report.drift_of_base));
+    });
+    CHECK_FALSE(same_bits(expected.merged, l.base));
+    return std::pair{crossed, expected.report};
+  };
+  CHECK(both(above_median{}).first.largest == (std::size_t{1} << 18) * sizeof(std::uint64_t));
+  both(catmerge::chain{catmerge::cat_trim{}, above_median{}});
+  both(catmerge::where{[](const auto& p) { return p.kind == layer_kind::linear; }, above_median{},
+                       catmerge::task_arithmetic_method{}});
+  both(catmerge::adjusted{catmerge::cat_method{},
+                          [](const auto&, auto& m) { m.options.alpha = 0.2; }});
+  const auto [crossed, report] = both(catmerge::with_drift{catmerge::task_arithmetic_method{}});
+  CHECK(report.drift.size() == 2);
+  CHECK(crossed.bytes() == 0);
+}
+
+TEST_CASE("CAT of what it cannot trim does no more than Task Arithmetic, which holds no vectors") {
+  const auto l = random_linear<float>(13, 20, 30, {4, 5});
+  const auto b = device_matrix::upload(l.base);
+  const auto e = upload_all<device_matrix>(l.experts);
+  std::optional<catmerge::merge_result<device_matrix>> one, other;
+  const auto sum = crossing([&] { one.emplace(catmerge::task_arithmetic(b, e, 0.4)); });
+  const auto trim =
+      crossing([&] { other.emplace(catmerge::cat_linear(b, e, std::vector<device_matrix>{})); });
+  CHECK(trim.operations == sum.operations);
+  CHECK(same(other->merged, one->merged.download<float>()));
+  CHECK(other->report.fallback);
+  CHECK_FALSE(other->report.trimmed);
 }

@@ -35,9 +35,12 @@ std::vector<std::string> lines(const std::string& text) {
 
 TEST_CASE("help at every level, with every option") {
   const std::map<std::string, std::vector<std::string>> options = {
-      {"", {"merge", "features", "evaluate", "inspect", "--version", "Exit status"}},
+      {"",
+       {"merge", "features", "evaluate", "inspect", "methods", "experiment", "--version",
+        "Exit status"}},
       {"merge",
-       {"--base", "--expert", "NAME=P", "--output", "--method", "cat", "task-arithmetic", "average",
+       {"--base", "--expert", "NAME=P", "--output", "--method", "cat", "task-arithmetic",
+        "catmerge methods", "--before", "--method-for", "--importance", "--quiet", "--verbose",
         "--alpha", "--preset", "paper", "port", "--features", "--samples", "NAME=F", "--rank",
         "--basis-energy", "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda",
         "--shift-rank", "--rescale", "none", "frobenius", "--order", "sequential", "joint",
@@ -46,12 +49,17 @@ TEST_CASE("help at every level, with every option") {
         "--exclude", "--drop", "--task-heads", "--heads-output", "--resized", "--missing", "--set",
         "--max-shard-size", "--overwrite",
         // defaults
-        "=cat", "=0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
+        "=cat", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
       {"features",
        {"--model", "--samples", "--output", "--config", "--threads", "--sample-count", "--rule",
         "--overwrite"}},
       {"evaluate", {"--model", "--data", "--head", "--config", "--threads", "percent"}},
-      {"inspect", {"P", "--rule"}}};
+      {"inspect", {"P", "--rule"}},
+      {"methods", {"List the merging methods"}},
+      {"experiment",
+       {"FOLDER", "--output", "--overwrite", "--studies", "--methods", "--samples", "--seeds",
+        "--alphas", "--lambdas", "--ranks", "--drop", "--task-heads", "--rule", "--threads",
+        "--quiet", "--verbose"}}};
   for (const auto& [command, words] : options) {
     const std::string& shown = command;
     CAPTURE(shown);
@@ -119,17 +127,16 @@ TEST_CASE("command lines that mean nothing") {
   SUBCASE("options without meaning") {
     for (const std::string method : {"average", "task-arithmetic"}) {
       const std::map<std::string, std::string> values = {
-          {"--features", fa},      {"--samples", sa},
-          {"--sample-count", "1"}, {"--preset", "paper"},
-          {"--rank", "4"},         {"--basis-energy", "0.5"},
-          {"--lambda", "5"},       {"--scale-rank", "4"},
-          {"--scale-lambda", "1"}, {"--shift-rank", "4"},
-          {"--rescale", "none"},   {"--order", "joint"},
-          {"--rows", "sum"},       {"--feature-coefficient", "1"}};
+          {"--features", fa},    {"--samples", sa},         {"--preset", "paper"},
+          {"--rank", "4"},       {"--basis-energy", "0.5"}, {"--lambda", "5"},
+          {"--scale-rank", "4"}, {"--scale-lambda", "1"},   {"--shift-rank", "4"},
+          {"--rescale", "none"}, {"--order", "joint"},      {"--rows", "sum"}};
       for (const auto& [option, value] : values)
         check_refused(one + arguments{"--method", method, option, value}, {option, method});
       check_refused(one + arguments{"--method", method, "--basis-positive"},
                     {"--basis-positive", method});
+      for (const std::string option : {"--sample-count", "--feature-coefficient"})
+        check_refused(one + arguments{"--method", method, option, "1"}, {option, "--samples"});
     }
     check_refused(one + arguments{"--method", "average", "--alpha", "1"}, {"--alpha", "average"});
     check_refused(good + arguments{"--feature-coefficient", "1"},

@@ -128,7 +128,7 @@ class checkpoint_set {
     for (const auto& p : group)
       for_bytes_of(
           p, [](const io::checkpoint& file, auto name, auto part) { file.release(name, part); });
-    ++released_;
+    if (++released_ == groups_.size()) released_ = ahead_ = 0;  // another pass begins
   }
 
  private:
@@ -211,7 +211,7 @@ class checkpoint_set {
         if (c.kind == model::parameter_kind::fixed || tied_.contains(name)) continue;
         const bool transposed = c.layout == model::matrix_layout::in_out;
         const parameter_info whole{name, layer_of(c), c.parts, transposed};
-        if (whole.kind == layer_kind::other && !transposed)
+        if (policy_.pieces && whole.kind == layer_kind::other && !transposed)
           add_pieces(whole);
         else
           infos.push_back(whole);

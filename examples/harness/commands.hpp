@@ -24,6 +24,8 @@ void add_merge(CLI::App& program);
 void add_features(CLI::App& program);
 void add_evaluate(CLI::App& program);
 void add_inspect(CLI::App& program);
+void add_methods(CLI::App& program);
+void add_experiment(CLI::App& program);
 
 /// "NAME=P" arguments, in the order of the command line. Throws CLI::ValidationError for a name
 /// that is empty or given twice.
@@ -111,6 +113,16 @@ inline void require_apart(const std::string& output, const std::vector<std::stri
     if (is_within(other, place))
       throw error(output + ": one of the inputs lies in the output: " + input);
   }
+}
+
+/// --quiet and --verbose.
+inline void add_verbosity(CLI::App& command, bool& quiet, bool& verbose) {
+  auto* const silent =
+      command.add_flag("--quiet", quiet, "Say nothing but errors; reports hold the warnings");
+  command
+      .add_flag("--verbose", verbose,
+                "Say what is done and how long it takes, on the standard error")
+      ->excludes(silent);
 }
 
 /// --threads, with the machine's own number as the default.

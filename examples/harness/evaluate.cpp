@@ -4,13 +4,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <harness/commands.hpp>
+#include <harness/measure.hpp>
 #include <harness/open_network.hpp>
 #include <harness/pool.hpp>
 #include <harness/progress.hpp>
 #include <network/checkpoint_weights.hpp>
-#include <network/head.hpp>
-#include <network/labels.hpp>
-#include <network/metrics.hpp>
 #include <network/predict.hpp>
 
 namespace catmerge::harness {
@@ -22,41 +20,6 @@ struct arguments {
   std::vector<std::string> metrics;
   unsigned threads = default_threads();
 };
-
-/// Whether a metric compares values; else it compares classes.
-bool is_of_values(const std::string& metric) {
-  return metric == "pearson" || metric == "spearman";
-}
-
-/// Throws, before the network runs, if the labels or the head do not suit a metric.
-void check_metric(const std::string& metric, const task_labels& labels, const task_head& head,
-                  const std::string& head_file) {
-  const auto expect = [&](index_t outputs) {
-    if (head.outputs() == outputs) return;
-    throw error(head_file + ": expected a head with " + std::to_string(outputs) +
-                (outputs == 1 ? " output" : " outputs") + " for --metric " + metric + ", found " +
-                std::to_string(head.outputs()));
-  };
-  if (is_of_values(metric)) return expect(1);
-  labels.classes(head.outputs());
-  if (metric == "f1") expect(2);
-}
-
-double measure(const std::string& metric, const matrix& outputs, const task_labels& labels) {
-  if (is_of_values(metric)) {
-    const std::vector<double> values(outputs.data(), outputs.data() + outputs.size());
-    return metric == "pearson" ? pearson(values, labels.values())
-                               : spearman(values, labels.values());
-  }
-  const auto predicted = top1(view(outputs));
-  const auto& classes = labels.classes(outputs.cols());
-  if (metric == "matthews") return matthews(predicted, classes);
-  if (metric == "f1") return f1(predicted, classes);
-  const auto correct = count_correct(predicted, classes);
-  std::printf("%lld of %lld correct\n", static_cast<long long>(correct),
-              static_cast<long long>(classes.size()));
-  return accuracy(predicted, classes);
-}
 
 void run_evaluate(const arguments& a) {
   const io::checkpoint model(a.model);
@@ -77,7 +40,14 @@ void run_evaluate(const arguments& a) {
               [&](index_t done) { terminal.show("samples", done, samples->size()); });
   terminal.clear();
   std::vector<double> results;
-  for (const auto& metric : metrics) results.push_back(measure(metric, outputs, labels));
+  for (const auto& metric : metrics) {
+    results.push_back(measure(metric, outputs, labels));
+    if (metric != "accuracy") continue;
+    const auto& classes = labels.classes(outputs.cols());
+    std::printf("%lld of %lld correct\n",
+                static_cast<long long>(count_correct(top1(view(outputs)), classes)),
+                static_cast<long long>(classes.size()));
+  }
   for (std::size_t i = 0; metrics.size() > 1 && i < metrics.size(); ++i) {
     std::printf("%s %.2f\n", metrics[i].c_str(), results[i]);
   }

@@ -5,15 +5,12 @@
 #include <malloc.h>
 #endif
 
-#include <catmerge/version.hpp>
 #include <csignal>
 #include <exception>
 #include <harness/commands.hpp>
+#include <harness/report_files.hpp>
 #include <iostream>
 #include <string>
-
-#define CATMERGE_TEXT_OF(x) #x
-#define CATMERGE_TEXT(x) CATMERGE_TEXT_OF(x)
 
 int main(int argc, char** argv) {
 #ifdef M_MMAP_THRESHOLD
@@ -25,18 +22,17 @@ int main(int argc, char** argv) {
   // A file size limit is an error like a full disk, not the end of the program.
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App program(
-      "Merges fine-tuned networks without training: CAT Merging, Task Arithmetic, weight "
-      "averaging.",
+      "Merges fine-tuned networks without training: CAT Merging, and the other methods beside it.",
       "catmerge");
-  program.set_version_flag("--version",
-                           "catmerge " CATMERGE_TEXT(CATMERGE_VERSION_MAJOR) "." CATMERGE_TEXT(
-                               CATMERGE_VERSION_MINOR) "." CATMERGE_TEXT(CATMERGE_VERSION_PATCH));
+  program.set_version_flag("--version", std::string("catmerge ") + catmerge::harness::version_text);
   program.require_subcommand(1);
   program.get_formatter()->column_width(34);
   catmerge::harness::add_merge(program);
   catmerge::harness::add_features(program);
   catmerge::harness::add_evaluate(program);
   catmerge::harness::add_inspect(program);
+  catmerge::harness::add_methods(program);
+  catmerge::harness::add_experiment(program);
   program.footer(
       "P stands for a safetensors file, a folder of .npy files (one per parameter) or a Hugging "
       "Face\n"

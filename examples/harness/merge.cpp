@@ -1,23 +1,24 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-#include <catmerge/cat.hpp>
-#include <catmerge/io/atomic_path.hpp>
-#include <catmerge/methods/weight_average.hpp>
+#include <catmerge/compose.hpp>
 #include <catmerge/model/networks.hpp>
+#include <chrono>
 #include <filesystem>
 #include <harness/checkpoint_output.hpp>
 #include <harness/merge_arguments.hpp>
+#include <harness/methods/spec.hpp>
 #include <harness/open_network.hpp>
 #include <harness/overrides.hpp>
+#include <harness/page/merge_page.hpp>
 #include <harness/progress.hpp>
 #include <harness/report.hpp>
+#include <harness/report_files.hpp>
 #include <harness/rules.hpp>
 #include <harness/statistics.hpp>
 #include <iostream>
 #include <map>
 #include <optional>
-#include <span>
 
 namespace catmerge::harness {
 
@@ -83,7 +84,7 @@ cat_options make_options(const CLI::App& command, const arguments& a) {
     o.linear.size = o.scale.size = a.rescale == "frobenius" ? rescale::frobenius : rescale::none;
   o.linear.order = a.order == "joint" ? trim_order::joint : trim_order::sequential;
   o.linear.rows = a.rows == "mean" ? row_weight::mean : row_weight::sum;
-  o.diagnostics = !a.report.empty();
+  o.diagnostics = !a.reports.empty();
   validate(o);
   return o;
 }
@@ -97,28 +98,34 @@ std::optional<io::dtype> out_dtype(const std::string& name) {
   return found == types.end() ? std::nullopt : std::optional(found->second);
 }
 
-json settings(const arguments& a, const cat_options& o, double coefficient) {
+/// What a merge was asked for. alpha: the method's, if it has one; trims: those of CAT, if any.
+json settings_of(const arguments& a, const std::optional<double>& alpha, const cat_options* trims,
+                 double coefficient) {
   json j;
   j["method"] = a.method;
   const std::pair<const char*, const std::vector<std::string>&> patterns[] = {
-      {"include", a.include},       {"exclude", a.exclude}, {"drop", a.drop},
-      {"task_heads", a.task_heads}, {"resized", a.resized}, {"set", a.overrides}};
+      {"before", a.before},   {"method_for", a.method_for},
+      {"include", a.include}, {"exclude", a.exclude},
+      {"drop", a.drop},       {"task_heads", a.task_heads},
+      {"resized", a.resized}, {"set", a.overrides}};
   for (const auto& [key, list] : patterns)
     if (!list.empty()) j[key] = list;
   if (a.missing != "error") j["missing"] = a.missing;
-  if (a.method != "average") j["alpha"] = a.alpha;
-  if (a.method != "cat") return j;
-  j["preset"] = a.preset;
-  if (const auto* t = std::get_if<top>(&o.linear.directions)) j["rank"] = t->count;
-  if (const auto* e = std::get_if<energy>(&o.linear.directions)) j["basis_energy"] = e->share;
-  if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
-  j["lambda"] = o.linear.lambda;
-  j["scale_rank"] = o.scale.coordinates.count;
-  j["scale_lambda"] = o.scale.lambda;
-  j["shift_rank"] = o.shift.count;
-  j["rescale"] = o.linear.size == rescale::frobenius ? "frobenius" : "none";
-  j["order"] = a.order;
-  j["rows"] = a.rows;
+  if (alpha) j["alpha"] = *alpha;
+  if (trims != nullptr) {
+    const cat_options& o = *trims;
+    j["preset"] = a.preset;
+    if (const auto* t = std::get_if<top>(&o.linear.directions)) j["rank"] = t->count;
+    if (const auto* e = std::get_if<energy>(&o.linear.directions)) j["basis_energy"] = e->share;
+    if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
+    j["lambda"] = o.linear.lambda;
+    j["scale_rank"] = o.scale.coordinates.count;
+    j["scale_lambda"] = o.scale.lambda;
+    j["shift_rank"] = o.shift.count;
+    j["rescale"] = o.linear.size == rescale::frobenius ? "frobenius" : "none";
+    j["order"] = o.linear.order == trim_order::joint ? "joint" : "sequential";
+    j["rows"] = o.linear.rows == row_weight::mean ? "mean" : "sum";
+  }
   if (!a.samples.empty()) {
     j["feature_coefficient"] = coefficient;
     j["samples"] = a.sample_count;
@@ -157,9 +164,14 @@ std::vector<std::string> warnings_of(const std::vector<parameter_report>& report
   listed("tensors are missing from experts and stand there as the base has them", absent);
   listed("tensors of experts have more or fewer rows than the base's: the common ones were merged",
          resized);
-  listed("linear or scale parameters have no statistics and were merged by Task Arithmetic",
-         missing);
-  listed("parameters have names that no rule knows and were merged by Task Arithmetic", unknown);
+  listed(
+      "linear or scale parameters have no statistics and were merged by the method's rule for such "
+      "(cat: Task Arithmetic)",
+      missing);
+  listed(
+      "parameters have names that no rule knows and were merged as other ones (cat: Task "
+      "Arithmetic)",
+      unknown);
   listed("task vectors were trimmed to zero", emptied);
   return warnings;
 }
@@ -172,15 +184,16 @@ void require_outputs_apart(const arguments& a, const std::vector<std::vector<tas
     for (const auto& file : files) paths.push_back(file.path);
   std::vector<std::pair<std::string, std::string>> outputs;
   for (const auto& [what, path] : {std::pair<std::string, std::string>{"output", a.output},
-                                   {"report", a.report},
-                                   {"folder of heads", a.heads_output}}) {
-    if (path.empty() && what != "output") continue;
-    require_apart(path, paths);
-    for (const auto& [other, taken] : outputs)
-      if (is_within(resolved(path), resolved(taken)) || is_within(resolved(taken), resolved(path)))
-        throw error(path + ": the " + what + " and the " + other +
-                    " have the same name, or one lies in the other: " + taken);
-    outputs.emplace_back(what, path);
+                                   {"folder of heads", a.heads_output}})
+    if (!path.empty() || what == "output") outputs.emplace_back(what, path);
+  for (const auto& report : a.reports) outputs.emplace_back("report", report);
+  for (auto one = outputs.begin(); one != outputs.end(); ++one) {
+    require_apart(one->second, paths);
+    for (auto other = outputs.begin(); other != one; ++other)
+      if (is_within(resolved(one->second), resolved(other->second)) ||
+          is_within(resolved(other->second), resolved(one->second)))
+        throw error(one->second + ": the " + one->first + " and the " + other->first +
+                    " have the same name, or one lies in the other: " + other->second);
   }
 }
 
@@ -192,8 +205,27 @@ merge_policy make_policy(const arguments& a) {
   policy.task_heads = {"--task-heads", a.task_heads};
   policy.resized = {"--resized", a.resized};
   policy.base_for_missing = a.missing == "base";
+  policy.pieces = !sees_matrices(a.method);
+  for (const auto& text : a.method_for)
+    if (sees_matrices(text.substr(text.find('=') + 1))) policy.pieces = false;
   return policy;
 }
+
+/// PATTERN=METHOD: another method for some parameters.
+struct method_for {
+  explicit method_for(const std::string& given, const cat_options& defaults) : text(given) {
+    // A pattern holds no '=', the settings of a method may.
+    const auto equals = given.find('=');
+    if (equals == std::string::npos || equals == 0)
+      refuse("--method-for", "expected PATTERN=METHOD, found '" + given + "'");
+    selector.emplace("--method-for", given.substr(0, equals));
+    method.emplace(parse_method(given.substr(equals + 1), defaults));
+  }
+
+  std::string text;
+  std::optional<parameter_selector> selector;
+  std::optional<any_method> method;
+};
 
 /// What the command line says of its own, checked as far as no file is needed.
 struct merge_plan {
@@ -201,9 +233,19 @@ struct merge_plan {
       : experts(parse_task_files("--expert", a.experts)),
         feature_files(files_of_tasks("--features", a.features, experts)),
         sample_files(files_of_tasks("--samples", a.samples, experts)),
+        importance_files(files_of_tasks("--importance", a.importance, experts)),
         options(make_options(command, a)),
-        policy(make_policy(a)) {
+        policy(make_policy(a)),
+        method(parsed("--method", [&] { return parse_method(a.method, options); })) {
+    for (const auto& text : a.before)
+      before.push_back(parsed("--before", [&] { return parse_transform(text, options); }));
+    for (const auto& text : a.method_for)
+      others.push_back(parsed("--method-for", [&] { return method_for(text, options); }));
     for (const auto& text : a.overrides) overrides.emplace_back(text);
+    if (double* const alpha = method.find_alpha(); command.count("--alpha") > 0) {
+      if (alpha == nullptr) refuse("--alpha", "has no meaning for --method " + a.method);
+      *alpha = a.alpha;
+    }
     check_method(command, a);
     if (a.task_heads.empty() != a.heads_output.empty())
       refuse("--task-heads", "goes with --heads-output, where these tensors are written to");
@@ -216,29 +258,86 @@ struct merge_plan {
     if (a.overwrite) output.target = io::existing::replace;
   }
 
-  std::vector<task_file> experts, feature_files, sample_files;
+  /// The method as it runs on `set`, which outlives it: transforms before it, other settings and
+  /// other methods for some parameters.
+  any_method composed(const checkpoint_set& set) const {
+    any_method all = prepared(method, set);
+    for (const auto& other : others)
+      all = any_method(where{[selector = *other.selector, &set](const host_problem& p) {
+                               return selector.applies(set, p.names.parameter, p.kind);
+                             },
+                             prepared(*other.method, set), std::move(all)});
+    return all;
+  }
+
+  std::vector<task_file> experts, feature_files, sample_files, importance_files;
   cat_options options;
   merge_policy policy;
+  any_method method;
+  std::vector<any_transform> before;
+  std::vector<method_for> others;
   std::vector<override_rule> overrides;
   double coefficient = 1;
   output_options output;
 
  private:
-  void check_method(const CLI::App& command, const arguments& a) const {
-    const bool cat = a.method == "cat";
-    if (cat && feature_files.empty() && sample_files.empty())
-      refuse("--method cat", "features are needed: give --features or --samples for every expert");
-    if (!cat)
-      for (const char* option :
-           {"--features", "--samples", "--sample-count", "--preset", "--rank", "--basis-energy",
-            "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda", "--shift-rank",
-            "--rescale", "--order", "--rows", "--feature-coefficient"})
-        if (command.count(option) > 0) refuse(option, "has no meaning for --method " + a.method);
+  /// What `make` makes; its errors are the option's.
+  template <class Make>
+  static auto parsed(const char* option, const Make& make) -> decltype(make()) {
+    try {
+      return make();
+    } catch (const error& problem) {
+      throw CLI::ValidationError(option, problem.what());
+    }
+  }
+
+  any_method prepared(any_method one, const checkpoint_set& set) const {
+    for (auto t = before.rbegin(); t != before.rend(); ++t) one = any_method(chain{*t, one});
+    if (overrides.empty()) return one;
+    return any_method(with_overrides(std::move(one), overrides, set));
+  }
+
+  bool any_needs(bool (*needs)(const any_method&),
+                 bool (*of_transform)(const any_transform&)) const {
+    return needs(method) ||
+           std::any_of(others.begin(), others.end(),
+                       [&](const auto& o) { return needs(*o.method); }) ||
+           std::any_of(before.begin(), before.end(), of_transform);
+  }
+
+  void check_method(const CLI::App& command, const arguments& a) {
+    const auto statistics = [](const auto& m) {
+      return m.needs_statistics(layer_kind::linear) || m.needs_statistics(layer_kind::scale);
+    };
+    const auto importance = [](const auto& m) { return m.needs_importance(); };
+    const bool given = !feature_files.empty() || !sample_files.empty();
+    const bool needed = any_needs(statistics, statistics);
+    if (needed && !given)
+      refuse("--method " + a.method,
+             "features are needed: give --features or --samples for every expert");
+    // For a report they are welcome whatever the method: they tell how far outputs have moved.
+    const bool useless = given && !needed && a.reports.empty();
+    for (const char* option : {"--features", "--samples"})
+      if (useless && command.count(option) > 0)
+        refuse(option, "has no meaning for --method " + a.method + " without a --report");
+    if (!importance_files.empty() && !any_needs(importance, importance))
+      refuse("--importance", "has no meaning for --method " + a.method);
+    if (importance_files.empty() && any_needs(importance, importance))
+      refuse("--method " + a.method, "--importance is needed for every expert");
+    bool trims = method.find_trims() != nullptr, alphas = method.find_alpha() != nullptr;
+    for (auto& o : others) {
+      trims = trims || o.method->find_trims() != nullptr;
+      alphas = alphas || o.method->find_alpha() != nullptr;
+    }
+    for (auto& t : before) trims = trims || t.find_trims() != nullptr;
+    for (const char* option :
+         {"--preset", "--rank", "--basis-energy", "--basis-positive", "--lambda", "--scale-rank",
+          "--scale-lambda", "--shift-rank", "--rescale", "--order", "--rows"})
+      if (!trims && command.count(option) > 0)
+        refuse(option, "has no meaning for --method " + a.method);
     for (const auto& rule : overrides)
-      if ((!cat && rule.has_trim()) || a.method == "average")
+      if ((!trims && rule.has_trim()) || (!alphas && rule.has_alpha()))
         refuse("--set", "'" + rule.text() + "' has no meaning for --method " + a.method);
-    if (a.method == "average" && command.count("--alpha") > 0)
-      refuse("--alpha", "has no meaning for --method average");
     if (sample_files.empty())
       for (const char* option : {"--feature-coefficient", "--sample-count"})
         if (command.count(option) > 0) refuse(option, "needs --samples");
@@ -256,6 +355,38 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
   return whole;
 }
 
+/// The progress of merge_stream: of scans of the whole model, and of the merge.
+class merge_progress {
+ public:
+  merge_progress(verbosity how, index_t total)
+      : state_(std::make_shared<state>(how)), total_(total) {}
+
+  void scanned(const parameter_info&) const {
+    if (state_->done == total_) {
+      state_->done = 0;
+      ++state_->pass;
+    }
+    state_->terminal.show("looking at the whole model, pass " + std::to_string(state_->pass),
+                          ++state_->done, total_);
+  }
+  void operator()(const parameter_report&) const {
+    if (!state_->merging) state_->done = 0;
+    state_->merging = true;
+    state_->terminal.show("merging parameters", ++state_->done, total_);
+  }
+  void clear() const { state_->terminal.clear(); }
+
+ private:
+  struct state {
+    explicit state(verbosity how) : terminal(how) {}
+    progress terminal;
+    index_t done = 0, pass = 1;
+    bool merging = false;
+  };
+  std::shared_ptr<state> state_;
+  index_t total_;
+};
+
 }  // namespace
 
 void run_merge(const CLI::App& command, const merge_arguments& a) {
@@ -263,11 +394,12 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   const merge_plan plan(command, a);
   const auto rules = make_rules(a);
   require_outputs_apart(a, {plan.experts, plan.feature_files, plan.sample_files});
-  // Made now, so that a path that cannot be written is no surprise after long work.
-  std::optional<io::atomic_file> report_file;
-  if (!a.report.empty()) report_file.emplace(a.report, plan.output.target);
+  const auto began = std::chrono::steady_clock::now();
+  report_files reports_out(a.reports, plan.output.target);
   checkpoint_set set(a.base, plan.experts, rules, plan.policy);
   for (const auto& rule : plan.overrides) rule.require_use(set);
+  for (const auto& other : plan.others)
+    other.selector->require_use(set, "--method-for '" + other.text + "'");
   if (command.count("--max-shard-size") > 0 &&
       io::output_format(a.output, set.base_file().format()) !=
           io::checkpoint_format::hugging_face_folder)
@@ -287,41 +419,45 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   checkpoint_output output(a.output, set, plan.output);
   std::optional<task_heads_output> heads;
   if (!a.heads_output.empty()) heads.emplace(a.heads_output, set, plan.output.target);
-  index_t total = 0, done = 0;
+  index_t total = 0;
   for (const auto& group : set.groups()) total += std::ssize(group);
-  progress terminal;
-  const auto merge_by = [&](const auto& method) {
-    return merge_stream(method, set, *statistics, output, c, [&](const parameter_report&) {
-      terminal.show("merging parameters", ++done, total);
-    });
-  };
-  std::vector<parameter_report> reports;
-  if (a.method == "average")
-    reports = merge_by(weight_average_method{});
-  else if (a.method == "task-arithmetic")
-    reports = merge_by(method_by_parameter(task_arithmetic_method{a.alpha}, plan.overrides, set));
-  else
-    reports = merge_by(method_by_parameter(cat_method{plan.options}, plan.overrides, set));
+  const auto how = verbosity_of(a.quiet, a.verbose);
+  merge_progress seen(how, total);
+  merge_knowledge knowledge(*statistics, plan.importance_files, set);
+  const any_method method = plan.composed(set);
+  std::vector<parameter_report> reports =
+      a.reports.empty() ? merge_stream(method, set, knowledge, output, c, seen)
+                        : merge_stream(with_drift{method}, set, knowledge, output, c, seen);
   reports = whole_tensors(std::move(reports), set);
-  terminal.clear();
+  seen.clear();
 
   const auto warnings = warnings_of(reports, set);
-  for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
-  if (report_file) {
+  if (how != verbosity::quiet)
+    for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
+  if (!a.reports.empty()) {
+    any_method main = plan.method;
+    std::vector<any_transform> before = plan.before;
+    cat_options* trims = main.find_trims();
+    for (auto& t : before)
+      if (trims == nullptr) trims = t.find_trims();
+    const double* const alpha = main.find_alpha();
     json report;
-    report["catmerge"] = {{"settings", settings(a, plan.options, plan.coefficient)}};
+    report["catmerge"] = {
+        {"version", version_text},
+        {"settings", settings_of(a, alpha != nullptr ? std::optional(*alpha) : std::nullopt, trims,
+                                 plan.coefficient)}};
+    report["run"] = run_of(began, a.threads);
     report["tasks"] = set.tasks();
     report["warnings"] = warnings;
     report["totals"] = totals(reports, set.tasks());
     for (const auto& r : reports) report["parameters"].push_back(to_json(r, set.tasks()));
     report["copied"] = set.fixed();
     if (!set.tied().empty()) report["tied"] = set.tied();
-    const std::string text = text_of(report);
-    report_file->write_at(0, std::as_bytes(std::span(text)));
+    reports_out.write(report, merge_page);
   }
   output.commit();
   if (heads) heads->commit();
-  if (report_file) report_file->commit();
+  reports_out.commit();
 }
 
 }  // namespace catmerge::harness

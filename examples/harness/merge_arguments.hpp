@@ -12,14 +12,15 @@ namespace catmerge::harness {
 
 /// The command line of `catmerge merge` as it was given.
 struct merge_arguments {
-  std::string base, output, config, report, heads_output, missing = "error", max_shard_size = "5GB";
-  std::vector<std::string> experts, features, samples, rules, overrides;
+  std::string base, output, config, heads_output, missing = "error", max_shard_size = "5GB";
+  std::vector<std::string> experts, features, samples, importance, rules, overrides, reports;
+  std::vector<std::string> before, method_for;  ///< transforms; PATTERN=METHOD
   std::vector<std::string> include, exclude, drop, task_heads, resized;  ///< patterns of names
   std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",
               out_dtype = "base";
   double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1;
   index_t rank = 4, scale_rank = 4, shift_rank = 4, sample_count = 0;
-  bool positive = false, overwrite = false;
+  bool positive = false, overwrite = false, quiet = false, verbose = false;
   unsigned threads = default_threads();
 };
 

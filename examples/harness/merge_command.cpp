@@ -26,12 +26,32 @@ void add_merge(CLI::App& program) {
                    "in the format of the base")
       ->required()
       ->type_name("F");
-  command->add_option("--method", a->method, "The merging method")
-      ->check(CLI::IsMember({"cat", "task-arithmetic", "average"}))
+  command
+      ->add_option("--method", a->method,
+                   "The merging method, with settings if need be: ties:density=0.1 (`catmerge "
+                   "methods` lists them)")
+      ->type_name("METHOD")
       ->capture_default_str();
-  command->add_option("--alpha", a->alpha, "Coefficient of the sum of task vectors")
-      ->check(finite_number(true))
-      ->capture_default_str();
+  command
+      ->add_option(
+          "--before", a->before,
+          "What changes the task vectors before the method: cat, dare, tatr, with settings; "
+          "several are applied in this order")
+      ->type_name("TRANSFORM")
+      ->expected(1)
+      ->take_all();
+  command
+      ->add_option("--method-for", a->method_for,
+                   "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
+                   "the last that applies counts")
+      ->type_name("PATTERN=METHOD")
+      ->expected(1)
+      ->take_all();
+  command
+      ->add_option("--alpha", a->alpha,
+                   "Coefficient of the merged task vector (default: 0.4 for cat and "
+                   "task-arithmetic, else the method's own)")
+      ->check(finite_number(true));
   command
       ->add_option("--out-dtype", a->out_dtype,
                    "Type of the merged floating-point tensors; base: each its own")
@@ -50,8 +70,14 @@ void add_merge(CLI::App& program) {
       "refused if it holds a file, other than weights, that the new one does not");
   command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
       ->check(CLI::Range(1U, 1024U));
-  command->add_option("--report", a->report, "What the merge did to every parameter, as JSON")
-      ->type_name("F.json");
+  command
+      ->add_option("--report", a->reports,
+                   "What the merge did to every parameter: a page to look at, or all numbers as "
+                   "JSON, by the file's name; may be given for both")
+      ->type_name("F.html|F.json")
+      ->expected(1)
+      ->take_all();
+  add_verbosity(*command, a->quiet, a->verbose);
   add_rule_option(*command, a->rules);
 
   const std::string names =
@@ -93,7 +119,15 @@ void add_merge(CLI::App& program) {
       ->take_all()
       ->group(names);
 
-  const std::string group = "CAT Merging";
+  command
+      ->add_option("--importance", a->importance,
+                   "How much each entry matters to a task, in tensors named and shaped like the "
+                   "parameters: squared gradients (fisher), mean absolute gradients (tatr)")
+      ->type_name("NAME=P")
+      ->expected(1)
+      ->take_all();
+
+  const std::string group = "CAT Merging, and what any method is told of features";
   auto* features = command
                        ->add_option("--features", a->features,
                                     "A task's statistics of layer inputs, as `catmerge "
@@ -103,9 +137,9 @@ void add_merge(CLI::App& program) {
                        ->take_all()
                        ->group(group);
   command
-      ->add_option(
-          "--samples", a->samples,
-          "A task's unlabeled samples, run through its expert (CLIP vision, BERT, RoBERTa)")
+      ->add_option("--samples", a->samples,
+                   "A task's unlabeled samples, run through its expert (CLIP vision, BERT, "
+                   "RoBERTa, convnet)")
       ->type_name("NAME=F")
       ->expected(1)
       ->take_all()

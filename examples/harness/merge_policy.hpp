@@ -58,6 +58,7 @@ struct merge_policy {
   name_patterns task_heads;  ///< each expert's own: not merged, written to a file per task
   name_patterns resized;     ///< tables of different heights: the rows that both have are merged
   bool base_for_missing = false;  ///< what an expert lacks is the base's
+  bool pieces = true;  ///< large tables come in pieces; not for methods that see them as matrices
 
   /// Whether a tensor has no part in the merged network.
   bool left_out(std::string_view name) const { return drop.match(name) || task_heads.match(name); }

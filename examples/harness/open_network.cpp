@@ -7,6 +7,7 @@
 #include <harness/open_network.hpp>
 #include <network/bert.hpp>
 #include <network/clip_vision.hpp>
+#include <network/convnet.hpp>
 
 namespace catmerge::harness {
 
@@ -38,6 +39,11 @@ std::unique_ptr<network> make_bert(bert_config config, const io::checkpoint& wei
   return std::make_unique<bert>(std::move(config), std::move(names));
 }
 
+std::unique_ptr<network> make_convnet(convnet_config config, const io::checkpoint& weights) {
+  auto names = find_convnet_names(weights.names(), config, weights.path());
+  return std::make_unique<convnet>(std::move(config), std::move(names));
+}
+
 }  // namespace
 
 std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config) {
@@ -56,9 +62,10 @@ std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::
     return make_clip_vision(read_hugging_face_clip(top), weights);
   }
   if (is_bert(type)) return make_bert(read_bert(top), weights);
+  if (type == "catmerge_convnet") return make_convnet(read_convnet(file, values), weights);
   top.fail("model_type",
-           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta' or 'camembert', "
-           "or OpenCLIP's key 'model_cfg', found " +
+           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta', 'camembert' or "
+           "'catmerge_convnet', or OpenCLIP's key 'model_cfg', found " +
                (type.empty() ? "none" : io::in_quotes(type)));
 }
 

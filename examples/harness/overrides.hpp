@@ -5,12 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <catmerge/cat_options.hpp>
-#include <catmerge/method.hpp>
-#include <catmerge/methods/task_arithmetic.hpp>
+#include <catmerge/compose.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <harness/checkpoint_set.hpp>
+#include <harness/methods/any_method.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -21,6 +21,46 @@
 /// --set SELECTOR:KEY=VALUE,...: other settings for some parameters.
 namespace catmerge::harness {
 
+/// Parameters that are meant by a pattern of names, or by their kind: "@linear", "@scale",
+/// "@shift", "@other".
+class parameter_selector {
+ public:
+  /// Throws catmerge::error for another @, and for a malformed pattern; `option` is named.
+  parameter_selector(const std::string& option, const std::string& text) {
+    if (text.empty() || text.front() != '@') {
+      names_ = name_patterns(option, {text});
+      return;
+    }
+    static const std::map<std::string, layer_kind> kinds = {{"@linear", layer_kind::linear},
+                                                            {"@scale", layer_kind::scale},
+                                                            {"@shift", layer_kind::shift},
+                                                            {"@other", layer_kind::other}};
+    const auto found = kinds.find(text);
+    if (found == kinds.end()) throw error("expected @linear, @scale, @shift or @other");
+    kind_ = found->second;
+  }
+
+  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
+  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
+    if (kind_) return *kind_ == kind;
+    const auto names = set.names_of(set.tensor_of(parameter));
+    return std::any_of(names.begin(), names.end(),
+                       [this](const auto& name) { return names_.match(name); });
+  }
+
+  /// Throws if nothing that is merged is meant; `what` is named.
+  void require_use(const checkpoint_set& set, const std::string& what) const {
+    for (const auto& group : set.groups())
+      for (const auto& p : group)
+        if (applies(set, p.name, p.kind)) return;
+    throw error(what + " applies to no parameter that is merged");
+  }
+
+ private:
+  name_patterns names_;
+  std::optional<layer_kind> kind_;
+};
+
 /// Settings of the parameters that a pattern of names, or the name of a kind, stands for.
 class override_rule {
  public:
@@ -29,21 +69,10 @@ class override_rule {
   explicit override_rule(const std::string& text) : text_(text) {
     const auto colon = text.rfind(':');
     if (colon == std::string::npos || colon == 0) refuse("expected PATTERN:KEY=VALUE");
-    const std::string selector = text.substr(0, colon);
-    if (selector.front() == '@') {
-      static const std::map<std::string, layer_kind> kinds = {{"@linear", layer_kind::linear},
-                                                              {"@scale", layer_kind::scale},
-                                                              {"@shift", layer_kind::shift},
-                                                              {"@other", layer_kind::other}};
-      const auto found = kinds.find(selector);
-      if (found == kinds.end()) refuse("expected @linear, @scale, @shift or @other");
-      kind_ = found->second;
-    } else {
-      try {
-        names_ = name_patterns("--set", {selector});
-      } catch (const error& problem) {
-        refuse(problem.what());
-      }
+    try {
+      selector_.emplace("--set", text.substr(0, colon));
+    } catch (const error& problem) {
+      refuse(problem.what());
     }
     std::string_view rest = std::string_view(text_).substr(colon + 1);
     for (bool more = true; more;) {
@@ -57,25 +86,26 @@ class override_rule {
   const std::string& text() const { return text_; }
   bool has_trim() const { return lambda_.has_value() || rank_.has_value(); }
 
-  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
+  /// Whether a parameter of the set is meant.
   bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
-    if (kind_) return *kind_ == kind;
-    const auto names = set.names_of(set.tensor_of(parameter));
-    return std::any_of(names.begin(), names.end(),
-                       [this](const auto& name) { return names_.match(name); });
+    return selector_->applies(set, parameter, kind);
   }
 
   /// Throws if it applies to nothing that is merged.
   void require_use(const checkpoint_set& set) const {
-    for (const auto& group : set.groups())
-      for (const auto& p : group)
-        if (applies(set, p.name, p.kind)) return;
-    throw error("--set '" + text_ + "' applies to no parameter that is merged");
+    selector_->require_use(set, "--set '" + text_ + "'");
   }
 
-  /// A rank or lambda is that of the parameter's kind.
+  bool has_alpha() const { return alpha_.has_value(); }
+
+  /// A rank or lambda is that of the parameter's kind. What a method has none of, it does not get.
+  void apply(layer_kind kind, any_method& m) const {
+    if (double* const alpha = m.find_alpha(); alpha != nullptr && alpha_) *alpha = *alpha_;
+    if (cat_options* const trims = m.find_trims(); trims != nullptr) apply(kind, *trims);
+  }
+
+ private:
   void apply(layer_kind kind, cat_options& o) const {
-    if (alpha_) o.alpha = *alpha_;
     if (lambda_ && kind == layer_kind::linear) o.linear.lambda = *lambda_;
     if (lambda_ && kind == layer_kind::scale) o.scale.lambda = *lambda_;
     if (!rank_) return;
@@ -86,11 +116,6 @@ class override_rule {
     if (kind == layer_kind::scale) o.scale.coordinates.count = *rank_;
     if (kind == layer_kind::shift) o.shift.count = *rank_;
   }
-  void apply(layer_kind, task_arithmetic_method& m) const {
-    if (alpha_) m.alpha = *alpha_;
-  }
-
- private:
   [[noreturn]] void refuse(const std::string& why) const {
     throw CLI::ValidationError("--set", why + ", found '" + text_ + "'");
   }
@@ -117,41 +142,20 @@ class override_rule {
   }
 
   std::string text_;
-  name_patterns names_;
-  std::optional<layer_kind> kind_;
+  std::optional<parameter_selector> selector_;
   std::optional<double> alpha_, lambda_;
   std::optional<index_t> rank_;
 };
 
-/// A method whose settings depend on the parameter: of rules for the same setting the last one
-/// counts.
-template <class Method>
-class method_by_parameter {
- public:
-  /// `set` knows which tensor a piece of one belongs to, and outlives this.
-  method_by_parameter(Method method, std::vector<override_rule> rules, const checkpoint_set& set)
-      : method_(std::move(method)), rules_(std::move(rules)), set_(set) {}
-
-  bool needs_statistics(layer_kind kind) const { return method_.needs_statistics(kind); }
-
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    Method method = method_;
-    for (const auto& rule : rules_)
-      if (rule.applies(set_, p.names.parameter, p.kind)) {
-        if constexpr (requires { method.options; })
-          rule.apply(p.kind, method.options);
-        else
-          rule.apply(p.kind, method);
-      }
-    return method.merge(c, p, out);
-  }
-
- private:
-  Method method_;
-  std::vector<override_rule> rules_;
-  const checkpoint_set& set_;
-};
+/// The method with other settings where rules apply; of rules for the same setting the last one
+/// counts. `set` knows which tensor a piece of one belongs to, and outlives what is returned.
+inline auto with_overrides(any_method method, std::vector<override_rule> rules,
+                           const checkpoint_set& set) {
+  return adjusted{std::move(method),
+                  [rules = std::move(rules), &set](const host_problem& p, any_method& m) {
+                    for (const auto& rule : rules)
+                      if (rule.applies(set, p.names.parameter, p.kind)) rule.apply(p.kind, m);
+                  }};
+}
 
 }  // namespace catmerge::harness

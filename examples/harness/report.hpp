@@ -38,6 +38,7 @@ inline json to_json(const protection& p, const std::vector<std::string>& tasks, 
   if (p.part > 0) j["part"] = p.part;
   if (kind == layer_kind::linear) {
     j["eigenvalues"] = p.eigenvalues;
+    j["spectrum"] = p.spectrum;
     j["largest_magnitude"] = p.magnitude;
     j["positive_seen"] = p.positive;
     j["residual"] = p.residual;
@@ -55,6 +56,11 @@ inline json to_json(const parameter_report& report, const std::vector<std::strin
   j["kind"] = name_of(l.kind);
   j["trimmed"] = l.trimmed;
   if (report.missing_statistics) j["missing_statistics"] = true;
+  if (l.fallback) j["fallback"] = true;
+  if (!l.drift.empty()) {
+    j["drift"] = l.drift;
+    j["drift_scale"] = l.drift_of_base;
+  }
   if (!l.trimmed) return j;
   j["rows"] = l.rows;
   j["task_vector_norm"] = l.norm;

@@ -30,6 +30,61 @@ class merge_statistics {
   virtual void release(const parameter_group& group) = 0;
 };
 
+/// Statistics, and importances from files, as merge_stream asks for both.
+class merge_knowledge {
+ public:
+  /// importance: a file or folder per task whose tensors are named and shaped like the parameters;
+  /// or none. Throws, naming the file and the tensor, for other shapes and names.
+  merge_knowledge(merge_statistics& statistics, const std::vector<task_file>& importance,
+                  const checkpoint_set& set)
+      : statistics_(statistics), set_(set) {
+    for (const auto& task : set.tasks())
+      for (const auto& file : importance)
+        if (file.task == task) files_.emplace_back(file.path);
+    for (const auto& file : files_)
+      for (const auto& name : file.names()) check(file, file.at(name));
+  }
+
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {
+    return statistics_.get(k, p);
+  }
+
+  std::optional<host_const_view> importance(index_t k, const parameter_info& p) {
+    if (files_.empty()) return std::nullopt;
+    const auto part = set_.piece_of(p);
+    const auto* entry = files_[static_cast<std::size_t>(k)].find(part.tensor);
+    if (entry == nullptr) return std::nullopt;
+    const host_const_view whole = windows_.of(*entry, p.transposed);
+    if (part.count == whole.rows || p.transposed) return whole;
+    return whole.window(part.first, part.count, 0, whole.columns);
+  }
+
+  void release(const parameter_group& group) {
+    statistics_.release(group);
+    windows_.clear();
+    for (const auto& file : files_)
+      for (const auto& p : group)
+        if (const auto& name = set_.tensor_of(p.name); file.find(name) != nullptr)
+          file.release(name);
+  }
+
+ private:
+  void check(const io::checkpoint& file, const io::tensor_entry& entry) const {
+    const auto* parameter = set_.base_file().find(entry.name);
+    if (parameter == nullptr)
+      io::fail(file.path(), entry.name, "no parameter of the base has this name");
+    if (parameter->shape != entry.shape || !io::scalar_of(entry.type))
+      io::fail(file.path(), entry.name,
+               "expected floating-point values " + io::to_string(parameter->shape) +
+                   ", as the base's, found " + io::describe(entry));
+  }
+
+  merge_statistics& statistics_;
+  const checkpoint_set& set_;
+  std::vector<io::checkpoint> files_;
+  windows windows_;
+};
+
 /// For methods that need none.
 class without_statistics final : public merge_statistics {
  public:
@@ -159,17 +214,27 @@ class sample_run {
   /// count: how many of the file's samples, from the first; 0 for all.
   sample_run(const network& net, const std::string& file, index_t count,
              std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds)
-      : net_(net), weights_(std::move(weights)), record_(kinds) {
-    const auto samples = net.open_samples(file);
-    if (count > samples->size())
+      : net_(net),
+        samples_(net.open_samples(file)),
+        count_(count),
+        weights_(std::move(weights)),
+        record_(kinds) {
+    if (count > samples_->size())
       throw error(file + ": expected at least " + std::to_string(count) + " samples, found " +
-                  std::to_string(samples->size()));
-    if (count == 0) count = samples->size();
+                  std::to_string(samples_->size()));
+    if (count == 0) count_ = samples_->size();
+    check_weights(net, *weights_);
+    restart();
+  }
+
+  /// Back to the first block.
+  void restart() {
+    record_.clear();
+    states_.clear();
     // Eight samples: the rows of a block that are recorded at a time stay small, products large.
     constexpr index_t batch = 8;
-    for (index_t first = 0; first < count; first += batch)
-      states_.push_back(samples->load(first, std::min(batch, count - first)));
-    check_weights(net, *weights_);
+    for (index_t first = 0; first < count_; first += batch)
+      states_.push_back(samples_->load(first, std::min(batch, count_ - first)));
   }
 
   /// Runs the next block; what it recorded replaces what the one before did.
@@ -182,6 +247,8 @@ class sample_run {
 
  private:
   const network& net_;
+  std::unique_ptr<sample_reader> samples_;
+  index_t count_;
   std::unique_ptr<weight_source> weights_;
   std::vector<activations> states_;
   block_recorder record_;
@@ -218,6 +285,10 @@ class sample_statistics final : public merge_statistics {
   std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const std::size_t block = rank(p.name);
     if (block == blocks_) return std::nullopt;
+    if (block + 1 < done_) {  // another pass over the parameters has begun
+      for (auto& run : runs_) run->restart();
+      done_ = 0;
+    }
     for (; done_ <= block; ++done_) {
       if (done_ + 1 < blocks_) prefetch(done_ + 1);
       threads_(std::ssize(runs_), [this](index_t i) {

@@ -61,6 +61,8 @@ removal_basis_result<typename Context::matrix> find_basis(Context& c, conflict_g
       result.positive = std::count_if(pairs.values.begin(), pairs.values.end(),
                                       [&](double v) { return v > threshold; });
       result.eigenvalues.assign(pairs.values.begin(), pairs.values.begin() + count);
+      result.spectrum = std::move(pairs.values);
+      result.spectrum.insert(result.spectrum.end(), pairs.after.begin(), pairs.after.end());
       result.magnitude = pairs.magnitude;
       result.residual = pairs.residual;
       result.way = way;
@@ -84,6 +86,7 @@ removal_basis_result<typename Context::matrix> find_basis(Context& c, conflict_g
     c.assign(c.slice(const_view(vectors), 0, size, size - 1 - j, 1),
              c.slice(typename Context::view(result.basis), 0, size, j, 1));
   result.eigenvalues.assign(values.begin(), values.begin() + count);
+  result.spectrum.assign(values.begin(), values.begin() + std::min<index_t>(count + 8, size));
   return result;
 }
 

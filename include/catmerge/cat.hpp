@@ -14,28 +14,102 @@ namespace catmerge {
 
 namespace detail {
 
-/// CAT for a kind that is known when the program is compiled (scales and shifts are one): a call
-/// for one parameter compiles no more than it uses.
+/// CAT's trim of a kind that is known when the program is compiled (scales and shifts are one): a
+/// call for one parameter compiles no more than it uses.
+template <layer_kind Kind>
+struct cat_trim_kind {
+  const cat_options& options;
+
+  template <class Context>
+  void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+             layer_report& report) const {
+    trimmed_vectors<Context> trimmed(c, p, options, vectors, report);
+    if constexpr (Kind == layer_kind::linear)
+      trimmed.template run<linear_trim<Context>>();
+    else
+      trimmed.template run<mask_trim<Context>>();
+  }
+};
+
+/// Whether CAT can use statistics of a parameter of this kind.
+constexpr bool cat_needs_statistics(layer_kind kind) {
+  return kind == layer_kind::linear || kind == layer_kind::scale;
+}
+
+/// Whether CAT has nothing to trim a parameter by. Throws for a scale with parts.
+template <class Context>
+bool cat_falls_back(const layer_problem<Context>& p) {
+  if (p.kind == layer_kind::scale && p.parts != 1)
+    throw error(p.names.who() + ": scales are never fused");
+  return p.kind == layer_kind::other || (cat_needs_statistics(p.kind) && p.statistics.empty());
+}
+
+/// Whether CAT trims a parameter: throws for what makes no sense or is not finite.
+template <class Context>
+bool cat_trims(Context& c, const layer_problem<Context>& p, layer_report& report) {
+  report.fallback = cat_falls_back(p);
+  if (!report.fallback && cat_needs_statistics(p.kind)) check_finite_statistics(c, p);
+  return !report.fallback;
+}
+
+/// Merges by Method what it trims, and the rest by Task Arithmetic, without K vectors in memory.
+template <class Method, class Context>
+layer_report cat_merge(const Method& m, Context& c, const layer_problem<Context>& p,
+                       const typename Context::view& out) {
+  if (!cat_falls_back(p)) return merge_vectors(m, c, p, out);
+  auto report = task_arithmetic_method{m.factor()}.merge(c, p, out);
+  report.fallback = true;
+  return report;
+}
+
+}  // namespace detail
+
+/// CAT's trims alone, as a transform of task vectors (method.hpp), to be followed by any method:
+/// `chain{cat_trim{}, tsv_m_method{}}`. Leaves parameters of kind `other`, and linears and scales
+/// without statistics, as they are; options.alpha plays no part.
+struct cat_trim {
+  cat_options options{};  ///< what validate refuses, apply refuses
+
+  /// For linears and scales.
+  static constexpr bool needs_statistics(layer_kind kind) {
+    return detail::cat_needs_statistics(kind);
+  }
+
+  /// Trims every T_i, in place, by what protects all the other tasks; the report has everything
+  /// that options ask for. Throws catmerge::error as cat_method does.
+  template <class Context>
+  void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+             layer_report& report) const {
+    validate(options);
+    if (!detail::cat_trims(c, p, report)) return;
+    if (p.kind == layer_kind::linear)
+      detail::cat_trim_kind<layer_kind::linear>{options}.apply(c, p, vectors, report);
+    else
+      detail::cat_trim_kind<layer_kind::shift>{options}.apply(c, p, vectors, report);
+  }
+};
+
+namespace detail {
+
+/// CAT for one kind.
 template <layer_kind Kind>
 struct cat_kind {
   cat_options options;
 
-  static constexpr bool needs_statistics(layer_kind kind) {
-    return kind == layer_kind::linear || kind == layer_kind::scale;
+  static constexpr bool needs_statistics(layer_kind kind) { return cat_needs_statistics(kind); }
+  double factor() const { return options.alpha; }
+
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    if (cat_trims(c, p, report)) cat_trim_kind<Kind>{options}.apply(c, p, vectors, report);
+    sum_vectors(c, vectors, tau);
   }
 
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    if (p.kind == layer_kind::scale && p.parts != 1)
-      throw error(p.names.who() + ": scales are never fused");
-    if (needs_statistics(p.kind) && p.statistics.empty())
-      return task_arithmetic_method{options.alpha}.merge(c, p, out);
-    if (needs_statistics(p.kind)) check_finite_statistics(c, p);
-    if constexpr (Kind == layer_kind::linear)
-      return trim_and_sum<linear_trim>(c, p, options, out);
-    else
-      return trim_and_sum<mask_trim>(c, p, options, out);
+    return cat_merge(*this, c, p, out);
   }
 };
 
@@ -43,26 +117,34 @@ struct cat_kind {
 
 /// CAT Merging as a method (method.hpp): trims what has statistics, then sums. Parameters of kind
 /// `other`, and linears and scales without statistics, become theta_0 + alpha sum_i T_i, and their
-/// report says trimmed = false.
+/// report says trimmed = false and fallback = true.
 struct cat_method {
   cat_options options{};  ///< what validate refuses, merge refuses
 
   /// For linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
-    return kind == layer_kind::linear || kind == layer_kind::scale;
+    return detail::cat_needs_statistics(kind);
   }
 
-  /// out = base + alpha sum_i T_i', shaped like base; the report has everything that options ask
-  /// for. Throws catmerge::error where a value is not finite, for scales with parts, and for
-  /// statistics that the kind cannot use.
+  /// alpha.
+  double factor() const { return options.alpha; }
+
+  /// tau = sum_i T_i', and the report has everything that options ask for. Throws catmerge::error
+  /// where a value is not finite, for scales with parts, and for statistics that the kind cannot
+  /// use.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    cat_trim{options}.apply(c, p, vectors, report);
+    detail::sum_vectors(c, vectors, tau);
+  }
+
+  /// out = base + alpha sum_i T_i', shaped like base.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
     validate(options);
-    if (p.kind == layer_kind::other) return task_arithmetic_method{options.alpha}.merge(c, p, out);
-    if (p.kind == layer_kind::linear)
-      return detail::cat_kind<layer_kind::linear>{options}.merge(c, p, out);
-    return detail::cat_kind<layer_kind::shift>{options}.merge(c, p, out);
+    return detail::cat_merge(*this, c, p, out);
   }
 };
 

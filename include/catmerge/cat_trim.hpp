@@ -12,25 +12,24 @@ namespace catmerge::detail {
 /// The task vectors of one parameter on their way through CAT, whatever trims them.
 template <class Context>
 class trimmed_vectors {
-  using matrix = typename Context::matrix;
   using view = typename Context::view;
   using const_view = typename Context::const_view;
 
  public:
-  trimmed_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options)
-      : c_(c), p_(p), options_(options), tasks_(std::ssize(p.experts)) {
+  /// Trims what `vectors` refer to, and says in `report` what it did.
+  trimmed_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options,
+                  vector_list<Context> vectors, layer_report& report)
+      : c_(c),
+        p_(p),
+        options_(options),
+        tasks_(std::ssize(vectors)),
+        vectors_(vectors),
+        report_(report) {
     report_.kind = p.kind;
-    const bool base_is_double = c.type(p.base) == scalar_type::f64;
     for (index_t i = 0; i < tasks_; ++i) {
-      const auto type = base_is_double ? scalar_type::f64 : compute_type(c.type(p.experts[at(i)]));
-      auto t = c.make(type, c.rows(p.base), c.columns(p.base));
-      c.subtract(p.experts[at(i)], p.base, t);
-      report_.norm.push_back(std::sqrt(c.squared_norm(t)));
-      if (!std::isfinite(report_.norm.back())) {
-        check_finite(c, p, t, ": the task vector of '" + p.names.task(i) + "'");
+      report_.norm.push_back(std::sqrt(c.squared_norm(vectors_[at(i)])));
+      if (!std::isfinite(report_.norm.back()))
         throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
-      }
-      vectors_.push_back(std::move(t));
     }
   }
 
@@ -61,16 +60,6 @@ class trimmed_vectors {
     }
   }
 
-  /// out = base + alpha sum_i T_i', added in the order of the tasks.
-  layer_report combine(const view& out) && {
-    auto sum = c_.make(compute_type(c_.type(out)), c_.rows(out), c_.columns(out));
-    for (const auto& t : vectors_) c_.axpy(1, t, sum);
-    c_.assign(p_.base, out);
-    c_.axpy(options_.alpha, sum, out);
-    check_finite(c_, p_, out);
-    return std::move(report_);
-  }
-
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -83,8 +72,8 @@ class trimmed_vectors {
     const index_t row = part * height;
     std::vector<view> t;
     std::vector<double> before;
-    for (auto& v : vectors_) {
-      t.push_back(c_.slice(view(v), row, height, 0, c_.columns(p_.base)));
+    for (const auto& v : vectors_) {
+      t.push_back(c_.slice(v, row, height, 0, c_.columns(p_.base)));
       before.push_back(c_.squared_norm(t.back()));
     }
     trim.trim(part, t);
@@ -126,8 +115,8 @@ class trimmed_vectors {
   const layer_problem<Context>& p_;
   const cat_options& options_;
   index_t tasks_;
-  std::vector<matrix> vectors_;
-  layer_report report_;
+  vector_list<Context> vectors_;
+  layer_report& report_;
 };
 
 /// The trim of linear weights: by projection.
@@ -194,6 +183,7 @@ class linear_trim {
       taken.part = part;
       taken.task = k;
       taken.eigenvalues = std::move(found.eigenvalues);
+      taken.spectrum = std::move(found.spectrum);
       taken.magnitude = found.magnitude;
       taken.residual = found.residual;
       taken.positive = found.positive;
@@ -277,14 +267,5 @@ class mask_trim {
   layer_report& report_;
   std::vector<typename Context::matrix> moments_;
 };
-
-/// One parameter of a kind that CAT trims, and has the statistics for.
-template <template <class> class Trim, class Context>
-layer_report trim_and_sum(Context& c, const layer_problem<Context>& p, const cat_options& options,
-                          const typename Context::view& out) {
-  trimmed_vectors<Context> vectors(c, p, options);
-  vectors.template run<Trim<Context>>();
-  return std::move(vectors).combine(out);
-}
 
 }  // namespace catmerge::detail

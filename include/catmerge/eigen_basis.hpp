@@ -26,10 +26,12 @@ template <class Context>
 struct eigenpairs {
   std::vector<double> values;        ///< descending; at most options.count
   typename Context::matrix vectors;  ///< size x values.size(), f64, orthonormal columns
-  double magnitude = 0;              ///< the largest |eigenvalue| that was seen
-  double residual = 0;               ///< largest ||G v - theta v|| / magnitude
-  index_t products = 0;              ///< products of G with a vector
-  bool converged = true;             ///< false: the products were spent, `residual` says how far
+  /// The Ritz values that come after them, descending: not converged, so from below.
+  std::vector<double> after;
+  double magnitude = 0;   ///< the largest |eigenvalue| that was seen
+  double residual = 0;    ///< largest ||G v - theta v|| / magnitude
+  index_t products = 0;   ///< products of G with a vector
+  bool converged = true;  ///< false: the products were spent, `residual` says how far
 };
 
 namespace detail {
@@ -158,6 +160,7 @@ eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& ap
       result.converged = worst <= accept || used == size;
       result.residual = result.magnitude > 0 ? worst / result.magnitude : 0;
       for (index_t j = 0; j < have; ++j) result.values.push_back(ritz.value(j));
+      for (index_t j = have; j < looked; ++j) result.after.push_back(ritz.value(j));
       detail::times_small(c, columns(q, 0, used), ritz.leading(have),
                           c.slice(view(result.vectors), 0, size, 0, have));
       return result;

@@ -37,6 +37,8 @@ struct layer_names {
   std::string expert(index_t k) const { return about(": expert '", k); }
   /// "PARAMETER: features of 'TASK'".
   std::string features(index_t k) const { return about(": features of '", k); }
+  /// "PARAMETER: importances of 'TASK'".
+  std::string importance(index_t k) const { return about(": importances of '", k); }
   /// "PARAMETER: base".
   std::string base() const { return who() + ": base"; }
   /// The parameter's name, or what stands for it.

@@ -4,6 +4,7 @@
 
 #include <catmerge/report.hpp>
 #include <concepts>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -23,16 +24,27 @@ struct layer_problem {
   /// theta_k, K of base's shape.
   std::vector<const_view> experts;
   std::vector<statistics_view<typename Context::domain>> statistics;  ///< one per task, or none
-  layer_names names;                                                  ///< for messages
+  /// One per task, of base's shape, or none: how much each entry matters to the task (squared
+  /// gradients, sensitivities).
+  std::vector<const_view> importance{};
+  layer_names names{};  ///< for messages
 };
 
-/// A merging method, for tensors of a context's domain. It holds its options and nothing else, and
-/// is called from one thread.
+/// A merging method, for tensors of a context's domain. It holds its options, and is called from
+/// one thread.
 ///
 /// Requirements:
 /// - `merge(context, problem, out)`, const: writes the merged parameter to `out`, shaped like base,
 ///   and returns a layer_report;
 /// - `needs_statistics(kind)`, const: a bool, whether parameters of a kind can use statistics.
+///
+/// A method that uses importances has `needs_importance()`, const, too, which returns true.
+///
+/// A method that must have seen the whole model before it merges any of it (TIES' thresholds) has
+/// a scan: `scan_wanted()`, const, tells whether all parameters have to pass by (once more);
+/// `scan(context, problem, vectors)` sees one, `end_scan()` ends the pass. `merge` is called once
+/// no scan is wanted. merge_stream and the calls for one parameter scan a copy: what a method has
+/// found is gone with it.
 ///
 /// @code
 /// struct keep_base {
@@ -45,8 +57,8 @@ struct layer_problem {
 ///   }
 /// };
 /// @endcode
-/// (examples/own_method.cpp has a useful one.) Models: cat_method, task_arithmetic_method,
-/// weight_average_method, with every context.
+/// (examples/own_method.cpp has a useful one.) Models: cat_method and all of methods/, with every
+/// context.
 template <class M, class Context>
 concept merging_method = requires(const M& m, Context& c, const layer_problem<Context>& p,
                                   typename Context::view out) {
@@ -54,7 +66,81 @@ concept merging_method = requires(const M& m, Context& c, const layer_problem<Co
   { m.needs_statistics(layer_kind::linear) } -> std::same_as<bool>;
 };
 
+/// The task vectors of one parameter, T_k = theta_k - theta_0, K of base's shape, in the order of
+/// the tasks. What they refer to may be changed.
+template <class Context>
+using vector_list = std::span<const typename Context::view>;
+
+/// A merging method that asks nothing of experts but their task vectors, so that these may be
+/// changed before (compose.hpp).
+///
+/// Requirements, beside merging_method's:
+/// - `combine(context, problem, vectors, tau, report)`, const: writes the merged task vector to
+///   `tau`, which holds zeros, and what it did to `report`. The vectors are its to change, the
+///   problem's experts are not asked;
+/// - `factor()`, const: a double, by which tau is multiplied: theta = theta_0 + factor() tau.
+///
+/// `merge` is then `return detail::merge_vectors(*this, c, p, out);`.
+template <class M, class Context>
+concept vector_method = merging_method<M, Context> &&
+    requires(const M& m, Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+             typename Context::view tau, layer_report& report) {
+  m.combine(c, p, vectors, tau, report);
+  { m.factor() } -> std::same_as<double>;
+};
+
+/// What changes task vectors before they are merged: a trim, a filter.
+///
+/// Requirements:
+/// - `apply(context, problem, vectors, report)`, const: changes the vectors in place;
+/// - `needs_statistics(kind)`, const, as a merging_method's.
+///
+/// It may have a scan, as merging methods may.
+///
+/// Models: cat_trim, dare_transform, tatr_filter.
+template <class T, class Context>
+concept vector_transform = requires(const T& t, Context& c, const layer_problem<Context>& p,
+                                    vector_list<Context> vectors, layer_report& report) {
+  t.apply(c, p, vectors, report);
+  { t.needs_statistics(layer_kind::linear) } -> std::same_as<bool>;
+};
+
 namespace detail {
+
+/// Whether m, a method or a transform, wants all parameters to pass by (once more).
+template <class M>
+bool scan_wanted(const M& m) {
+  if constexpr (requires { m.scan_wanted(); })
+    return m.scan_wanted();
+  else
+    return false;
+}
+template <class M, class Context>
+void scan(M& m, Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
+  if constexpr (requires { m.scan_wanted(); }) m.scan(c, p, vectors);
+}
+template <class M>
+void end_scan(M& m) {
+  if constexpr (requires { m.scan_wanted(); }) m.end_scan();
+}
+
+/// Whether m uses importances.
+template <class M>
+bool needs_importance(const M& m) {
+  if constexpr (requires { m.needs_importance(); })
+    return m.needs_importance();
+  else
+    return false;
+}
+
+/// Whether a method has a better rule for a parameter of this kind with statistics than without.
+template <class Method>
+bool wants_statistics(const Method& method, layer_kind kind) {
+  if constexpr (requires { method.wants_statistics(kind); })
+    return method.wants_statistics(kind);
+  else
+    return method.needs_statistics(kind);
+}
 
 /// What M lacks of a merging method for this context.
 template <class M, class Context>
@@ -98,6 +184,12 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
   if (p.parts < 1 || rows % p.parts != 0)
     throw error(p.names.who() + ": " + std::to_string(rows) + " rows cannot be split into " +
                 std::to_string(p.parts) + " equal parts");
+  if (!p.importance.empty() && p.importance.size() != p.experts.size())
+    throw error(p.names.who() + ": importances of " + std::to_string(p.importance.size()) +
+                " tasks for " + std::to_string(p.experts.size()) + " experts");
+  for (index_t k = 0; k < std::ssize(p.importance); ++k)
+    require_shape(c, p.importance[static_cast<std::size_t>(k)], rows, columns,
+                  p.names.importance(k));
   if (p.statistics.empty()) return;
   if (p.statistics.size() != p.experts.size())
     throw error(p.names.who() + ": features of " + std::to_string(p.statistics.size()) +
@@ -133,6 +225,82 @@ void check_finite_statistics(Context& c, const layer_problem<Context>& p) {
       throw error(p.names.features(k) + " hold a value that is not finite");
 }
 
+/// The same for importances; negative ones are refused too.
+template <class Context>
+void check_importance(Context& c, const layer_problem<Context>& p) {
+  for (index_t k = 0; k < std::ssize(p.importance); ++k) {
+    const auto& x = p.importance[static_cast<std::size_t>(k)];
+    if (!c.all_finite(x)) throw error(p.names.importance(k) + " hold a value that is not finite");
+    auto size = c.make(compute_type(c.type(x)), c.rows(x), c.columns(x));
+    c.map(entry_function::absolute, 0, x, size);
+    c.axpy(-1, x, size);  // zero but where x is negative
+    if (c.squared_norm(size) > 0) throw error(p.names.importance(k) + " hold a negative value");
+  }
+}
+
+/// T_i of every task, in double where base or expert is. Throws catmerge::error, naming the expert,
+/// where one is not finite.
+template <class Context>
+std::vector<typename Context::matrix> form_vectors(Context& c, const layer_problem<Context>& p) {
+  std::vector<typename Context::matrix> vectors;
+  const bool base_is_double = c.type(p.base) == scalar_type::f64;
+  for (index_t i = 0; i < std::ssize(p.experts); ++i) {
+    const auto& expert = p.experts[static_cast<std::size_t>(i)];
+    const auto type = base_is_double ? scalar_type::f64 : compute_type(c.type(expert));
+    auto t = c.make(type, c.rows(p.base), c.columns(p.base));
+    c.subtract(expert, p.base, t);
+    check_finite(c, p, t, ": the task vector of '" + p.names.task(i) + "'");
+    vectors.push_back(std::move(t));
+  }
+  return vectors;
+}
+
+/// The handles by which vectors are passed on.
+template <class Context>
+std::vector<typename Context::view> views_of(std::vector<typename Context::matrix>& vectors) {
+  return {vectors.begin(), vectors.end()};
+}
+
+/// What every vector_method's merge is: theta_0 + factor tau, tau as m combines the task vectors.
+template <class Method, class Context>
+layer_report merge_vectors(const Method& m, Context& c, const layer_problem<Context>& p,
+                           const typename Context::view& out) {
+  layer_report report;
+  report.kind = p.kind;
+  auto tau = c.make(compute_type(c.type(out)), c.rows(out), c.columns(out));
+  {
+    auto vectors = form_vectors(c, p);
+    m.combine(c, p, vector_list<Context>(views_of<Context>(vectors)), tau, report);
+  }
+  c.assign(p.base, out);
+  c.axpy(m.factor(), tau, out);
+  check_finite(c, p, out);
+  return report;
+}
+
+/// tau += sum_k T_k, added in the order of the tasks.
+template <class Context>
+void sum_vectors(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
+  for (const auto& t : vectors) c.axpy(1, t, tau);
+}
+
+/// tau += (1/K) sum_k T_k: what most methods do with parameters that their rule is not for.
+template <class Context>
+void mean_vector(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
+  sum_vectors(c, vectors, tau);
+  c.scale(1 / static_cast<double>(vectors.size()), tau);
+}
+
+/// Shows a method's scans the parameter of a call that has one alone.
+template <class Context, class Method>
+void scan_one(Context& c, Method& method, const layer_problem<Context>& p) {
+  while (scan_wanted(method)) {
+    auto vectors = form_vectors(c, p);
+    scan(method, c, p, vector_list<Context>(views_of<Context>(vectors)));
+    end_scan(method);
+  }
+}
+
 /// One call for one parameter: typed tensors in, a typed tensor out.
 template <class Context, class Method, class Base, class Experts>
 merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
@@ -143,7 +311,13 @@ merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
   problem.experts = read_all<Context>(experts);
   check_shapes(c, problem);
   merge_result<result_t<Base>> result{make_result(c, base, problem.base), {}};
-  result.report = method.merge(c, problem, write(result.merged));
+  if constexpr (requires { method.scan_wanted(); }) {
+    Method scanned = method;
+    scan_one(c, scanned, problem);
+    result.report = scanned.merge(c, problem, write(result.merged));
+  } else {
+    result.report = method.merge(c, problem, write(result.merged));
+  }
   return result;
 }
 

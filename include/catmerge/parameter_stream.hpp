@@ -34,7 +34,8 @@ using parameter_group = std::vector<parameter_info>;
 /// - `groups()`: a vector of parameter_group, in the order in which they are merged;
 /// - `base(parameter)` and `expert(k, parameter)`: makeable tensors of one domain, by value (a
 ///   handle) or by reference;
-/// - `release(group)`: the tensors of this group are not needed any more.
+/// - `release(group)`: the tensors of this group are not needed until they are asked for again,
+///   which only methods with scans do.
 ///
 /// @code
 /// struct networks {
@@ -67,7 +68,9 @@ concept parameter_source = requires(S& s, const parameter_info& p, const paramet
 /// Requirements:
 /// - `get(k, parameter)`: what task k's calibration samples say of the parameter's input, a
 ///   std::optional<statistics_view<Domain>>, empty where nothing is known; valid until release;
-/// - `release(group)`: the statistics of this group are not needed any more.
+/// - `release(group)`: the statistics of this group are not needed until it is asked for again;
+/// - `importance(k, parameter)`, only for methods that use it: how much each entry of the parameter
+///   matters to task k, a std::optional<context<Domain>::const_view> of the parameter's shape.
 ///
 /// @code
 /// struct recorded {

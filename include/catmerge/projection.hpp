@@ -85,6 +85,7 @@ struct removal_basis_fn {
     removal_basis_result<result_t<T>> result{
         make_result(c, like, typename Context::const_view(found.basis)),
         std::move(found.eigenvalues),
+        std::move(found.spectrum),
         found.magnitude,
         found.residual,
         found.positive,

@@ -69,9 +69,12 @@ template <class Matrix>
 struct removal_basis_result {
   Matrix basis;                     ///< d_out x c, orthonormal columns
   std::vector<double> eigenvalues;  ///< those taken, largest first
-  double magnitude = 0;             ///< the largest |eigenvalue| of G_k that was seen
-  double residual = 0;              ///< of the worst eigenpair, relative to magnitude; 0 when dense
-  index_t positive = 0;             ///< how many of the eigenvalues looked at were positive
+  /// The largest eigenvalues of G_k, descending: those taken and a few that come after them (eight
+  /// by the dense way; by the Krylov ways those of the block, not converged, so from below).
+  std::vector<double> spectrum;
+  double magnitude = 0;  ///< the largest |eigenvalue| of G_k that was seen
+  double residual = 0;   ///< of the worst eigenpair, relative to magnitude; 0 when dense
+  index_t positive = 0;  ///< how many of the eigenvalues looked at were positive
   basis_way way = basis_way::dense;  ///< the one taken; dense also where Krylov did not converge
 };
 

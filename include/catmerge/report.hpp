@@ -11,9 +11,12 @@ namespace catmerge {
 
 /// What was removed from the others to protect one task.
 struct protection {
-  index_t part = 0;                  ///< which of the fused parts (0 where nothing is fused)
-  index_t task = 0;                  ///< k, the task protected
-  std::vector<double> eigenvalues;   ///< linear: those of the directions removed, largest first
+  index_t part = 0;                 ///< which of the fused parts (0 where nothing is fused)
+  index_t task = 0;                 ///< k, the task protected
+  std::vector<double> eigenvalues;  ///< linear: those of the directions removed, largest first
+  /// linear: the leading eigenvalues of G_k that are known, descending, whether removed (the first
+  /// ones, as many as `eigenvalues`) or not.
+  std::vector<double> spectrum;
   double magnitude = 0;              ///< linear: the largest |eigenvalue| of G_k
   double residual = 0;               ///< linear: of the worst eigenpair, relative to magnitude
   index_t positive = 0;              ///< linear: positive eigenvalues among those looked at
@@ -24,6 +27,9 @@ struct protection {
 /// What a merge did to one parameter. Energies are squared Frobenius norms.
 struct layer_report {
   layer_kind kind = layer_kind::other;  ///< what the parameter was taken for
+  /// Whether the method's own rule is not for this parameter, or lacks what it needs (statistics,
+  /// importances), so that it was merged by what the method does with the rest.
+  bool fallback = false;
   bool trimmed = false;  ///< false: summed as they were (no trim applies, or no statistics)
   /// Entry (k, i): ||Df(X_k; T_i)||^2 before the trim, K x K, summed over the rows[k] rows of X_k.
   /// Shifts need no features: theirs are per row. Empty unless diagnostics were asked for.
@@ -38,6 +44,10 @@ struct layer_report {
   /// Entry (k, l): how much of what protects k is also removed to protect l: ||B_k^T B_l||_F^2 for
   /// linear weights (mean over fused parts), |m_k and m_l| for masks; over the smaller of the two.
   Eigen::MatrixXd overlap;
+  /// ||Df(X_k; theta - theta_k)||^2 per task: how far the merged parameter's outputs are from the
+  /// expert's own, on the same inputs; and ||Df(X_k; T_k)||^2, how far the base's are. Empty but
+  /// where with_drift (compose.hpp) measures them.
+  std::vector<double> drift, drift_of_base;
 };
 
 }  // namespace catmerge

@@ -43,7 +43,8 @@ constexpr bool require_operations() {
 // clang-format off
 #define CATMERGE_OPERATION(NAME, RESULT, ...)                                                      \
   static_assert(requires(C& c, typename C::view y, typename C::const_view x, index_t n, double a,  \
-                         std::span<const index_t> list, const Eigen::MatrixXd& m) {                \
+                         std::span<const index_t> list, std::span<const double> w,                 \
+                         std::span<std::uint64_t> counts, const Eigen::MatrixXd& m) {              \
     { c.__VA_ARGS__ } RESULT;                                                                      \
   }, "catmerge: context<Domain> lacks " NAME ", or it takes or returns something else than "       \
      "<catmerge/tensor/context.hpp> says")
@@ -68,6 +69,11 @@ constexpr bool require_operations() {
   CATMERGE_OPERATION("column_energies(alpha, x, y)", , column_energies(a, x, y));
   CATMERGE_OPERATION("weighted_square(alpha, w, x, y)", , weighted_square(a, x, x, y));
   CATMERGE_OPERATION("zero_rows(list, y)", , zero_rows(list, y));
+  CATMERGE_OPERATION("scale_columns(w, y)", , scale_columns(w, y));
+  CATMERGE_OPERATION("map(f, a, x, y)", , map(entry_function::sign, a, x, y));
+  CATMERGE_OPERATION("zip(f, p, q, y)", , zip(pair_function::product, x, x, y));
+  CATMERGE_OPERATION("count_keys(x, depth, before, counts)", ,
+                     count_keys(x, 0, std::uint64_t{0}, counts));
   CATMERGE_OPERATION("all_finite(x)", -> std::same_as<bool>, all_finite(x));
   CATMERGE_OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>,
                      symmetric_eigen(y));

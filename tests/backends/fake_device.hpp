@@ -25,7 +25,9 @@ struct fake_device {};
 
 /// What crossed between the fake device and the host since the last reset.
 struct traffic {
-  std::size_t reads = 0, writes = 0;              ///< calls of to_host and from_host
+  /// Calls of to_host and from_host; count_keys reads too, because its counts are of a weight's
+  /// size and a real device has to send them.
+  std::size_t reads = 0, writes = 0;
   std::size_t bytes_read = 0, bytes_written = 0;  ///< by them
   std::size_t largest = 0;                        ///< bytes of the largest single transfer
   std::size_t operations = 0;                     ///< operations of the context, transfers included
@@ -201,6 +203,22 @@ class catmerge::context<test::fake_device> {
   void zero_rows(std::span<const index_t> list, const view& y) {
     count(), host_.zero_rows(list, test::writing(y));
   }
+  void scale_columns(std::span<const double> w, const view& y) {
+    count(), host_.scale_columns(w, test::writing(y));
+  }
+  void map(entry_function f, double a, const const_view& x, const view& y) {
+    count(), host_.map(f, a, test::reading(x), test::writing(y));
+  }
+  void zip(pair_function f, const const_view& p, const const_view& q, const view& y) {
+    count(), host_.zip(f, test::reading(p), test::reading(q), test::writing(y));
+  }
+  void count_keys(const const_view& x, int depth, std::uint64_t before,
+                  std::span<std::uint64_t> counts) {
+    auto& t = test::fake_traffic();
+    ++t.reads;
+    t.bytes_read += transferred(counts.size_bytes());
+    count(), host_.count_keys(test::reading(x), depth, before, counts);
+  }
   bool all_finite(const const_view& x) { return count(), host_.all_finite(test::reading(x)); }
   std::vector<double> symmetric_eigen(const view& y) {
     return count(), host_.symmetric_eigen(test::writing(y));
@@ -209,20 +227,22 @@ class catmerge::context<test::fake_device> {
   Eigen::MatrixXd to_host(const const_view& x) {
     auto& t = test::fake_traffic();
     ++t.reads;
-    t.bytes_read += transferred(x);
+    t.bytes_read += transferred(size_on_host(x));
     return count(), host_.to_host(test::reading(x));
   }
   void from_host(const Eigen::MatrixXd& m, const view& y) {
     auto& t = test::fake_traffic();
     ++t.writes;
-    t.bytes_written += transferred(y);
+    t.bytes_written += transferred(size_on_host(y));
     count(), host_.from_host(m, test::writing(y));
   }
 
  private:
   static void count() { ++test::fake_traffic().operations; }
-  static std::size_t transferred(const const_view& v) {
-    const std::size_t bytes = static_cast<std::size_t>(v.rows * v.columns) * sizeof(double);
+  static std::size_t size_on_host(const const_view& v) {
+    return static_cast<std::size_t>(v.rows * v.columns) * sizeof(double);
+  }
+  static std::size_t transferred(std::size_t bytes) {
     test::fake_traffic().largest = std::max(test::fake_traffic().largest, bytes);
     return bytes;
   }

@@ -112,6 +112,27 @@ class catmerge::context<there> {
 #ifndef CASE_no_zero_rows  // expect: catmerge: context<Domain> lacks zero_rows(list, y)
   void zero_rows(std::span<const index_t>, written_handle);
 #endif
+#if defined(CASE_scale_columns_by_floats)  // expect: context<Domain> lacks scale_columns(w, y)
+  void scale_columns(std::span<const float>, written_handle);
+#elif !defined( \
+    CASE_no_scale_columns)  // expect: catmerge: context<Domain> lacks scale_columns(w, y)
+  void scale_columns(std::span<const double>, written_handle);
+#endif
+#if defined(CASE_map_without_number)  // expect: catmerge: context<Domain> lacks map(f, a, x, y)
+  void map(entry_function, read_handle, written_handle);
+#elif !defined(CASE_no_map)  // expect: catmerge: context<Domain> lacks map(f, a, x, y)
+  void map(entry_function, double, read_handle, written_handle);
+#endif
+#if defined(CASE_zip_of_one)  // expect: catmerge: context<Domain> lacks zip(f, p, q, y)
+  void zip(pair_function, read_handle, written_handle);
+#elif !defined(CASE_no_zip)  // expect: catmerge: context<Domain> lacks zip(f, p, q, y)
+  void zip(pair_function, read_handle, read_handle, written_handle);
+#endif
+#if defined(CASE_count_keys_of_32_bits)  // expect: catmerge: context<Domain> lacks count_keys(x,
+  void count_keys(read_handle, int, std::uint64_t, std::span<std::uint32_t>);
+#elif !defined(CASE_no_count_keys)  // expect: catmerge: context<Domain> lacks count_keys(x, depth,
+  void count_keys(read_handle, int, std::uint64_t, std::span<std::uint64_t>);
+#endif
 #if defined(CASE_all_finite_of_int)  // expect: catmerge: context<Domain> lacks all_finite(x)
   int all_finite(read_handle);
 #elif !defined(CASE_no_all_finite)  // expect: catmerge: context<Domain> lacks all_finite(x)

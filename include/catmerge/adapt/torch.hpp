@@ -7,6 +7,9 @@
 #include <c10/core/InferenceMode.h>
 
 #include <catmerge/adapt/torch_tensor.hpp>
+#include <cstdint>
+#include <limits>
+#include <span>
 #include <vector>
 
 namespace catmerge {
@@ -143,6 +146,53 @@ class context<torch_domain> {
     y.tensor.index_fill_(0, index.to(device_), 0);
   }
 
+  void scale_columns(std::span<const double> w, const view& y) {
+    const auto writing = operands(y);
+    if (std::ssize(w) != columns(y))
+      throw error(std::to_string(w.size()) + " factors for the columns of " +
+                  detail::shape_text(rows(y), columns(y)));
+    if (w.empty()) return;
+    const at::Tensor row = at::from_blob(const_cast<double*>(w.data()), {columns(y)}, at::kDouble);
+    const at::Tensor factors = row.to(device_, compute(y));
+    in_place(y, [&](const at::Tensor& t) { t.mul_(factors); });
+  }
+
+  void map(entry_function f, double a, const const_view& x, const view& y) {
+    const auto writing = elementwise(y, x);
+    y.tensor.copy_(value_of(f, a, x.tensor.to(compute(x, y))));
+  }
+
+  void zip(pair_function f, const const_view& p, const const_view& q, const view& y) {
+    const auto writing = elementwise(y, p, q);
+    const auto c = compute(p, q, y);
+    const at::Tensor first = p.tensor.to(c), second = q.tensor.to(c);
+    if (f == pair_function::product)
+      y.tensor.copy_(first.mul(second));
+    else
+      y.tensor.copy_(first.div(second).masked_fill_(second.eq(0), 0));
+  }
+
+  void count_keys(const const_view& x, int depth, std::uint64_t before,
+                  std::span<std::uint64_t> counts) {
+    const auto reading = operands(x);
+    const detail::key_digit digit = detail::digit_of_key(depth);
+    if (std::ssize(counts) != index_t{1} << digit.bits)
+      throw error("count_keys: " + std::to_string(counts.size()) + " counts for digits of " +
+                  std::to_string(digit.bits) + " bits");
+    // detail::order_key in signed integers, which libtorch shifts with their sign: by 63 to all
+    // ones or none. Elsewhere a mask leaves nothing of what the sign was shifted into.
+    at::Tensor key = x.tensor.to(at::kDouble).add(0.0).view(at::kLong);
+    key.bitwise_xor_(key.__rshift__(63).bitwise_or_(std::numeric_limits<int64_t>::min()));
+    const auto low = [](int bits) { return (int64_t{1} << bits) - 1; };
+    if (const int known = 64 - digit.shift - digit.bits; known > 0) {
+      const at::Tensor first_digits = key.__rshift__(64 - known).bitwise_and_(low(known));
+      key = key.masked_select(first_digits.eq(static_cast<int64_t>(before)));
+    }
+    const at::Tensor digits = key.__rshift__(digit.shift).bitwise_and_(low(digit.bits)).reshape(-1);
+    at::from_blob(counts.data(), {std::ssize(counts)}, at::kLong)
+        .add_(digits.bincount({}, std::ssize(counts)).to(at::kCPU));
+  }
+
   bool all_finite(const const_view& x) {
     const auto reading = operands(x);
     return x.tensor.isfinite().all().item<bool>();
@@ -221,6 +271,20 @@ class context<torch_domain> {
     const at::Tensor t = y.tensor.to(compute(y));
     f(t);
     if (!t.is_same(y.tensor)) y.tensor.copy_(t);
+  }
+
+  /// f(x; a), in x's type, in a new tensor.
+  static at::Tensor value_of(entry_function f, double a, const at::Tensor& x) {
+    switch (f) {
+      case entry_function::absolute: return x.abs();
+      case entry_function::sign: return x.sign();
+      case entry_function::exponential: return x.exp();
+      case entry_function::tangent: return x.tanh();
+      case entry_function::at_least: return x.clamp_min(a);
+      case entry_function::at_most: return x.clamp_max(a);
+      case entry_function::above: return x.gt(a);
+    }
+    return x;
   }
 
   /// y += alpha x, in double if one of them is.

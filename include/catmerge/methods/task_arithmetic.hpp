@@ -31,6 +31,16 @@ struct task_arithmetic_method {
   /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }
 
+  /// alpha.
+  double factor() const { return alpha; }
+
+  /// tau = sum_k T_k, added in the order of the tasks.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report&) const {
+    detail::sum_vectors(c, vectors, tau);
+  }
+
   /// out = base + alpha sum_k (expert_k - base), added in the order of the tasks; the report says
   /// nothing but the kind. Throws catmerge::error where the result is not finite.
   template <class Context>

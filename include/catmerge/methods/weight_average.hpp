@@ -13,6 +13,16 @@ struct weight_average_method {
   /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }
 
+  /// 1.
+  static constexpr double factor() { return 1; }
+
+  /// tau = (1/K) sum_k T_k, added in the order of the tasks.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report&) const {
+    detail::mean_vector(c, vectors, tau);
+  }
+
   /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks; the report says
   /// nothing but the kind. Throws catmerge::error where the result is not finite.
   template <class Context>

@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <catmerge/error.hpp>
+#include <catmerge/tensor/entry_functions.hpp>
 #include <catmerge/tensor/traits.hpp>
 #include <concepts>
 #include <span>
@@ -45,6 +46,12 @@ enum class op : bool {
 /// - `column_energies(alpha, x, y)`: y(j) += alpha sum_i x(i, j)^2, y d x 1, f64;
 /// - `weighted_square(alpha, w, x, y)`: y += alpha w o x o x, all d x 1, y f64;
 /// - `zero_rows(list, y)`: the rows named become zero;
+/// - `scale_columns(w, y)`: y(i, j) = w[j] y(i, j);
+/// - `map(f, a, x, y)`: y = f(x; a), a function of tensor/entry_functions.hpp, entry by entry;
+/// - `zip(f, p, q, y)`: y = f(p, q), likewise;
+/// - `count_keys(x, depth, before, counts)`: adds to counts[d] how many entries of x have d as the
+///   digit number `depth` of their order key, and `before` as the digits before it
+///   (tensor/entry_functions.hpp; order_statistics.hpp is what uses it);
 /// - `all_finite(x)`;
 /// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
 ///   overwritten with the eigenvectors, one per column;
@@ -69,6 +76,7 @@ enum class op : bool {
 template <class C>
 concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,
                                    double a, std::span<const index_t> list,
+                                   std::span<const double> w, std::span<std::uint64_t> counts,
                                    const Eigen::MatrixXd& m) {
   requires std::same_as<C, context<typename C::domain>>;
   requires std::convertible_to<typename C::view, typename C::const_view>;
@@ -91,6 +99,10 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   c.column_energies(a, x, y);
   c.weighted_square(a, x, x, y);
   c.zero_rows(list, y);
+  c.scale_columns(w, y);
+  c.map(entry_function::sign, a, x, y);
+  c.zip(pair_function::product, x, x, y);
+  c.count_keys(x, 0, std::uint64_t{0}, counts);
   { c.all_finite(x) } -> std::same_as<bool>;
   { c.symmetric_eigen(y) } -> std::same_as<std::vector<double>>;
   { c.to_host(x) } -> std::same_as<Eigen::MatrixXd>;

@@ -121,6 +121,53 @@ class context<host> {
     for (const index_t i : list) detail::store(zeros.data(), y.window(i, 1, 0, y.columns));
   }
 
+  void scale_columns(std::span<const double> w, const view& y) {
+    if (std::ssize(w) != y.columns)
+      throw error(std::to_string(w.size()) + " factors for the columns of " +
+                  detail::shape_text(y.rows, y.columns));
+    const const_view row(w.data(), scalar_type::f64, 1, y.columns, y.columns, 1);
+    const auto scaled = [&]<class C>(C*) {
+      const detail::block_grid grid(y.rows, y.columns);
+      parallel(grid.count(), [&](index_t b) {
+        const auto out = grid.window(y, b);
+        const auto block = loaded<C>(out);
+        const auto factors = loaded<C>(row.window(0, 1, grid.first_column(b), out.columns));
+        for (index_t i = 0; i < out.rows; ++i)
+          for (index_t j = 0; j < out.columns; ++j)
+            block[at(i * out.columns + j)] *= factors[at(j)];
+        detail::store(block.get(), out);
+      });
+    };
+    y.type == scalar_type::f64 ? scaled(static_cast<double*>(nullptr))
+                               : scaled(static_cast<float*>(nullptr));
+  }
+
+  void map(entry_function f, double a, const const_view& x, const view& y) {
+    require_same_shape(y, x);
+    any_f64(x, y) ? map_in<double>(f, a, x, y) : map_in<float>(f, static_cast<float>(a), x, y);
+  }
+
+  void zip(pair_function f, const const_view& p, const const_view& q, const view& y) {
+    elementwise(f == pair_function::product ? entry::product : entry::quotient, any_f64(p, q, y), 1,
+                y, p, q);
+  }
+
+  void count_keys(const const_view& x, int depth, std::uint64_t before,
+                  std::span<std::uint64_t> counts) {
+    const detail::key_digit digit = detail::digit_of_key(depth);
+    if (std::ssize(counts) != index_t{1} << digit.bits)
+      throw error("count_keys: " + std::to_string(counts.size()) + " counts for digits of " +
+                  std::to_string(digit.bits) + " bits");
+    const detail::block_grid grid(x.rows, x.columns);
+    for (index_t b = 0; b < grid.count(); ++b) {
+      const auto block = loaded<double>(grid.window(x, b));
+      for (index_t i = 0, n = grid.size(b); i < n; ++i) {
+        const std::uint64_t key = detail::order_key(block[at(i)]);
+        if (digit.before(key) == before) ++counts[digit(key)];
+      }
+    }
+  }
+
   bool all_finite(const const_view& x) {
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<char> finite(static_cast<std::size_t>(grid.count()), 1);
@@ -194,12 +241,14 @@ class context<host> {
 
   /// What becomes of an entry y of the result; p and q are entries of the operands.
   enum class entry {
-    copy,                ///< p
-    difference,          ///< p - q
-    scaled,              ///< alpha p
-    add,                 ///< y + alpha p
-    add_difference,      ///< y + alpha (p - q)
-    add_weighted_square  ///< y + alpha p q^2
+    copy,                 ///< p
+    difference,           ///< p - q
+    scaled,               ///< alpha p
+    add,                  ///< y + alpha p
+    add_difference,       ///< y + alpha (p - q)
+    add_weighted_square,  ///< y + alpha p q^2
+    product,              ///< p q
+    quotient              ///< p / q, 0 where q is 0
   };
 
   template <class C>
@@ -220,6 +269,12 @@ class context<host> {
         break;
       case entry::add_weighted_square:
         for (index_t i = 0; i < n; ++i) y[i] += alpha * p[i] * (q[i] * q[i]);
+        break;
+      case entry::product:
+        for (index_t i = 0; i < n; ++i) y[i] = p[i] * q[i];
+        break;
+      case entry::quotient:
+        for (index_t i = 0; i < n; ++i) y[i] = q[i] == 0 ? C(0) : p[i] / q[i];
         break;
     }
   }
@@ -249,6 +304,17 @@ class context<host> {
       const auto result = reads_y ? loaded<C>(out) : buffer<C>(grid.size(b));
       combine<C>(e, alpha, first.get(), second.get(), result.get(), grid.size(b));
       detail::store(result.get(), out);
+    });
+  }
+
+  template <class C>
+  void map_in(entry_function f, C a, const const_view& x, const view& y) {
+    const detail::block_grid grid(y.rows, y.columns);
+    parallel(grid.count(), [&](index_t b) {
+      const auto block = loaded<C>(grid.window(x, b));
+      for (index_t i = 0, n = grid.size(b); i < n; ++i)
+        block[at(i)] = detail::value_of(f, a, block[at(i)]);
+      detail::store(block.get(), grid.window(y, b));
     });
   }
 

@@ -96,6 +96,9 @@ struct block_grid {
     return v.window(i, std::min(height, rows - i), j, std::min(width, columns - j));
   }
 
+  /// The first column of block number b.
+  index_t first_column(index_t b) const { return (b % across) * width; }
+
   /// Elements of block number b.
   index_t size(index_t b) const {
     return std::min(height, rows - (b / across) * height) *

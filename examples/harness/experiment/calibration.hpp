@@ -1,0 +1,89 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <harness/statistics.hpp>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// Which samples a method is told of, and what they say of every layer.
+namespace catmerge::harness {
+
+/// A permutation of 0 ... n - 1 that follows from the seed, on every machine; seed 0 is the
+/// identity.
+inline std::vector<index_t> permutation(index_t n, std::uint64_t seed) {
+  std::vector<index_t> list(static_cast<std::size_t>(n));
+  for (index_t i = 0; i < n; ++i) list[static_cast<std::size_t>(i)] = i;
+  if (seed == 0) return list;
+  std::mt19937_64 bits(seed);
+  for (std::size_t i = list.size(); i > 1; --i) std::swap(list[i - 1], list[bits() % i]);
+  return list;
+}
+
+/// `count` of n samples, drawn by the seed; all if there are fewer. Seed 0 takes the first.
+inline std::vector<index_t> drawn_samples(index_t n, index_t count, std::uint64_t seed) {
+  auto list = permutation(n, seed);
+  list.resize(static_cast<std::size_t>(std::min(n, count)));
+  return list;
+}
+
+/// `count` samples of `class_count` classes, as evenly as there are any: classes are drawn among
+/// those that have enough, or where too few do, among those that have most.
+inline std::vector<index_t> samples_of_classes(const std::vector<std::int64_t>& labels,
+                                               index_t count, index_t class_count,
+                                               std::uint64_t seed) {
+  const auto order = permutation(std::ssize(labels), seed);
+  std::map<std::int64_t, std::vector<index_t>> by_class;
+  for (const index_t i : order) by_class[labels[static_cast<std::size_t>(i)]].push_back(i);
+  const auto each = static_cast<std::size_t>((count + class_count - 1) / class_count);
+  std::vector<std::pair<std::size_t, std::vector<index_t>>> classes;
+  for (const index_t i : order) {  // in the order in which they are drawn
+    const auto found = by_class.find(labels[static_cast<std::size_t>(i)]);
+    if (found == by_class.end()) continue;
+    classes.emplace_back(std::min(each, found->second.size()), std::move(found->second));
+    by_class.erase(found);
+  }
+  std::stable_sort(classes.begin(), classes.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  classes.resize(std::min(classes.size(), static_cast<std::size_t>(class_count)));
+  std::vector<index_t> chosen;
+  for (std::size_t round = 0; round < each; ++round)
+    for (const auto& [enough, members] : classes)
+      if (round < members.size() && std::ssize(chosen) < count) chosen.push_back(members[round]);
+  return chosen;
+}
+
+/// What samples say of the inputs of all layers of one expert.
+using recorded_inputs = std::shared_ptr<const block_recorder>;
+
+/// Runs samples of a file through an expert and records all that can be used. kinds outlives it.
+inline recorded_inputs record_inputs(const network& net, const weight_source& expert,
+                                     const sample_reader& samples,
+                                     const std::vector<index_t>& chosen,
+                                     const std::map<std::string, layer_kind>& kinds) {
+  auto record = std::make_shared<block_recorder>(kinds);
+  for (const index_t i : chosen) run_all(net, expert, samples.load(i, 1), record.get());
+  return record;
+}
+
+/// Recorded inputs, one per task of a set in its order, as merge_stream asks for statistics.
+class recorded_statistics final : public merge_statistics {
+ public:
+  explicit recorded_statistics(std::vector<recorded_inputs> tasks) : tasks_(std::move(tasks)) {}
+
+  std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
+    return tasks_[static_cast<std::size_t>(k)]->find(p.name);
+  }
+  void release(const parameter_group&) override {}
+
+ private:
+  std::vector<recorded_inputs> tasks_;
+};
+
+}  // namespace catmerge::harness

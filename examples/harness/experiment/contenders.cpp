@@ -1,0 +1,77 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <harness/experiment/laboratory.hpp>
+#include <sstream>
+#include <tuple>
+
+namespace catmerge::harness {
+
+namespace {
+
+std::string number(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+/// NAME:KEY=VALUE for every value.
+std::vector<std::string> each(const std::string& name, const std::string& key,
+                              const std::vector<std::string>& values) {
+  std::vector<std::string> specs;
+  for (const auto& value : values) specs.push_back(name + ":" + key + "=" + value);
+  return specs;
+}
+
+}  // namespace
+
+/// The methods compared, and what of each is chosen. Defaults of a paper stand among the choices.
+void laboratory::make_contenders() {
+  const double tasks = static_cast<double>(all_tasks_.size());
+  constexpr double sum = 1, spectrum = 3, none = 0;
+  std::vector<std::string> cat;
+  for (const double l : plan_.lambdas)
+    for (const index_t r : plan_.ranks)
+      cat.push_back("cat:lambda=" + number(l) + ",rank=" + std::to_string(r));
+
+  std::vector<contender> all;
+  const auto add = [&](const char* label, std::vector<std::string> specs, double unit,
+                       std::string family_task::*importance = nullptr,
+                       std::vector<std::string> before = {}) {
+    const std::string name = name_in_spec(specs.front());
+    const auto& wanted = plan_.methods;
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) return;
+    if (importance != nullptr && !files_.has(importance)) {
+      notes_.insert(std::string(label) +
+                    ": left out, because the family has no files of importances for it.");
+      return;
+    }
+    all.push_back({label, std::move(specs), std::move(before), unit, importance});
+  };
+  add("weight averaging", {"average"}, none);
+  add("Task Arithmetic", {"task-arithmetic"}, sum);
+  add("CAT", cat, sum);
+  add("Fisher", {"fisher"}, none, &family_task::fisher);
+  add("RegMean", each("regmean", "off-diagonal", {"0.1", "0.5", "0.9", "1"}), none);
+  add("TIES", each("ties", "density", {"0.1", "0.2", "0.4"}), tasks);
+  add("Consensus", each("consensus", "lambda", {"0.2", "0.4", "0.6"}), sum);
+  add("PCB", each("pcb", "ratio", {"0.05", "0.1", "0.2"}), tasks);
+  add("TATR, zero-shot", {"tatr:zero-shot=yes,quantile=0.9", "tatr:zero-shot=yes,quantile=0.99"},
+      sum);
+  add("TATR", each("tatr", "quantile", {"0.9", "0.99"}), sum, &family_task::sensitivity);
+  add("LOT", {"lot"}, tasks);
+  add("TSV-M", {"tsv-m"}, spectrum);
+  add("Iso-C", {"iso-c"}, spectrum);
+  add("Iso-CTS", {"iso-cts"}, spectrum);
+  add("WUDI, closed form", {"wudi"}, none);
+  // Combinations: transforms before methods.
+  add("DARE, then Task Arithmetic", {"task-arithmetic"}, sum, nullptr, {"dare:drop=0.5"});
+  for (const auto& [label, spec, unit] : {std::tuple{"CAT, then TIES", "ties", tasks},
+                                          {"CAT, then LOT", "lot", tasks},
+                                          {"CAT, then TSV-M", "tsv-m", spectrum},
+                                          {"CAT, then Iso-C", "iso-c", spectrum}})
+    add(label, {spec}, unit, nullptr, {"cat:lambda=1,rank=4"});
+  contenders_ = std::move(all);
+}
+
+}  // namespace catmerge::harness

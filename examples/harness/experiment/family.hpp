@@ -1,0 +1,76 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/error.hpp>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// One task of a family, by its files.
+struct family_task {
+  std::string name, expert, head, samples, validation, test;
+  std::string fisher, sensitivity;  ///< empty where there are none
+};
+
+/// A folder of a base, its experts, and what they are calibrated, chosen and measured with:
+///
+///     base/                               a checkpoint with its configuration
+///     experts/TASK.safetensors            or a folder TASK
+///     heads/TASK.safetensors              or in the expert
+///     samples/, validation/, test/TASK.safetensors
+///     fisher/, sensitivity/TASK.safetensors    for the methods that use them; may be absent
+struct family {
+  /// Throws catmerge::error for a folder that lacks something; tasks in the order of their names.
+  explicit family(const std::string& folder) {
+    namespace fs = std::filesystem;
+    const fs::path root(folder);
+    const auto must = [](const fs::path& path) {
+      if (!fs::exists(path)) throw error(path.string() + ": is missing: a family needs it");
+      return path.string();
+    };
+    const auto may = [](const fs::path& path) {
+      return fs::exists(path) ? path.string() : std::string();
+    };
+    base = must(root / "base");
+    config = may(root / "base" / "config.json");
+    for (const auto& entry : fs::directory_iterator(must(root / "experts"))) {
+      const bool file = entry.path().extension() == ".safetensors";
+      if (!file && !entry.is_directory()) continue;
+      family_task t;
+      t.name = (file ? entry.path().stem() : entry.path().filename()).string();
+      t.expert = entry.path().string();
+      const std::string data = t.name + ".safetensors";
+      t.head = may(root / "heads" / data);
+      if (t.head.empty()) t.head = t.expert;
+      t.samples = must(root / "samples" / data);
+      t.validation = must(root / "validation" / data);
+      t.test = must(root / "test" / data);
+      t.fisher = may(root / "fisher" / data);
+      t.sensitivity = may(root / "sensitivity" / data);
+      tasks.push_back(std::move(t));
+    }
+    if (tasks.size() < 2)
+      throw error(folder + ": expected at least two experts in experts/, found " +
+                  std::to_string(tasks.size()));
+    std::sort(tasks.begin(), tasks.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+    // vision/family is called vision.
+    const fs::path place = fs::weakly_canonical(root);
+    name = (place.filename() == "family" ? place.parent_path() : place).filename().string();
+  }
+
+  /// Whether every task has the files of importances that `of` names.
+  bool has(std::string family_task::*of) const {
+    return std::all_of(tasks.begin(), tasks.end(),
+                       [of](const auto& t) { return !(t.*of).empty(); });
+  }
+
+  std::string name, base, config;
+  std::vector<family_task> tasks;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,62 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/experiment/family.hpp>
+#include <harness/measure.hpp>
+#include <memory>
+#include <network/network.hpp>
+#include <network/predict.hpp>
+#include <string>
+#include <vector>
+
+/// How well networks do a task.
+namespace catmerge::harness {
+
+/// The labelled inputs of one split of one task.
+class measured_split {
+ public:
+  /// The metric is the one that the file's metadata name, else accuracy, for values pearson.
+  measured_split(const network& net, const task_head& head, const std::string& head_file,
+                 const std::string& file)
+      : head_(head), samples_(net.open_samples(file)), labels_(file, samples_->size()) {
+    const io::safetensors_file data(file);
+    const auto named = data.metadata().find("metric");
+    metric_ = named != data.metadata().end() ? named->second
+              : labels_.are_classes()        ? "accuracy"
+                                             : "pearson";
+    check_metric(metric_, labels_, head, head_file);
+  }
+
+  const std::string& metric() const { return metric_; }
+
+  /// What a network does on it, on this thread. A metric that is not defined for what the network
+  /// says (a correlation with the same value for all) is 0.
+  double operator()(const network& net, const weight_source& weights) const {
+    const matrix outputs = predict(net, weights, *samples_, head_);
+    if (!is_of_values(metric_)) return measure(metric_, outputs, labels_);
+    if ((outputs.array() == outputs(0, 0)).all()) return 0;
+    return measure(metric_, outputs, labels_);
+  }
+
+ private:
+  const task_head& head_;
+  std::unique_ptr<sample_reader> samples_;
+  task_labels labels_;
+  std::string metric_;
+};
+
+/// A task's head and splits.
+struct measured_task {
+  measured_task(const network& net, const family_task& files)
+      : head(files.head, net.output(), net.output_width()),
+        validation(net, head, files.head, files.validation),
+        test(net, head, files.head, files.test),
+        samples(net.open_samples(files.samples)) {}
+
+  task_head head;
+  measured_split validation, test;
+  std::unique_ptr<sample_reader> samples;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,97 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/stream.hpp>
+#include <harness/checkpoint_set.hpp>
+#include <harness/methods/any_method.hpp>
+#include <map>
+#include <network/checkpoint_weights.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// Merged networks that are run and not written.
+namespace catmerge::harness {
+
+/// A method that makes tau, the merged task vector without its factor, instead of a parameter: from
+/// one tau follow the networks of all alphas.
+struct tau_of {
+  any_method method;
+
+  bool needs_statistics(layer_kind kind) const { return method.needs_statistics(kind); }
+  bool needs_importance() const { return method.needs_importance(); }
+  bool scan_wanted() const { return method.scan_wanted(); }
+  void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
+    method.scan(c, p, vectors);
+  }
+  void end_scan() { method.end_scan(); }
+
+  layer_report merge(context<host>& c, const host_problem& p, host_view tau) const {
+    layer_report report;
+    auto vectors = catmerge::detail::form_vectors(c, p);
+    const auto views = catmerge::detail::views_of<context<host>>(vectors);
+    c.scale(0, tau);
+    method.combine(c, p, views, tau, report);
+    return report;
+  }
+};
+
+/// What merge_stream makes of tau_of, by the tensors' names and as they are stored, in float32.
+class merged_vectors {
+ public:
+  /// `set` outlives it.
+  explicit merged_vectors(const checkpoint_set& set) : set_(&set) {}
+
+  void put(const parameter_info& p, host_matrix tau) {
+    const auto part = set_->piece_of(p);
+    const auto& shape = set_->base_file().at(part.tensor).shape;
+    const auto [rows, columns] = matrix_extents(shape);
+    auto& values = values_[part.tensor];
+    values.resize(static_cast<std::size_t>(rows * columns));
+    const host_const_view logical = tau;
+    const host_const_view stored = p.transposed ? logical.transposed() : logical;
+    context<host> c;
+    const host_view whole(values.data(), scalar_type::f32, rows, columns, columns, 1);
+    c.assign(stored, whole.window(part.first, stored.rows, 0, columns));
+  }
+
+  /// theta_0 + alpha tau, as a source of weights for networks; what was not merged is the base's.
+  class network;
+
+  const std::vector<float>* find(const std::string& name) const {
+    const auto tied = set_->tied().find(name);
+    const auto found = values_.find(tied == set_->tied().end() ? name : tied->second);
+    return found == values_.end() ? nullptr : &found->second;
+  }
+  const checkpoint_set& set() const { return *set_; }
+
+ private:
+  const checkpoint_set* set_;
+  std::map<std::string, std::vector<float>> values_;
+};
+
+class merged_vectors::network final : public weight_source {
+ public:
+  /// `tau` outlives it.
+  network(const merged_vectors& tau, double alpha)
+      : tau_(tau), base_(tau.set().base_file()), alpha_(static_cast<float>(alpha)) {}
+
+  void check(const parameter& wanted) const override { base_.check(wanted); }
+
+  weight get(const parameter& wanted) const override {
+    const weight under = base_.get(wanted);
+    const auto* const tau = tau_.find(wanted.name);
+    if (tau == nullptr) return under;
+    std::vector<float> values(under.data(), under.data() + under.size());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] += alpha_ * (*tau)[i];
+    return {wanted.shape, std::move(values)};
+  }
+
+ private:
+  const merged_vectors& tau_;
+  checkpoint_weights base_;
+  float alpha_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,192 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/cat.hpp>
+#include <catmerge/compose.hpp>
+#include <concepts>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+/// Methods and transforms that are chosen when the program runs, on host memory.
+namespace catmerge::harness {
+
+using host_problem = layer_problem<context<host>>;
+using host_vectors = vector_list<context<host>>;
+
+namespace detail {
+
+/// The coefficient of a method, if it has one: a member alpha of it or of its options, of a chain
+/// that of its method.
+template <class M>
+double* alpha_of(M& m) {
+  if constexpr (requires { m.alpha; })
+    return &m.alpha;
+  else if constexpr (requires { m.options.alpha; })
+    return &m.options.alpha;
+  else if constexpr (requires { m.second; })
+    return alpha_of(m.second);
+  else if constexpr (requires { m.find_alpha(); })
+    return m.find_alpha();
+  else
+    return nullptr;
+}
+
+/// The options of the CAT trims in it, if there are any.
+template <class M>
+cat_options* trims_of(M& m) {
+  if constexpr (requires(cat_options & o) { o = m.options; })
+    return &m.options;
+  else if constexpr (requires {
+                       m.first;
+                       m.second;
+                     }) {
+    cat_options* const found = trims_of(m.first);
+    return found != nullptr ? found : trims_of(m.second);
+  } else if constexpr (requires { m.find_trims(); })
+    return m.find_trims();
+  else
+    return nullptr;
+}
+
+/// What methods and transforms have in common, behind virtual calls. Role adds the rest.
+struct any_role {
+  any_role() = default;
+  any_role(const any_role&) = default;
+  any_role& operator=(const any_role&) = delete;
+  virtual ~any_role() = default;
+  virtual bool needs_statistics(layer_kind kind) const = 0;
+  virtual bool needs_importance() const = 0;
+  virtual bool scan_wanted() const = 0;
+  virtual void scan(context<host>& c, const host_problem& p, host_vectors vectors) = 0;
+  virtual void end_scan() = 0;
+  virtual double* alpha() = 0;
+  virtual cat_options* trims() = 0;
+};
+
+/// The calls of any_role for an object of type M.
+template <class M, class Role>
+struct any_calls : Role {
+  explicit any_calls(M m) : object(std::move(m)) {}
+  bool needs_statistics(layer_kind kind) const override { return object.needs_statistics(kind); }
+  bool needs_importance() const override { return catmerge::detail::needs_importance(object); }
+  bool scan_wanted() const override { return catmerge::detail::scan_wanted(object); }
+  void scan(context<host>& c, const host_problem& p, host_vectors vectors) override {
+    catmerge::detail::scan(object, c, p, vectors);
+  }
+  void end_scan() override { catmerge::detail::end_scan(object); }
+  double* alpha() override { return alpha_of(object); }
+  cat_options* trims() override { return trims_of(object); }
+  M object;
+};
+
+/// A value that holds one of many types: copied with what it holds.
+template <class Role>
+class any_of_role {
+ public:
+  any_of_role(const any_of_role& other) : held_(other.held_->clone()) {}
+  any_of_role(any_of_role&&) noexcept = default;
+  any_of_role& operator=(const any_of_role& other) {
+    held_ = other.held_->clone();
+    return *this;
+  }
+  any_of_role& operator=(any_of_role&&) noexcept = default;
+  ~any_of_role() = default;
+
+  bool needs_statistics(layer_kind kind) const { return held_->needs_statistics(kind); }
+  bool needs_importance() const { return held_->needs_importance(); }
+  bool scan_wanted() const { return held_->scan_wanted(); }
+  void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
+    held_->scan(c, p, vectors);
+  }
+  void end_scan() { held_->end_scan(); }
+
+  /// The coefficient, null if there is none.
+  double* find_alpha() { return held_->alpha(); }
+  /// The options of the CAT trims in it, null if there are none.
+  cat_options* find_trims() { return held_->trims(); }
+
+ protected:
+  explicit any_of_role(std::unique_ptr<Role> held) : held_(std::move(held)) {}
+  std::unique_ptr<Role> held_;
+};
+
+struct transform_role : any_role {
+  virtual std::unique_ptr<transform_role> clone() const = 0;
+  virtual void apply(context<host>& c, const host_problem& p, host_vectors vectors,
+                     layer_report& report) const = 0;
+};
+
+struct method_role : any_role {
+  virtual std::unique_ptr<method_role> clone() const = 0;
+  virtual double factor() const = 0;
+  virtual void combine(context<host>& c, const host_problem& p, host_vectors vectors,
+                       const host_view& tau, layer_report& report) const = 0;
+  virtual layer_report merge(context<host>& c, const host_problem& p, host_view out) const = 0;
+};
+
+}  // namespace detail
+
+/// Any vector_transform.
+class any_transform : public detail::any_of_role<detail::transform_role> {
+ public:
+  template <class T>
+  requires(!std::is_same_v<T, any_transform>) explicit any_transform(T t)
+      : any_of_role(std::make_unique<holder<T>>(std::move(t))) {}
+
+  void apply(context<host>& c, const host_problem& p, host_vectors vectors,
+             layer_report& report) const {
+    held_->apply(c, p, vectors, report);
+  }
+
+ private:
+  template <class T>
+  struct holder final : detail::any_calls<T, detail::transform_role> {
+    using detail::any_calls<T, detail::transform_role>::any_calls;
+    std::unique_ptr<detail::transform_role> clone() const override {
+      return std::make_unique<holder>(this->object);
+    }
+    void apply(context<host>& c, const host_problem& p, host_vectors vectors,
+               layer_report& report) const override {
+      this->object.apply(c, p, vectors, report);
+    }
+  };
+};
+
+/// Any vector_method.
+class any_method : public detail::any_of_role<detail::method_role> {
+ public:
+  template <class M>
+  requires(!std::is_same_v<M, any_method>) explicit any_method(M m)
+      : any_of_role(std::make_unique<holder<M>>(std::move(m))) {}
+
+  double factor() const { return held_->factor(); }
+  void combine(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
+               layer_report& report) const {
+    held_->combine(c, p, vectors, tau, report);
+  }
+  layer_report merge(context<host>& c, const host_problem& p, host_view out) const {
+    return held_->merge(c, p, out);
+  }
+
+ private:
+  template <class M>
+  struct holder final : detail::any_calls<M, detail::method_role> {
+    using detail::any_calls<M, detail::method_role>::any_calls;
+    std::unique_ptr<detail::method_role> clone() const override {
+      return std::make_unique<holder>(this->object);
+    }
+    double factor() const override { return this->object.factor(); }
+    void combine(context<host>& c, const host_problem& p, host_vectors vectors,
+                 const host_view& tau, layer_report& report) const override {
+      this->object.combine(c, p, vectors, tau, report);
+    }
+    layer_report merge(context<host>& c, const host_problem& p, host_view out) const override {
+      return this->object.merge(c, p, out);
+    }
+  };
+};
+
+}  // namespace catmerge::harness

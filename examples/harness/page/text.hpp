@@ -1,0 +1,208 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+/// Text on a page: made harmless, made short, and numbers as text.
+namespace catmerge::harness::page {
+
+inline constexpr char32_t replacement = 0xFFFD;
+inline constexpr const char* dash = "\u2013";  ///< a number that is not known
+
+namespace detail {
+
+/// The code point that begins at s[at], and moves `at` behind it; U+FFFD for a byte that begins
+/// none (too short, overlong, a surrogate, beyond U+10FFFF).
+inline char32_t next_code_point(std::string_view s, std::size_t& at) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(s[i]); };
+  const unsigned char first = byte(at++);
+  if (first < 0x80) return first;
+  const std::size_t more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
+  if (first < 0xC2 || first > 0xF4 || at + more > s.size()) return replacement;
+  char32_t c = first & (0x3FU >> more);
+  for (std::size_t i = 0; i < more; ++i) {
+    if ((byte(at + i) & 0xC0U) != 0x80) return replacement;
+    c = (c << 6U) | (byte(at + i) & 0x3FU);
+  }
+  constexpr char32_t least[] = {0, 0x80, 0x800, 0x10000};
+  if (c < least[more] || (c >= 0xD800 && c < 0xE000) || c > 0x10FFFF) return replacement;
+  at += more;
+  return c;
+}
+
+inline void append(std::string& s, char32_t c) {
+  const auto put = [&](char32_t byte) { s += static_cast<char>(static_cast<unsigned char>(byte)); };
+  if (c < 0x80) return put(c);
+  if (c < 0x800) {
+    put(0xC0 | (c >> 6U));
+  } else {
+    if (c < 0x10000) {
+      put(0xE0 | (c >> 12U));
+    } else {
+      put(0xF0 | (c >> 18U));
+      put(0x80 | ((c >> 12U) & 0x3FU));
+    }
+    put(0x80 | ((c >> 6U) & 0x3FU));
+  }
+  put(0x80 | (c & 0x3FU));
+}
+
+/// Control characters, and those that turn the direction of what follows them.
+inline bool is_hidden(char32_t c) {
+  return (c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7F && c < 0xA0) ||
+         (c >= 0x202A && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || (c & 0xFFFEU) == 0xFFFE;
+}
+
+}  // namespace detail
+
+/// The code points of UTF-8 text, U+FFFD for what is invalid, a control character or one that
+/// changes the direction of text.
+inline std::u32string code_points(std::string_view s) {
+  std::u32string points;
+  for (std::size_t at = 0; at < s.size();) {
+    const char32_t c = detail::next_code_point(s, at);
+    points += detail::is_hidden(c) ? replacement : c;
+  }
+  return points;
+}
+
+/// Text for the inside of an element or of an attribute in either kind of quotes.
+inline std::string escaped(std::string_view s) {
+  std::string safe;
+  for (const char32_t c : code_points(s)) switch (c) {
+      case '&': safe += "&amp;"; break;
+      case '<': safe += "&lt;"; break;
+      case '>': safe += "&gt;"; break;
+      case '"': safe += "&quot;"; break;
+      case '\'': safe += "&#39;"; break;
+      default: detail::append(safe, c);
+    }
+  return safe;
+}
+
+namespace detail {
+
+/// Width of a character in ems, on the wide side: those of DejaVu Sans, which is wider than the
+/// fonts that browsers take by default (its digits are 0.636 em, lower-case letters 0.61 in mean,
+/// capitals 0.69, M 0.86, W 0.99), in classes.
+inline double em_width(char32_t c) {
+  constexpr std::u32string_view narrow = U"ijltfrI.,:;'|!()[]/\\ -", wide = U"mwMW@%\u2026";
+  if (narrow.find(c) != std::u32string_view::npos) return 0.42;
+  if (wide.find(c) != std::u32string_view::npos) return 1;
+  if (c >= 0x300) return 1.1;  // ideographs and symbols fill an em
+  return c >= 'A' && c <= 'Z' ? 0.75 : 0.64;
+}
+
+}  // namespace detail
+
+/// An estimate, on the wide side, of how wide text of a font size is; in units of that size.
+inline double text_width(std::string_view s, double size) {
+  double ems = 0;
+  for (const char32_t c : code_points(s)) ems += detail::em_width(c);
+  return ems * size;
+}
+
+/// Text that is no wider than `width`: the middle of longer text gives way to an ellipsis.
+inline std::string shortened(std::string_view s, double width, double size) {
+  const std::u32string points = code_points(s);
+  std::string whole;
+  for (const char32_t c : points) detail::append(whole, c);
+  // (What is measured to fit must not fail to by a rounding.)
+  if (text_width(whole, size) <= width + 0.01) return whole;
+  std::u32string head, tail;
+  double left = width / size - detail::em_width(U'\u2026');
+  for (std::size_t i = 0, first = 0, last = points.size(); first < last; ++i) {
+    const bool front = i % 2 == 0;
+    const char32_t c = front ? points[first++] : points[--last];
+    left -= detail::em_width(c);
+    if (left < 0) break;
+    (front ? head : tail) += c;
+  }
+  std::string result;
+  for (const char32_t c : head) detail::append(result, c);
+  detail::append(result, U'\u2026');
+  for (auto c = tail.rbegin(); c != tail.rend(); ++c) detail::append(result, *c);
+  return result;
+}
+
+/// A name as a page shows it: one of unusual length loses its middle, an empty one is called so.
+inline std::string display_name(std::string_view name, double most_ems = 40) {
+  return name.empty() ? "(no name)" : shortened(name, most_ems, 1);
+}
+
+namespace detail {
+
+inline std::string format(double v, std::chars_format how, int precision) {
+  char buffer[400];  // the longest double in fixed notation has 309 digits before the point
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, v, how, precision);
+  std::string s(buffer, end.ptr);
+  if (s.find_first_not_of("-0.") == std::string::npos && s[0] == '-') s.erase(0, 1);
+  return s;
+}
+
+/// A minus sign, which is as wide as a digit, for the hyphen.
+inline std::string with_minus(std::string s) {
+  if (!s.empty() && s[0] == '-') s.replace(0, 1, "\u2212");
+  return s;
+}
+
+}  // namespace detail
+
+/// The shortest text that is this finite number: 0.4, 5, 1e-05.
+inline std::string shortest(double v) {
+  char buffer[40];  // 17 digits, sign, point and exponent
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, v);
+  return detail::with_minus(std::string(buffer, end.ptr));
+}
+
+/// A number with a fixed number of decimals; a dash for one that is not finite.
+inline std::string fixed(double v, int decimals) {
+  if (!std::isfinite(v)) return dash;
+  return detail::with_minus(detail::format(v, std::chars_format::fixed, decimals));
+}
+
+/// A number with so many significant digits, as 0.97, 12.3, 120 or 1.2e-05.
+inline std::string shown(double v, int digits = 3) {
+  if (!std::isfinite(v)) return dash;
+  if (v == 0) return "0";
+  const int magnitude = static_cast<int>(std::floor(std::log10(std::abs(v))));
+  if (magnitude < -3 || magnitude > 5)
+    return detail::with_minus(detail::format(v, std::chars_format::scientific, digits - 1));
+  return fixed(v, std::max(0, digits - 1 - magnitude));
+}
+
+/// A ratio with as many decimals as help to compare it with others: 0.04, 1.33, 12.1, 153.
+inline std::string ratio(double v) {
+  const double size = std::abs(v);
+  return size < 1e6 ? fixed(v, size < 9.995 ? 2 : size < 99.95 ? 1 : 0) : shown(v, 2);
+}
+
+/// What a metric gave: two decimals, as in tables of percent.
+inline std::string score(double v) {
+  return std::abs(v) < 1e6 ? fixed(v, 2) : shown(v);
+}
+
+/// A share as a percentage, without the sign where there is no room for it.
+inline std::string percent(double share, bool sign = true) {
+  if (!std::isfinite(share)) return dash;
+  const double p = 100 * share, size = std::abs(p);
+  return (size < 0.005  ? "0"
+          : size >= 1e6 ? shown(p)
+                        : fixed(p, size < 0.1    ? 2
+                                   : size < 9.95 ? 1
+                                                 : 0)) +
+         (sign ? "\u202F%" : "");
+}
+
+/// "1 task", "3 tasks".
+inline std::string count(std::size_t n, const std::string& what) {
+  return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
+}
+
+}  // namespace catmerge::harness::page

@@ -1,0 +1,134 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/methods/call.hpp>
+#include <catmerge/methods/strips.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
+#include <cmath>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace catmerge {
+
+/// Choices of Consensus merging.
+struct consensus_options {
+  /// lambda_t, one for all tasks or one for each: the larger, the fewer entries a task's mask has.
+  /// The authors choose each task's from 0.2, 0.3 ... 0.6 on validation data; 0.4 is their middle.
+  std::vector<double> lambda{0.4};
+  index_t k = 2;       ///< how many tasks' masks an entry has to be in; with 0 all are kept
+  double alpha = 0.3;  ///< the factor of the masked vector; chosen on validation data
+};
+
+/// Throws catmerge::error for no lambda, one that is negative or not finite, a negative k and an
+/// alpha that is not finite.
+inline void validate(const consensus_options& options) {
+  if (options.lambda.empty()) throw error("Consensus: there is no lambda");
+  for (const double l : options.lambda)
+    if (!(l >= 0) || !std::isfinite(l))
+      throw error("Consensus: lambda must be a finite number, 0 or more");
+  if (options.k < 0) throw error("Consensus: k must be 0 or more");
+  if (!std::isfinite(options.alpha)) throw error("Consensus: alpha must be a finite number");
+}
+
+/// Consensus merging with TALL masks (Wang, Dimitriadis, Ortiz-Jimenez, Fleuret, Frossard,
+/// "Localizing Task Information for Improved Model Merging and Compression", ICML 2024, arXiv
+/// 2405.07813), entry by entry: T_mtl is Inner's merged task vector, without Inner's factor,
+///
+///     m_t   = |T_t| > lambda_t |T_mtl - T_t|     (the entry matters to task t)
+///     theta = theta_0 + alpha (m o T_mtl),   m = 1 where at least k of the m_t are, else 0
+///
+/// Inner is any vector_method (method.hpp): Task Arithmetic, the paper's first choice, whose T_mtl
+/// is sum_t T_t; or ties_method with ties_merge::sum, its second. For every parameter; what Inner
+/// needs (statistics, importances, scans: TIES' make the whole model pass by) is passed on to it,
+/// and so is its report. For an Inner other than Task Arithmetic a copy of the parameter's K task
+/// vectors is made.
+///
+/// With more masks asked for than there are tasks (the default k = 2 of a single task) the result
+/// is theta_0, as in the authors' code.
+template <class Inner = task_arithmetic_method>
+struct consensus_method {
+  consensus_options options{};  ///< what validate refuses, merge refuses
+  Inner inner{};                ///< a vector_method; its factor plays no part
+
+  /// Where Inner does.
+  bool needs_statistics(layer_kind kind) const { return inner.needs_statistics(kind); }
+  /// Where Inner does.
+  bool needs_importance() const { return detail::needs_importance(inner); }
+  /// alpha.
+  double factor() const { return options.alpha; }
+
+  bool scan_wanted() const { return detail::scan_wanted(inner); }  ///< by Inner
+  /// Inner's.
+  template <class Context>
+  void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
+    detail::scan(inner, c, p, vectors);
+  }
+  void end_scan() { detail::end_scan(inner); }  ///< Inner's
+
+  /// tau = m o T_mtl; the comparisons are made in double. Throws catmerge::error where the number
+  /// of lambdas is neither 1 nor K.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    validate(options);
+    const auto& lambda = options.lambda;
+    if (lambda.size() != 1 && lambda.size() != vectors.size())
+      throw error("Consensus: " + std::to_string(lambda.size()) + " lambdas for " +
+                  std::to_string(vectors.size()) + " tasks: expected one, or one for each");
+    merge_inner(c, p, vectors, tau, report);
+    detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
+      auto own = cut.make(scalar_type::f64), rest = cut.make(scalar_type::f64),
+           masks = cut.make(scalar_type::f64);
+      for (std::size_t t = 0; t < vectors.size(); ++t) {
+        c.map(entry_function::absolute, 0, cut(vectors[t]), own);
+        c.subtract(cut(tau), cut(vectors[t]), rest);
+        c.map(entry_function::absolute, 0, rest, rest);
+        c.axpy(-lambda[lambda.size() == 1 ? 0 : t], rest, own);
+        c.map(entry_function::above, 0, own, own);
+        c.axpy(1, own, masks);
+      }
+      c.map(entry_function::above, static_cast<double>(options.k) - 0.5, masks, masks);
+      c.zip(pair_function::product, masks, cut(tau), cut(tau));
+    });
+  }
+
+  /// out = base + alpha tau.
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    return detail::merge_vectors(*this, c, p, out);
+  }
+
+ private:
+  /// tau = T_mtl, by Inner, which may change the vectors that it is given.
+  template <class Context>
+  void merge_inner(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+                   const typename Context::view& tau, layer_report& report) const {
+    if constexpr (std::is_same_v<Inner, task_arithmetic_method>) {
+      detail::sum_vectors(c, vectors, tau);
+    } else {
+      std::vector<typename Context::matrix> copies;
+      for (const auto& t : vectors) {
+        copies.push_back(c.make(c.type(t), c.rows(t), c.columns(t)));
+        c.assign(t, copies.back());
+      }
+      inner.combine(c, p, vector_list<Context>(detail::views_of<Context>(copies)), tau, report);
+    }
+  }
+};
+template <class Inner>
+consensus_method(consensus_options, Inner) -> consensus_method<Inner>;
+
+/// Consensus merging of one parameter, as consensus_method of Task Arithmetic.
+/// @code
+/// auto [merged, report] = consensus(base, experts);  // and (base, experts, options[, context])
+/// @endcode
+/// base: a tensor of any shape; experts: a range of K of its shape, in its domain, or of references
+/// to such. Returns a merge_result, `merged` of base's family and compute type. Throws
+/// catmerge::error where there are no experts, shapes differ or a value is not finite, and for
+/// options as validate and consensus_method say.
+inline constexpr detail::vectors_fn<consensus_method<>, layer_kind::other> consensus{};
+
+}  // namespace catmerge

@@ -1,0 +1,143 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/methods/call.hpp>
+#include <catmerge/methods/matrix_parts.hpp>
+#include <catmerge/orthogonal_sum.hpp>
+
+namespace catmerge {
+
+/// Which of the two methods of isotropic merging.
+enum class iso_variant {
+  c,   ///< Iso-C: the common subspace, that of the summed task vectors
+  cts  ///< Iso-CTS: the common and the task-specific subspaces
+};
+
+/// Settings of isotropic merging.
+struct iso_options {
+  iso_variant variant = iso_variant::c;  ///< Iso-C, or Iso-CTS
+  double alpha = 1;                      ///< the factor of the merged task vector; 1.5 on CLIP
+  double common = 0.8;  ///< Iso-CTS: the share of directions that are common; the paper's 0.8
+  /// Weights that hold several linears: one matrix, as in the authors' code, or each alone.
+  fused_weights fused = fused_weights::whole;
+};
+
+/// Throws catmerge::error for an alpha that is not finite or a share outside [0, 1].
+inline void validate(const iso_options& options) {
+  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+  if (!(options.common >= 0 && options.common <= 1)) throw error("common must be from 0 to 1");
+}
+
+/// Iso-C and Iso-CTS [layer by layer] (Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de
+/// Weijer, "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
+/// ICML 2025, arXiv 2502.04959): the summed task vectors with all singular values equal. For
+/// matrices of d_out x d_in and r = min(d_out, d_in), with U diag(s) V^T = sum_k T_k:
+///
+///     Iso-C    tau = mean(s) U V^T, the mean over all r
+///     Iso-CTS  tau = mean(s) polar(U) polar(V)^T,   polar(M) = M (M^T M)^(-1/2)
+///              U = [U_1 ... U_K U_c], s and V likewise
+///              U_c, s_c, V_c: of the n_c largest singular values of sum_k T_k
+///              U_k, s_k, V_k: of the n_s largest of T_k - U_c U_c^T T_k
+///              n_s = round((r - floor(common r)) / K),   n_c = r - K n_s
+///
+/// and theta = theta_0 + alpha tau. A half is rounded to the even number, as in the authors' code;
+/// n_s is at most r / K, where that code would count from the end. Iso-CTS with n_s = 0 is Iso-C.
+///
+/// Directions of zero singular value stay zero (gram_cut in gram_eigen.hpp tells what counts as
+/// zero, of a remainder T_k - U_c U_c^T T_k relative to T_k), and count in the mean. The authors'
+/// code raises the vectors that the decomposition happens to return for them to the mean as well;
+/// as U V^T and the polar factors are then arbitrary, so is its result.
+///
+/// Applies to linears and to tables and embeddings that are matrices (the authors' code leaves out
+/// CLIP's text projection; `where` of compose.hpp does that). All else: the mean of the task
+/// vectors, and the report says fallback. Needs no statistics.
+struct iso_method {
+  iso_options options{};  ///< what validate refuses, merge refuses
+
+  /// Never: statistics play no part.
+  static constexpr bool needs_statistics(layer_kind) { return false; }
+
+  /// alpha.
+  double factor() const { return options.alpha; }
+
+  /// tau as above.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    validate(options);
+    report.fallback = !detail::is_matrix(c, p);
+    if (report.fallback) return detail::mean_vector(c, vectors, tau);
+    detail::merge_parts(c, p, options.fused, vectors, tau,
+                        [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
+  }
+
+  /// As every vector_method's.
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    return detail::merge_vectors(*this, c, p, out);
+  }
+
+ private:
+  template <class Context>
+  void add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) const {
+    const index_t d_out = c.rows(tau), d_in = c.columns(tau), r = std::min(d_out, d_in);
+    const index_t own = options.variant == iso_variant::cts ? own_directions(r, vectors) : 0;
+    auto whole = c.make(scalar_type::f64, d_out, d_in);
+    detail::sum_vectors(c, vectors, whole);
+    auto common = detail::leading_singular(c, whole, r - own * std::ssize(vectors));
+    if (own == 0) {
+      c.scale_columns(leveled(common.values, r), common.left);
+      return c.multiply(1, common.left, op::none, common.right, op::transpose, 0, tau);
+    }
+    detail::orthogonal_sum<Context> sum(c, d_out, d_in, r);
+    for (const auto& t : vectors) sum.append(remainder(c, t, common, own, whole));
+    sum.append(common);
+    sum.write(leveled(sum.values(), r), tau);
+  }
+
+  /// Each value replaced by their mean, over r values of which those not listed are zero.
+  static std::vector<double> leveled(const std::vector<double>& values, index_t r) {
+    double mean = 0;
+    for (const double s : values) mean += s / static_cast<double>(r);
+    return std::vector<double>(values.size(), mean);
+  }
+
+  /// n_s.
+  template <class List>
+  index_t own_directions(index_t r, const List& vectors) const {
+    const auto tasks = std::ssize(vectors);
+    const index_t rest = r - static_cast<index_t>(static_cast<double>(r) * options.common);
+    const index_t below = rest / tasks, twice = 2 * (rest % tasks);
+    const bool up = twice > tasks || (twice == tasks && below % 2 != 0);
+    return std::min(below + (up ? 1 : 0), r / tasks);
+  }
+
+  /// The leading directions of T - U U^T T, which overwrites `room`. What is not above the rounding
+  /// of T is none.
+  template <class Context>
+  static detail::thin_svd<Context> remainder(Context& c, typename Context::const_view t,
+                                             const detail::thin_svd<Context>& common, index_t count,
+                                             typename Context::view room) {
+    const double noise =
+        std::sqrt(detail::gram_cut(std::max(c.rows(t), c.columns(t))) * c.squared_norm(t));
+    auto along = c.make(scalar_type::f64, c.columns(common.left), c.columns(t));
+    c.multiply(1, common.left, op::transpose, t, op::none, 0, along);
+    c.assign(t, room);
+    c.multiply(-1, common.left, op::none, along, op::none, 1, room);
+    return detail::leading_singular(c, room, count, noise);
+  }
+};
+
+/// Isotropic merging of one matrix, as iso_method: Iso-C by default.
+/// @code
+/// auto [merged, report] = iso(base, experts);  // and (base, experts, options[, context])
+/// auto [both, why] = iso(base, experts, {iso_variant::cts});
+/// @endcode
+/// base: d_out x d_in; experts: a range of K of its shape, in its domain. Returns a merge_result,
+/// `merged` of base's family and compute type. Throws catmerge::error where there are no experts,
+/// shapes differ, a value is not finite, and for options as validate says.
+inline constexpr detail::vectors_fn<iso_method, layer_kind::linear> iso{};
+
+}  // namespace catmerge

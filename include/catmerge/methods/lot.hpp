@@ -1,0 +1,131 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/gram_solve.hpp>
+#include <catmerge/methods/call.hpp>
+
+namespace catmerge {
+
+/// Settings of LOT Merging.
+struct lot_options {
+  /// lambda in the paper, the factor of the merged task vector: the paper has 1.2 for ViT-B/32 and
+  /// 1.5 for ViT-L/14; 1 minimises the drift and needs no validation.
+  double alpha = 1;
+};
+
+/// Throws catmerge::error for an alpha that is not finite.
+inline void validate(const lot_options& options) {
+  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+}
+
+/// LOT Merging [layer by layer] (Sun, Li, Wang, Liu, Geng, Li, "Towards Minimizing Feature Drift in
+/// Model Merging: Layer-wise Task Vector Fusion for Adaptive Knowledge Integration", NeurIPS 2025,
+/// arXiv 2505.23859): the task vector that moves each layer's outputs least from those of the
+/// experts, on the inputs X_k (n_k x d_in) that the layer has in expert k. For weights as stored,
+/// d_out x d_in, S_k = X_k^T X_k, q_k = its diagonal, and o entry by entry:
+///
+///     linear  tau = (sum_k T_k S_k)(sum_k S_k)^+   the least sum_k ||X_k (tau - T_k)^T||_F^2
+///     scale   tau = sum_k q_k o T_k / sum_k q_k    the least sum_k ||X_k o (tau - T_k)||_F^2
+///     shift   tau = (1/K) sum_k T_k
+///
+/// and theta = theta_0 + alpha tau. Rows are summed, so a task with more rows weighs more. The
+/// pseudo-inverse leaves the base as it is where no task has any input, and a coordinate of a scale
+/// that is zero in all inputs is averaged; what rounding makes of a zero is told by gram_cut
+/// (gram_eigen.hpp). Linears that are fused share their input, and come out as they would alone.
+///
+/// Needs statistics of linears and scales (the paper: 64 samples a task). Where there are none, or
+/// they are all zero, and for parameters of kind `other`: the mean of the task vectors, and the
+/// report says fallback.
+struct lot_method {
+  lot_options options{};  ///< what validate refuses, merge refuses
+
+  /// For linears and scales.
+  static constexpr bool needs_statistics(layer_kind kind) {
+    return kind == layer_kind::linear || kind == layer_kind::scale;
+  }
+
+  /// alpha.
+  double factor() const { return options.alpha; }
+
+  /// tau as above. Throws catmerge::error where statistics hold a value that is not finite.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    validate(options);
+    if (p.kind == layer_kind::shift) return detail::mean_vector(c, vectors, tau);
+    if (needs_statistics(p.kind) && !p.statistics.empty()) {
+      detail::check_finite_statistics(c, p);
+      if (p.kind == layer_kind::linear ? add_linear(c, p, vectors, tau)
+                                       : add_scale(c, p, vectors, tau))
+        return;
+    }
+    report.fallback = true;
+    detail::mean_vector(c, vectors, tau);
+  }
+
+  /// As every vector_method's.
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    return detail::merge_vectors(*this, c, p, out);
+  }
+
+ private:
+  /// Both return false, tau as it was, where all inputs are zero.
+  template <class Context>
+  static bool add_linear(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+                         const typename Context::view& tau) {
+    std::vector<detail::weighted_gram<Context>> grams;
+    for (const auto& s : p.statistics) grams.push_back({s.data, s.form == statistics_form::gram});
+    return detail::gram_solver<Context>(c, vectors, std::move(grams)).add_to(tau);
+  }
+
+  template <class Context>
+  static bool add_scale(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+                        const typename Context::view& tau) {
+    const auto make = [&] { return c.make(scalar_type::f64, c.rows(tau), 1); };
+    std::vector<typename Context::matrix> energies;  // q_k
+    auto total = make(), unseen = make(), product = make(), sum = make();
+    for (const auto& s : p.statistics) {
+      energies.push_back(detail::second_moment(c, s));
+      c.scale(s.rows, energies.back());
+      c.axpy(1, energies.back(), total);
+    }
+    if (c.squared_norm(total) == 0) return false;
+    // 1 where the total is 0, else 0: added to all q_k, it makes a mean there.
+    c.map(entry_function::above, -1, sum, unseen);
+    c.map(entry_function::sign, 0, total, product);
+    c.axpy(-1, product, unseen);
+    for (std::size_t k = 0; k < energies.size(); ++k) {
+      c.axpy(1, unseen, energies[k]);
+      c.axpy(1, unseen, total);
+      c.zip(pair_function::product, energies[k], vectors[k], product);
+      c.axpy(1, product, sum);
+    }
+    c.zip(pair_function::quotient, sum, total, product);
+    c.axpy(1, product, tau);
+    return true;
+  }
+};
+
+/// LOT Merging of one linear weight, as lot_method.
+/// @code
+/// auto [merged, report] = lot_linear(base, experts, features);  // and (..., options[, context])
+/// @endcode
+/// base: d_out x d_in; experts: a range of K of its shape, in its domain; features: a range of K,
+/// rows X_k, n_k x d_in, as they enter the layer in expert k, or their statistics but no second
+/// moments. Returns a merge_result, `merged` of base's family and compute type. Throws
+/// catmerge::error where there are no experts, tasks or extents do not match, a value is not
+/// finite, and for options as validate says.
+inline constexpr detail::features_fn<lot_method, layer_kind::linear> lot_linear{};
+
+/// The same for the scale of a normalisation.
+/// @code
+/// auto [merged, report] = lot_scale(base, experts, features);  // and (..., options[, context])
+/// @endcode
+/// base: d entries; experts: a range of K of the same; features: a range of K, rows n_k x d of the
+/// *normalised* inputs, or statistics in any form. Otherwise as lot_linear.
+inline constexpr detail::features_fn<lot_method, layer_kind::scale> lot_scale{};
+
+}  // namespace catmerge

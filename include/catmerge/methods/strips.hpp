@@ -1,0 +1,46 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/tensor/context.hpp>
+
+/// Methods that go entry by entry work on a strip of a parameter's rows at a time: what they
+/// compute on the way is then small, however large the parameter.
+namespace catmerge::detail {
+
+/// Some rows of tensors of one shape: strip(v) is v's window of them.
+template <class Context>
+struct strip {
+  Context& c;
+  index_t row, rows, columns;  ///< the first row, how many, and how long they are
+
+  template <class View>
+  auto operator()(const View& v) const {
+    return c.slice(v, row, rows, 0, columns);
+  }
+
+  /// A matrix of zeros, shaped like the windows.
+  typename Context::matrix make(scalar_type type) const { return c.make(type, rows, columns); }
+
+  /// A double matrix, shaped like the windows, of entries `value`, which is not negative.
+  typename Context::matrix filled(double value) const {
+    auto m = make(scalar_type::f64);
+    c.map(entry_function::at_least, value, m, m);
+    return m;
+  }
+};
+
+/// Calls f(strip) for all strips of tensors that are shaped like `like`, from the top.
+template <class Context, class F>
+void for_strips(Context& c, const typename Context::const_view& like, const F& f) {
+  // 8 MiB in double: far more than one block of work, far less than an embedding table.
+  constexpr index_t entries = index_t{1} << 20;
+  const index_t rows = c.rows(like), columns = c.columns(like);
+  if (columns == 0) return;
+  const index_t height = std::max(index_t{1}, entries / columns);
+  for (index_t row = 0; row < rows; row += height)
+    f(strip<Context>{c, row, std::min(height, rows - row), columns});
+}
+
+}  // namespace catmerge::detail

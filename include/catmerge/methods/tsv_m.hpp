@@ -1,0 +1,94 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/methods/call.hpp>
+#include <catmerge/methods/matrix_parts.hpp>
+#include <catmerge/orthogonal_sum.hpp>
+
+namespace catmerge {
+
+/// Settings of TSV-M.
+struct tsv_m_options {
+  double alpha = 1;  ///< the factor of the merged task vector; the paper has 1
+  /// Weights that hold several linears: one matrix, as in the authors' code, or each alone.
+  fused_weights fused = fused_weights::whole;
+};
+
+/// Throws catmerge::error for an alpha that is not finite.
+inline void validate(const tsv_m_options& options) {
+  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+}
+
+/// TSV-Merge [layer by layer] (Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodola,
+/// "Task Singular Vectors: Reducing Task Interference in Model Merging", CVPR 2025, arXiv
+/// 2412.00081): of each task vector the leading singular vectors, made orthogonal to those of the
+/// other tasks. For matrices of d_out x d_in, r = min(d_out, d_in) and n = floor(r / K):
+///
+///     T_k ~ U_k diag(s_k) V_k^T, the n largest singular values;   U = [U_1 ... U_K], s, V likewise
+///     tau = polar(U) diag(s) polar(V)^T,   polar(M) = M (M^T M)^(-1/2)
+///
+/// and theta = theta_0 + alpha tau. The root is a pseudo-inverse: where tasks share a direction, it
+/// is taken once, and singular values that are zero bring no direction (gram_cut in gram_eigen.hpp
+/// tells what counts as zero). The authors' code fills both up with whatever vectors the
+/// decomposition returns.
+///
+/// Applies to linears and to tables and embeddings that are matrices (the authors' code leaves out
+/// CLIP's text projection; `where` of compose.hpp does that). All else, and matrices with r < K, of
+/// which n = 0 directions would be left: the mean of the task vectors, and the report says
+/// fallback. (There fusion_bench 0.2.33 leaves theta_0; it computes n as int(r (1 / K)), which is
+/// one less where r / K is whole and 1 / K was rounded down, as for 49 and 49.) Needs no
+/// statistics.
+struct tsv_m_method {
+  tsv_m_options options{};  ///< what validate refuses, merge refuses
+
+  /// Never: statistics play no part.
+  static constexpr bool needs_statistics(layer_kind) { return false; }
+
+  /// alpha.
+  double factor() const { return options.alpha; }
+
+  /// tau as above.
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    validate(options);
+    report.fallback = !detail::is_matrix(c, p);
+    if (report.fallback) return detail::mean_vector(c, vectors, tau);
+    detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
+      if (add(c, t, part)) return;
+      report.fallback = true;
+      detail::mean_vector(c, t, part);
+    });
+  }
+
+  /// As every vector_method's.
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    return detail::merge_vectors(*this, c, p, out);
+  }
+
+ private:
+  /// Returns false, tau as it was, for n = 0.
+  template <class Context>
+  static bool add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
+    const index_t tasks = std::ssize(vectors), n = std::min(c.rows(tau), c.columns(tau)) / tasks;
+    if (n == 0) return false;
+    detail::orthogonal_sum<Context> sum(c, c.rows(tau), c.columns(tau), n * tasks);
+    for (const auto& t : vectors) sum.append(detail::leading_singular(c, t, n));
+    sum.write(sum.values(), tau);
+    return true;
+  }
+};
+
+/// TSV-Merge of one matrix, as tsv_m_method.
+/// @code
+/// auto [merged, report] = tsv_m(base, experts);  // and (base, experts, options[, context])
+/// @endcode
+/// base: d_out x d_in; experts: a range of K of its shape, in its domain. Returns a merge_result,
+/// `merged` of base's family and compute type. Throws catmerge::error where there are no experts,
+/// shapes differ, a value is not finite, and for options as validate says.
+inline constexpr detail::vectors_fn<tsv_m_method, layer_kind::linear> tsv_m{};
+
+}  // namespace catmerge
