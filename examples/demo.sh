@@ -24,11 +24,11 @@ catmerge="$build/examples/harness/catmerge"
 echo
 echo "# Seven vision transformers: top-1 accuracy in percent on the test split"
 echo
-"$catmerge" experiment "$root/examples/vision/family" --studies comparison --seeds 1
+"$catmerge" experiment "$root/examples/vision/family" --studies comparison
 echo
 echo "# Five RoBERTas: accuracy in percent (frequency: Spearman's correlation, times 100)"
 echo
-"$catmerge" experiment "$root/examples/text/family" --studies comparison --seeds 1 \
+"$catmerge" experiment "$root/examples/text/family" --studies comparison \
   --drop 'lm_head.*' --task-heads 'classifier.*'
 echo
 echo "All studies, on four families: examples/experiments. One merge, with a page to look at:"

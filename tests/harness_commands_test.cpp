@@ -36,7 +36,7 @@ std::vector<std::string> lines(const std::string& text) {
 TEST_CASE("help at every level, with every option") {
   const std::map<std::string, std::vector<std::string>> options = {
       {"",
-       {"merge", "features", "evaluate", "inspect", "methods", "experiment", "--version",
+       {"merge", "features", "evaluate", "inspect", "methods", "experiment", "report", "--version",
         "Exit status"}},
       {"merge",
        {"--base", "--expert", "NAME=P", "--output", "--method", "cat", "task-arithmetic",
@@ -55,6 +55,7 @@ TEST_CASE("help at every level, with every option") {
         "--overwrite"}},
       {"evaluate", {"--model", "--data", "--head", "--config", "--threads", "percent"}},
       {"inspect", {"P", "--rule"}},
+      {"report", {"F.json", "--output", "--scores", "--overwrite"}},
       {"methods", {"List the merging methods"}},
       {"experiment",
        {"FOLDER", "--output", "--overwrite", "--studies", "--methods", "--samples", "--seeds",

@@ -340,6 +340,43 @@ TEST_CASE("a report is a page, JSON, or both, of the same merge") {
   }
 }
 
+TEST_CASE("a report is made a page later, with scores") {
+  const fs::path numbers = clips().fresh("report.json"), page = clips().fresh("page.html"),
+                 again = clips().fresh("again.json");
+  merged(arguments{"--method", "ties", "--report", numbers} + clips().with_features(), task_names,
+         warning::any);
+  run_well({"report", numbers, "--output", page, "--output", again, "--scores",
+            "the merged one:a=61.25,c=43.5,b=70", "--scores", "base:a=50,b=40,c=30"});
+  const std::string text = get(page);
+  CHECK(text.starts_with("<!DOCTYPE html>"));
+  CHECK(text.find("the merged one") != std::string::npos);
+  CHECK(text.find("43.5") != std::string::npos);
+  auto report = nlohmann::ordered_json::parse(get(again));
+  const auto row = report["evaluation"]["rows"][0];
+  CHECK(row["values"].get<values_t>() == values_t{61.25, 70, 43.5});
+  CHECK(row["mean"].get<double>() == doctest::Approx((61.25 + 70 + 43.5) / 3));
+  // Nothing else has changed, not even the order.
+  report.erase("evaluation");
+  CHECK(report.dump() == nlohmann::ordered_json::parse(get(numbers)).dump());
+
+  const fs::path unused = clips().fresh("unused.html");
+  const auto check = [&](const arguments& given, int status, const std::string& message) {
+    const outcome result = run(arguments{"report"} + given + arguments{"--output", unused});
+    CAPTURE(result.err);
+    CHECK(result.status == status);
+    CHECK(says(result, message));
+    CHECK_FALSE(fs::exists(unused));
+  };
+  check({numbers, "--scores", "x:a=1,b=2"}, 2, "expected a value for the task 'c'");
+  check({numbers, "--scores", "x:a=1,b=2,c=3,a=4"}, 2, "the task 'a' is given twice");
+  check({numbers, "--scores", "x:a=1,b=2,d=3"}, 2, "expected TASK=VALUE of a task of the report");
+  check({numbers, "--scores", "x:a=1,b=2,c=nan"}, 2, "expected a number in 'c=nan'");
+  check({numbers, "--scores", "a=1,b=2,c=3"}, 2, "expected LABEL:TASK=VALUE,...");
+  check({put(clips().fresh("other.json"), "[1, 2]")}, 1, "is no report of `catmerge merge`");
+  check({put(clips().fresh("broken.json"), "{")}, 1, "broken.json");
+  check({clips().fresh("missing.json")}, 1, "missing.json");
+}
+
 TEST_CASE("quiet says nothing but errors, verbose says what was done") {
   // A rule that knows nothing of the final projection has a warning.
   const arguments warned = {"--method", "average", "--rule", "visual_projection.*=untrimmed"};

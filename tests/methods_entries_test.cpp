@@ -299,7 +299,7 @@ TEST_CASE_TEMPLATE("whole models, against the papers' formulas", B, eigen_backen
 
 TEST_CASE("parameters of more than one strip, in any order of threads") {
   generator g(4);
-  const index_t rows = 1100, columns = 1000;  // a strip is 1048 of its rows
+  const index_t rows = 600, columns = 1000;  // a strip is 262 of its rows
   const Eigen::MatrixXf base = g.matrix<float>(rows, columns);
   std::vector<Eigen::MatrixXf> experts, importance;
   flats t, f;
@@ -381,6 +381,21 @@ TEST_CASE("a model of double and float parameters has one threshold") {
   ties.merge(c, second, catmerge::detail::write(narrow_out));
   CHECK(wide_out == Eigen::Vector3d(0, 0, 3 + 1e-12));
   CHECK(narrow_out == Eigen::Vector3f(0, 5, 6));
+}
+
+TEST_CASE("tasks whose thresholds are found in different numbers of scans") {
+  const Eigen::VectorXf base = Eigen::VectorXf::Zero(4), narrow = Eigen::Vector4f(1, 2, 3, 4);
+  const Eigen::VectorXd wide = Eigen::Vector4d(3, 3 - 1e-12, 0, 3 - 2e-12);
+  using context = catmerge::context<catmerge::host>;
+  context c;
+  catmerge::layer_problem<context> p;
+  p.base = catmerge::detail::read(base);
+  p.experts = {catmerge::detail::read(narrow), catmerge::detail::read(wide)};
+  catmerge::ties_method ties({0.3, 1, catmerge::ties_merge::sum});  // two entries of each
+  catmerge::detail::scan_one(c, ties, p);
+  Eigen::VectorXf out(4);
+  ties.merge(c, p, catmerge::detail::write(out));
+  CHECK(out == Eigen::Vector4f(3, 3, 3, 4));
 }
 
 TEST_CASE("Fisher: the weighted mean is where the weighted squares are least") {

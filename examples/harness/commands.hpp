@@ -26,6 +26,7 @@ void add_evaluate(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_methods(CLI::App& program);
 void add_experiment(CLI::App& program);
+void add_report(CLI::App& program);
 
 /// "NAME=P" arguments, in the order of the command line. Throws CLI::ValidationError for a name
 /// that is empty or given twice.

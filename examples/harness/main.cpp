@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   catmerge::harness::add_inspect(program);
   catmerge::harness::add_methods(program);
   catmerge::harness::add_experiment(program);
+  catmerge::harness::add_report(program);
   program.footer(
       "P stands for a safetensors file, a folder of .npy files (one per parameter) or a Hugging "
       "Face\n"

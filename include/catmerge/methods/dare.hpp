@@ -54,7 +54,7 @@ inline void validate(const dare_options& options) {
 /// For every parameter, layer by layer; needs nothing but vectors. An entry of M_k is a function of
 /// the seed, the task's place among the experts, the parameter's name and the entry's place (row by
 /// row) alone: the same with every backend, at every number of threads and in every run. Masks are
-/// made on the host, a strip of at most 2^20 entries (or one row) at a time, and handed over.
+/// made on the host, a strip of at most 2^18 entries (or one row) at a time, and handed over.
 /// mergekit's `rescale` is another rule: it restores sum |T_k|.
 struct dare_transform {
   dare_options options{};  ///< what validate refuses, apply refuses
