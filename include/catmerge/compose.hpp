@@ -93,6 +93,7 @@ struct chain {
   }
   { return detail::merge_vectors(*this, c, p, out); }
 };
+/// chain{...} without naming types.
 template <class First, class Second>
 chain(First, Second) -> chain<First, Second>;
 
@@ -153,8 +154,11 @@ struct where {
               : detail::combine_scaled(rest, c, p, vectors, tau, report);
   }
 
-  bool seen_[2] = {}, unused_[2] = {};  ///< @private by method and rest, in a scan
+  /// @cond by method and rest, in a scan (public, since this is an aggregate)
+  bool seen_[2] = {}, unused_[2] = {};
+  /// @endcond
 };
+/// where{...} without naming types.
 template <class Choose, class Method, class Rest>
 where(Choose, Method, Rest) -> where<Choose, Method, Rest>;
 
@@ -201,6 +205,7 @@ struct adjusted {
     detail::combine_scaled(mine, c, p, vectors, tau, report);
   }
 };
+/// adjusted{...} without naming types.
 template <class Method, class Adjust>
 adjusted(Method, Adjust) -> adjusted<Method, Adjust>;
 
@@ -249,6 +254,7 @@ struct with_drift {
     return report;
   }
 };
+/// with_drift{...} without naming types.
 template <class Method>
 with_drift(Method) -> with_drift<Method>;
 

@@ -34,6 +34,7 @@ class order_search {
   /// n - 1.
   using rank_rule = std::function<std::vector<std::uint64_t>(std::uint64_t n)>;
 
+  /// Asks for the ranks of `rule` once it is known how many numbers there are.
   explicit order_search(rank_rule rule) : rule_(std::move(rule)) { prepare({0}); }
 
   /// Whether the numbers have to be seen once more.

@@ -45,9 +45,10 @@ struct layer_report {
   /// linear weights (mean over fused parts), |m_k and m_l| for masks; over the smaller of the two.
   Eigen::MatrixXd overlap;
   /// ||Df(X_k; theta - theta_k)||^2 per task: how far the merged parameter's outputs are from the
-  /// expert's own, on the same inputs; and ||Df(X_k; T_k)||^2, how far the base's are. Empty but
-  /// where with_drift (compose.hpp) measures them.
-  std::vector<double> drift, drift_of_base;
+  /// expert's own, on the same inputs. Empty but where with_drift (compose.hpp) measures it.
+  std::vector<double> drift;
+  /// ||Df(X_k; T_k)||^2 per task: how far the base's outputs are from the expert's. As drift.
+  std::vector<double> drift_of_base;
 };
 
 }  // namespace catmerge

@@ -118,6 +118,7 @@ struct consensus_method {
     }
   }
 };
+/// consensus_method{...} without naming types.
 template <class Inner>
 consensus_method(consensus_options, Inner) -> consensus_method<Inner>;
 
