@@ -152,9 +152,9 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "ties:density=0.5,merge=sum", "--alpha", "0.7"},
        ties(0.5, catmerge::ties_merge::sum, 0.7)},
       {{"--method", "consensus:lambda=0.2,k=1"},
-       any_method(catmerge::consensus_method<>(consensus))},
+       any_method(catmerge::consensus_method<>{consensus, {}})},
       {{"--method", "consensus-ties:lambda=0.2,k=1"},
-       any_method(catmerge::consensus_method<catmerge::ties_method>(consensus))},
+       any_method(catmerge::consensus_method<catmerge::ties_method>{consensus, {}})},
       {{"--method", "pcb:ratio=0.3,alpha=0.9"}, any_method(catmerge::pcb_method(pcb))},
       {{"--method", "tatr:zero-shot=yes,quantile=0.8"},
        any_method(catmerge::tatr_method(zero_shot))},
@@ -272,7 +272,8 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "average", "--report", "report.txt"},
        "expected a name that ends in .json or .html, found 'report.txt'"}};
   for (const auto& [options, message] : wrong) {
-    CAPTURE(options[1]);
+    const std::string& shown = options[1];
+    CAPTURE(shown);
     CHECK(says(refused(options), message));
   }
   CHECK(says(refused(arguments{"--method", "average"} + with_importance()),

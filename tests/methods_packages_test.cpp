@@ -132,7 +132,8 @@ double distance(const tensors& merged, const std::string& file,
   double largest = 0;
   for (const auto& [name, value] : expected) {
     if (counts && !counts(name)) continue;
-    INFO(file, ": ", name);
+    const std::string& shown = name;  // (Clang 14 captures no structured binding)
+    INFO(file, ": ", shown);
     REQUIRE(value.rows() == merged.at(name).rows());
     REQUIRE(value.cols() == merged.at(name).cols());
     largest = std::max(largest, (value - merged.at(name)).cwiseAbs().maxCoeff());
@@ -219,7 +220,8 @@ TEST_CASE("TIES: FusionBench, and mergekit parameter by parameter") {
     for (index_t i = 0; i < base.rows(); ++i)
       for (index_t j = 0; j < base.cols(); ++j) {
         if (name.ends_with("q_proj.weight") && i == 0 && j == 0) continue;
-        INFO(name, " ", i, " ", j);
+        const std::string& shown = name;
+        INFO(shown, " ", i, " ", j);
         CHECK(std::abs(merged(i, j) - expected.at(name)(i, j)) <= rounding);
       }
   }
@@ -287,7 +289,8 @@ TEST_CASE("WUDI: the closed form, and how far the published 300 steps are from i
     };
     matrix start = m.base.at(name);
     for (const auto& expert : m.experts) start += expert.at(name) - m.base.at(name);
-    INFO(name);
+    const std::string& shown = name;
+    INFO(shown);
     CHECK(loss(value) <= loss(stopped.at(name)) * (1 + 1e-12));
     CHECK(loss(stopped.at(name)) < loss(start));
     CHECK((stopped.at(name) - start).cwiseAbs().maxCoeff() < 9.5e-3);

@@ -1,0 +1,20 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// @file
+/// All merging methods beside CAT. (Apart from catmerge.hpp, which whoever wants CAT alone
+/// compiles.)
+#include <catmerge/methods/consensus.hpp>
+#include <catmerge/methods/dare.hpp>
+#include <catmerge/methods/fisher.hpp>
+#include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lot.hpp>
+#include <catmerge/methods/pcb.hpp>
+#include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
+#include <catmerge/methods/tatr.hpp>
+#include <catmerge/methods/ties.hpp>
+#include <catmerge/methods/tsv_m.hpp>
+#include <catmerge/methods/weight_average.hpp>
+#include <catmerge/methods/wudi.hpp>
