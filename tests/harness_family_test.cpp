@@ -16,14 +16,12 @@
 #include <vector>
 
 // The committed networks, merged by the program and by benchmarks/reference/cat.py (NumPy, float64,
-// dense G_k). fixtures/vision_family.json is that script's --summary for all experts in the order
-// of their names, paper's settings, features of the first three samples.
+// dense G_k). fixtures/*_family.json are that script's --summary for all experts in the order of
+// their names, paper's settings, features of the first three samples.
 
 namespace fs = std::filesystem;
 
 namespace {
-
-const fs::path family = CATMERGE_FAMILY;
 
 nlohmann::json parse(const fs::path& path) {
   std::ifstream in(path);
@@ -51,7 +49,16 @@ void check_close(const nlohmann::json& found, const nlohmann::json& expected) {
 }  // namespace
 
 TEST_CASE("the committed networks merge to what the NumPy reference says") {
-  const auto expected = parse(fs::path(CATMERGE_FIXTURES) / "vision_family.json");
+  std::string network;
+  SUBCASE("vision transformers") {
+    network = "vision";
+  }
+  SUBCASE("convolutional networks") {
+    network = "convnet";
+  }
+  CAPTURE(network);
+  const fs::path family = fs::path(CATMERGE_EXAMPLES) / network / "family";
+  const auto expected = parse(fs::path(CATMERGE_FIXTURES) / (network + "_family.json"));
   const fs::path out =
       fs::temp_directory_path() / ("catmerge-family-" + std::to_string(::getpid()));
   fs::create_directories(out);

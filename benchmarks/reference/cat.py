@@ -77,7 +77,7 @@ class Features:
 
 
 def kind_of(name):
-    """Of the Hugging Face CLIP vision model."""
+    """Of the Hugging Face CLIP vision model, and of the networks of examples/convnet."""
     if "embedding" in name or name.startswith("visual_projection"):
         return "other"
     if name.endswith(".bias"):
@@ -149,8 +149,10 @@ def main():
     features = [Features(paths[t]) for t in tasks]
     merged, summary = {}, {}
     for name, start in base.items():
-        vectors = [e[name] - start for e in experts]
         kind = kind_of(name)
+        vectors = [e[name] - start for e in experts]
+        if kind == "linear":  # a convolution is a matrix of d_out rows
+            vectors = [t.reshape(len(t), -1) for t in vectors]
         notes = {"kind": kind}
         if kind == "other":
             trimmed = vectors
@@ -169,7 +171,7 @@ def main():
             notes["conflict_before"] = [sum(energy(k, vectors[i]) for i in ks if i != k) for k in ks]
             notes["conflict_after"] = [sum(energy(k, trimmed[i]) for i in ks if i != k) for k in ks]
             notes["deviation"] = [energy(i, vectors[i] - trimmed[i]) for i in ks]
-        added = a.alpha * sum(trimmed)
+        added = a.alpha * sum(trimmed).reshape(start.shape)
         notes["norm"] = float(np.linalg.norm(added))
         notes["signed_sum"] = float(added.ravel() @ signs(added.size))
         merged[name], summary[name] = start + added, notes

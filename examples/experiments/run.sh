@@ -28,6 +28,7 @@ for family in "${families[@]}"; do
   options=()
   [ "$family" != text ] || options=(--drop 'lm_head.*' --task-heads 'classifier.*')
   out="$build/experiments/$family"
+  mkdir -p "$build/experiments"
   echo
   echo "## $family"
   "$build/examples/harness/catmerge" experiment "$root/examples/$family/family" --output "$out" --overwrite \

@@ -4,6 +4,7 @@
 #include <catmerge/io/json.hpp>
 #include <network/bert_config.hpp>
 #include <network/clip_vision_config.hpp>
+#include <network/convnet_config.hpp>
 
 #include "target.hpp"
 
@@ -31,11 +32,22 @@ void check(const bert_config& c) {
   fuzz::require(c.width % c.heads == 0, "heads divide the width");
 }
 
+void check(const convnet_config& c) {
+  for (const index_t size : {c.channels, c.image_size, c.projection})
+    require_size(size, "sizes of convolutional networks are in range");
+  fuzz::require(!c.stages.empty(), "a convolutional network has a stage");
+  for (const convnet_stage& s : c.stages) {
+    for (const index_t size : {s.inputs, s.channels, s.side_in, s.side})
+      require_size(size, "sizes of stages are in range");
+    fuzz::require(s.side <= s.side_in, "stages do not enlarge images");
+  }
+}
+
 /// Reads the configuration as one of a family, which may refuse it.
-template <class Read>
-void attempt(const Read& read, const config_object& top) {
+template <class Read, class... Given>
+void attempt(const Read& read, const Given&... given) {
   try {
-    check(read(top));
+    check(read(given...));
   } catch (const catmerge::error&) {
   }
 }
@@ -50,6 +62,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     attempt(read_hugging_face_clip, top);
     attempt(read_open_clip, top);
     attempt(read_bert, top);
+    attempt(read_convnet, "file", values);
   } catch (const catmerge::error&) {
   }
   return 0;

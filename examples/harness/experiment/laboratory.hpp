@@ -16,7 +16,7 @@ namespace catmerge::harness {
 
 /// What experiments vary, and how often they repeat.
 struct experiment_plan {
-  std::vector<double> alphas = {0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5};
+  std::vector<double> alphas = {0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5};
   std::vector<double> lambdas = {1, 5};
   std::vector<index_t> ranks = {1, 4};
   index_t samples = 3;  ///< per task
