@@ -5,6 +5,7 @@
 #include <catmerge/catmerge.hpp>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "support/data.hpp"
 #include "support/oracle.hpp"
@@ -121,7 +122,6 @@ struct network {
   std::map<std::string, entry> entries;
   std::vector<catmerge::parameter_group> list;
   journal* log = nullptr;
-  bool has_statistics = true;
 
   void add(const std::string& name, layer_kind kind, entry e, bool with_last = false) {
     entries[name] = std::move(e);
@@ -234,8 +234,8 @@ TEST_CASE("CAT is its trim followed by Task Arithmetic, bit for bit") {
       const auto &a = whole.reports[i].layer, &b = made.reports[i].layer;
       CHECK(a.kind == b.kind);
       CHECK(a.trimmed == b.trimmed);
-      CHECK(a.fallback == b.fallback);
       CHECK(a.fallback == (i == 1 || i == 4));
+      CHECK_FALSE(b.fallback);  // the sum, which is the method, is for every parameter
       CHECK(same_bits(a.norm, b.norm));
       CHECK(same_bits(a.conflict_before, b.conflict_before));
       CHECK(same_bits(a.conflict_after, b.conflict_after));
@@ -737,4 +737,44 @@ struct only_one {
 TEST_CASE("a method without scans is not copied") {
   network n = varied();
   CHECK(same(stream(only_one{}, n), stream(task_arithmetic_method{0.3}, n)));
+}
+
+TEST_CASE("the report of a trim is of the last one, and no fallback of the method after it") {
+  network n = varied();
+  const auto once = stream(chain{cat_trim{}, task_arithmetic_method{}}, n),
+             twice = stream(chain{cat_trim{}, cat_method{}}, n), summed = stream(cat_method{}, n);
+  REQUIRE(once.reports.size() == twice.reports.size());
+  bool trims = false, falls_back = false;
+  for (std::size_t i = 0; i < once.reports.size(); ++i) {
+    const layer_report &a = once.reports[i].layer, &b = twice.reports[i].layer;
+    CHECK(a.norm.size() == b.norm.size());
+    CHECK(a.rows == b.rows);
+    CHECK(a.energy_removed.size() == b.energy_removed.size());
+    CHECK(a.protections.size() == b.protections.size());
+    for (std::size_t k = 0; k < b.norm.size(); ++k) CHECK(b.norm[k] <= a.norm[k]);
+    CHECK_FALSE(a.fallback);  // the sum is for every parameter
+    CHECK(b.fallback == summed.reports[i].layer.fallback);
+    trims = trims || b.trimmed;
+    falls_back = falls_back || b.fallback;
+  }
+  CHECK(trims);
+  CHECK(falls_back);
+}
+
+TEST_CASE("statistics are missed by the method whose parameter it is") {
+  network n = varied();
+  for (const char* name : {"linear", "scale"}) n.entries.at(name).features.clear();
+  const auto linear = [](const auto& p) { return p.kind == layer_kind::linear; };
+  const auto missed = [&](const auto& m) {
+    std::set<layer_kind> kinds;
+    for (const auto& r : stream(m, n).reports)
+      if (r.missing_statistics) kinds.insert(r.layer.kind);
+    return kinds;
+  };
+  using kinds = std::set<layer_kind>;
+  CHECK(missed(cat_method{}) == kinds{layer_kind::linear, layer_kind::scale});
+  CHECK(missed(catmerge::where{linear, task_arithmetic_method{}, cat_method{}}) ==
+        kinds{layer_kind::scale});
+  CHECK(missed(catmerge::where{linear, cat_method{}, task_arithmetic_method{}}) ==
+        kinds{layer_kind::linear});
 }

@@ -260,39 +260,3 @@ TEST_CASE("the same number at any number of threads") {
     CHECK(s.value(0) == expected);
   }
 }
-
-TEST_CASE("quantiles lie where numpy.quantile has them") {
-  // numpy 1.24.2: numpy.quantile([-3.5, 7.25, 0.1, 2, -1e-3, 2, 11, -8.125, 0.3], q), and of
-  // [1, 4, 9, 16] and [5]. It interpolates from the nearer end: two roundings of the difference.
-  struct example {
-    std::vector<double> numbers;
-    double q, expected;
-  };
-  const std::vector<double> mixed{-3.5, 7.25, 0.1, 2, -1e-3, 2, 11, -8.125, 0.3},
-      squares{1, 4, 9, 16};
-  for (const auto& e : {example{mixed, 0, -8.125},
-                        {mixed, 0.01, -7.755},
-                        {mixed, 0.2, -1.4005999999999996},
-                        {mixed, 0.25, -0.001},
-                        {mixed, 0.5, 0.3},
-                        {mixed, 0.75, 2.0},
-                        {mixed, 0.8, 4.100000000000001},
-                        {mixed, 0.99, 10.7},
-                        {mixed, 0.999, 10.97},
-                        {mixed, 1, 11.0},
-                        {squares, 0.2, 2.8000000000000003},
-                        {squares, 0.5, 6.5},
-                        {squares, 0.9, 13.900000000000002},
-                        {{5.0}, 0.3, 5.0}}) {
-    const auto n = e.numbers.size();
-    const catmerge::detail::quantile_place place(e.q, n);
-    REQUIRE(place.above < n);
-    window w(scalar_type::f64, static_cast<index_t>(n), 1);
-    w.fill([&](index_t i, index_t) { return e.numbers[at(i)]; });
-    const auto ends = search(one_tensor(std::move(w)), {place.below, place.above}).values;
-    const double size = std::max(std::abs(ends[0]), std::abs(ends[1]));
-    CAPTURE(e.q);
-    CHECK(std::abs(place.between(ends[0], ends[1]) - e.expected) <=
-          4 * std::numeric_limits<double>::epsilon() * size);
-  }
-}

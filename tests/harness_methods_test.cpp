@@ -154,7 +154,8 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "consensus:lambda=0.2,k=1"},
        any_method(catmerge::consensus_method<>{consensus, {}})},
       {{"--method", "consensus-ties:lambda=0.2,k=1"},
-       any_method(catmerge::consensus_method<catmerge::ties_method>{consensus, {}})},
+       any_method(catmerge::consensus_method<catmerge::ties_method>{
+           consensus, catmerge::ties_method(catmerge::ties_options{0.2, 1, catmerge::ties_merge::sum})})},
       {{"--method", "pcb:ratio=0.3,alpha=0.9"}, any_method(catmerge::pcb_method(pcb))},
       {{"--method", "tatr:zero-shot=yes,quantile=0.8"},
        any_method(catmerge::tatr_method(zero_shot))},
@@ -183,6 +184,14 @@ TEST_CASE("every method by its name is the library's") {
        any_method(
            chain{catmerge::dare_transform{dare},
                  chain{catmerge::tatr_filter(zero_shot), catmerge::task_arithmetic_method{0.3}}})},
+      // A filter of the whole model looks at all of it, whichever method comes after it where.
+      {{"--method", "average", "--before", "tatr:zero-shot=yes,quantile=0.8", "--method-for",
+        "@linear=task-arithmetic:alpha=0.3"},
+       any_method(chain{
+           catmerge::tatr_filter(zero_shot),
+           catmerge::where{[](const auto& p) { return p.kind == catmerge::layer_kind::linear; },
+                           catmerge::task_arithmetic_method{0.3},
+                           catmerge::weight_average_method{}}})},
       {{"--method", "tsv-m", "--method-for", "@shift=task-arithmetic:alpha=0.1", "--method-for",
         layer0 + "*=average"},
        any_method(catmerge::where{
@@ -254,6 +263,10 @@ TEST_CASE("settings that make no sense are refused, and named") {
        "the setting 'density' of ties: expected a number in 0 ... 1, found '1.5'"},
       {{"--method", "ties:density=nan"}, "expected a number in 0 ... 1, found 'nan'"},
       {{"--method", "ties:density="}, "expected KEY=VALUE, found 'density='"},
+      {{"--method", "ties:density=0"}, "TIES: density must be above 0 and at most 1"},
+      {{"--method", "consensus-ties:density=0"}, "TIES: density must be above 0"},
+      {{"--method", "average", "--before", "dare:drop=1"}, "--before: DARE: the probability"},
+      {{"--method", "ties:"}, "--method: expected settings behind 'ties:'"},
       {{"--method", "ties:density=0.1,"}, "the settings of ties end with a comma"},
       {{"--method", "ties:density=0.1,density=0.2"}, "the settings of ties give 'density' twice"},
       {{"--method", "ties:merge=median"},
@@ -281,6 +294,19 @@ TEST_CASE("settings that make no sense are refused, and named") {
   CHECK(says(refused(arguments{"--method", "average"} + clips().with_features()),
              "--features: has no meaning for --method average without a --report"));
 
+  CHECK(says(refused(arguments{"--method", "ties", "--before", "cat", "--set", "@linear:lambda=1"} +
+                     clips().with_features()),
+             "'@linear:lambda=1': a method or transform that looks at the whole model"));
+
+  // Importances are inputs, too: no output may replace one.
+  const std::string kept = importance("a").string();
+  const std::string before = get(kept);
+  const outcome replaced =
+      run(clips().merge(kept) + arguments{"--method", "fisher", "--overwrite"} + with_importance());
+  CHECK(replaced.status == 1);
+  CHECK(says(replaced, "the output is one of the inputs"));
+  CHECK(get(kept) == before);
+
   // What the files themselves are wrong about.
   const fs::path unused = clips().fresh();
   const outcome nothing =
@@ -299,6 +325,23 @@ TEST_CASE("settings that make no sense are refused, and named") {
   CHECK(says(shape, q0));
   CHECK(says(shape, "expected floating-point values [24, 24], as the base's, found F32 [2, 2]"));
   CHECK_FALSE(fs::exists(unused));
+}
+
+TEST_CASE("parameters without importances are named") {
+  table some(importance("b"));
+  some.tensors.erase(q0);
+  const fs::path file = some.write(clips().fresh("some.safetensors"));
+  const fs::path numbers = clips().fresh("report.json");
+  arguments given = {"--method",           "fisher",   "--importance",
+                     "b=" + file.string(), "--report", numbers.string()};
+  for (const char* task : {"a", "c"})
+    given = given + arguments{"--importance", std::string(task) + "=" + importance(task).string()};
+  const outcome o = run(clips().merge(clips().fresh()) + given);
+  CHECK(o.status == 0);
+  CHECK(says(
+      o, "1 parameters have no importances and were merged by the method's rule for such: " + q0));
+  for (const auto& p : nlohmann::json::parse(get(numbers))["parameters"])
+    CHECK(p.contains("missing_importance") == (p["name"] == q0));
 }
 
 TEST_CASE("a report is a page, JSON, or both, of the same merge") {

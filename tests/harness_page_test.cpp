@@ -455,7 +455,6 @@ TEST_CASE("a merge: the numbers are those of the report") {
   CHECK(contains(html, "<title>block 1, before: 1.75</title>"));
   CHECK(contains(html, "<title>block 1, after: 0.875</title>"));
   CHECK(contains(text, "1.5 \u00B7 cars \u2192 dtd"));
-  CHECK(contains(text, "Metric: accuracy."));
   // Drift of dtd: scales of 3 and 100 in the mean, (3/3 + 80/100) / (4/3 + 100/100) = 0.771.
   CHECK(contains(html, "<title>dtd: 0.771</title>"));
   CHECK(contains(html, "<title>cars, block 1: 1.20</title>"));

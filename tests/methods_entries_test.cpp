@@ -538,6 +538,21 @@ TEST_CASE("DARE: the generator is SplitMix64, the mask a function of its four ke
         CHECK(std::abs(pairs - chance * count) <= 5 * std::sqrt(2 * count * chance));
       }
   CHECK(all.size() == 8);  // all differ
+  // Pieces of a table have the masks of their rows, whatever the pieces are called.
+  const auto whole = masks("q.weight", 0.75, 1);
+  for (const index_t first : {0, 25}) {
+    std::vector<catmerge::host_matrix> ones;
+    for (int k = 0; k < 2; ++k) {
+      ones.push_back(c.make(catmerge::scalar_type::f64, 35, columns));
+      c.map(catmerge::entry_function::at_least, 1, ones.back(), ones.back());
+    }
+    catmerge::layer_problem<context> p;
+    p.names = {"a piece", {}, "q.weight", first};
+    catmerge::layer_report unused;
+    const auto views = catmerge::detail::views_of<context>(ones);
+    catmerge::dare_transform{{0.75, 1}}.apply(c, p, catmerge::vector_list<context>(views), unused);
+    for (const std::size_t k : {0, 1}) CHECK(c.to_host(ones[k]) == whole[k].middleRows(first, 35));
+  }
   CHECK(masks("q.weight", 0, 3)[1] == Eigen::MatrixXd::Ones(rows, columns));
   // A larger p drops what a smaller one does, and more.
   const auto few = masks("x", 0.5, 3)[0], fewer = masks("x", 0.9, 3)[0];

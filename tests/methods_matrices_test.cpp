@@ -633,19 +633,23 @@ TEST_CASE("options that make no sense, and values that are not finite") {
   const auto refuses = [](const auto& call, const char* why) {
     CHECK_THROWS_WITH_AS(call(), why, catmerge::error);
   };
-  const char* alpha = "alpha must be a finite number";
-  refuses([&] { catmerge::lot_linear(l.base, l.t, l.x, {nan}); }, alpha);
-  refuses([&] { catmerge::tsv_m(l.base, l.t, {nan}); }, alpha);
-  refuses([&] { catmerge::iso(l.base, l.t, {iso_variant::c, nan}); }, alpha);
-  refuses([&] { catmerge::wudi(l.base, l.t, {nan}); }, alpha);
+  refuses([&] { catmerge::lot_linear(l.base, l.t, l.x, {nan}); },
+          "LOT: alpha must be a finite number");
+  refuses([&] { catmerge::tsv_m(l.base, l.t, {nan}); }, "TSV-M: alpha must be a finite number");
+  refuses(
+      [&] {
+        catmerge::iso(l.base, l.t, {iso_variant::c, nan});
+      },
+      "Iso: alpha must be a finite number");
+  refuses([&] { catmerge::wudi(l.base, l.t, {nan}); }, "WUDI: alpha must be a finite number");
   for (const double a : {nan, -0.1, 1.1}) {
     refuses([&] { catmerge::regmean_linear(l.base, l.t, l.x, {a}); },
-            "off_diagonal must be from 0 to 1");
+            "RegMean: off_diagonal must be from 0 to 1");
     refuses(
         [&] {
           catmerge::iso(l.base, l.t, {iso_variant::cts, 1, a});
         },
-        "common must be from 0 to 1");
+        "Iso: common must be from 0 to 1");
   }
   auto x = l.x;
   x[1](0, 0) = nan;

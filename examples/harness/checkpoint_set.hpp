@@ -236,6 +236,8 @@ class checkpoint_set {
       const index_t count = std::min(rows, height - first);
       parameter_info part = whole;
       part.name += "[" + std::to_string(first) + ":" + std::to_string(first + count) + "]";
+      part.whole = whole.name;
+      part.first_row = first;
       pieces_.emplace(part.name, piece{whole.name, first, count});
       groups_.push_back({part});
     }

@@ -31,7 +31,8 @@ void run_evaluate(const arguments& a) {
   const task_labels labels(a.data, samples->size());
   std::vector<std::string> metrics = a.metrics;
   if (metrics.empty()) metrics = {labels.are_classes() ? "accuracy" : "pearson"};
-  for (const auto& metric : metrics) check_metric(metric, labels, head, a.head);
+  for (const auto& metric : metrics)
+    check_metric(metric, "--metric " + metric, labels, head, a.head);
 
   pool threads(a.threads);
   progress terminal;

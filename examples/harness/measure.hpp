@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/error.hpp>
 #include <network/head.hpp>
 #include <network/labels.hpp>
@@ -12,18 +13,26 @@
 /// Metrics by their names.
 namespace catmerge::harness {
 
+/// All that there are.
+inline const std::vector<std::string> metric_names = {"accuracy", "f1", "matthews", "pearson",
+                                                      "spearman"};
+
 /// Whether a metric compares values; else it compares classes.
 inline bool is_of_values(const std::string& metric) {
   return metric == "pearson" || metric == "spearman";
 }
 
-/// Throws, before a network runs, if the labels or the head do not suit a metric.
-inline void check_metric(const std::string& metric, const task_labels& labels,
-                         const task_head& head, const std::string& head_file) {
+/// Throws, before a network runs, for an unknown metric, and if the labels or the head do not suit
+/// it. `called`: the metric as messages name it, with where it comes from.
+inline void check_metric(const std::string& metric, const std::string& called,
+                         const task_labels& labels, const task_head& head,
+                         const std::string& head_file) {
+  if (std::find(metric_names.begin(), metric_names.end(), metric) == metric_names.end())
+    throw error(called + ": expected accuracy, f1, matthews, pearson or spearman");
   const auto expect = [&](index_t outputs) {
     if (head.outputs() == outputs) return;
     throw error(head_file + ": expected a head with " + std::to_string(outputs) +
-                (outputs == 1 ? " output" : " outputs") + " for --metric " + metric + ", found " +
+                (outputs == 1 ? " output" : " outputs") + " for " + called + ", found " +
                 std::to_string(head.outputs()));
   };
   if (is_of_values(metric)) return expect(1);

@@ -144,9 +144,10 @@ std::vector<std::string> warnings_of(const std::vector<parameter_report>& report
       text += " " + names[i];
     warnings.push_back(names.size() > 10 ? text + " ..." : text);
   };
-  std::vector<std::string> missing, unknown, emptied, absent, resized;
+  std::vector<std::string> missing, unimportant, unknown, emptied, absent, resized;
   for (const auto& r : reports) {
     if (r.missing_statistics) missing.push_back(r.name);
+    if (r.missing_importance) unimportant.push_back(r.name);
     if (set.class_of(r.name).kind == model::parameter_kind::unknown) unknown.push_back(r.name);
     for (const index_t i : r.layer.emptied)
       emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
@@ -168,6 +169,8 @@ std::vector<std::string> warnings_of(const std::vector<parameter_report>& report
       "linear or scale parameters have no statistics and were merged by the method's rule for such "
       "(cat: Task Arithmetic)",
       missing);
+  listed("parameters have no importances and were merged by the method's rule for such",
+         unimportant);
   listed(
       "parameters have names that no rule knows and were merged as other ones (cat: Task "
       "Arithmetic)",
@@ -205,9 +208,6 @@ merge_policy make_policy(const arguments& a) {
   policy.task_heads = {"--task-heads", a.task_heads};
   policy.resized = {"--resized", a.resized};
   policy.base_for_missing = a.missing == "base";
-  policy.pieces = !sees_matrices(a.method);
-  for (const auto& text : a.method_for)
-    if (sees_matrices(text.substr(text.find('=') + 1))) policy.pieces = false;
   return policy;
 }
 
@@ -242,6 +242,7 @@ struct merge_plan {
     for (const auto& text : a.method_for)
       others.push_back(parsed("--method-for", [&] { return method_for(text, options); }));
     for (const auto& text : a.overrides) overrides.emplace_back(text);
+    policy.pieces = !any_of_methods([](const any_method& m) { return m.sees_matrices(); });
     if (double* const alpha = method.find_alpha(); command.count("--alpha") > 0) {
       if (alpha == nullptr) refuse("--alpha", "has no meaning for --method " + a.method);
       *alpha = a.alpha;
@@ -252,7 +253,7 @@ struct merge_plan {
     if (command.count("--feature-coefficient") > 0)
       coefficient = a.coefficient;
     else if (a.preset == "port")
-      coefficient = a.alpha;
+      coefficient = method.find_alpha() != nullptr ? *method.find_alpha() : a.alpha;
     output.type = out_dtype(a.out_dtype);
     output.most_in_shard = parse_size("--max-shard-size", a.max_shard_size);
     if (a.overwrite) output.target = io::existing::replace;
@@ -261,13 +262,16 @@ struct merge_plan {
   /// The method as it runs on `set`, which outlives it: transforms before it, other settings and
   /// other methods for some parameters.
   any_method composed(const checkpoint_set& set) const {
-    any_method all = prepared(method, set);
+    any_method all = with_own_settings(method, set);
     for (const auto& other : others)
       all = any_method(where{[selector = *other.selector, &set](const host_problem& p) {
                                return selector.applies(set, p.names.parameter, p.kind);
                              },
-                             prepared(*other.method, set), std::move(all)});
-    return all;
+                             with_own_settings(*other.method, set), std::move(all)});
+    if (before.empty()) return all;
+    // Once, around all methods: what looks at the whole model looks at all of it.
+    for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});
+    return with_own_settings(std::move(all), set);
   }
 
   std::vector<task_file> experts, feature_files, sample_files, importance_files;
@@ -291,18 +295,15 @@ struct merge_plan {
     }
   }
 
-  any_method prepared(any_method one, const checkpoint_set& set) const {
-    for (auto t = before.rbegin(); t != before.rend(); ++t) one = any_method(chain{*t, one});
+  any_method with_own_settings(any_method one, const checkpoint_set& set) const {
     if (overrides.empty()) return one;
     return any_method(with_overrides(std::move(one), overrides, set));
   }
 
-  bool any_needs(bool (*needs)(const any_method&),
-                 bool (*of_transform)(const any_transform&)) const {
-    return needs(method) ||
-           std::any_of(others.begin(), others.end(),
-                       [&](const auto& o) { return needs(*o.method); }) ||
-           std::any_of(before.begin(), before.end(), of_transform);
+  template <class Is>
+  bool any_of_methods(const Is& is) const {
+    return is(method) ||
+           std::any_of(others.begin(), others.end(), [&](const auto& o) { return is(*o.method); });
   }
 
   void check_method(const CLI::App& command, const arguments& a) {
@@ -311,7 +312,10 @@ struct merge_plan {
     };
     const auto importance = [](const auto& m) { return m.needs_importance(); };
     const bool given = !feature_files.empty() || !sample_files.empty();
-    const bool needed = any_needs(statistics, statistics);
+    const auto any_needs = [&](const auto& needs) {
+      return any_of_methods(needs) || std::any_of(before.begin(), before.end(), needs);
+    };
+    const bool needed = any_needs(statistics);
     if (needed && !given)
       refuse("--method " + a.method,
              "features are needed: give --features or --samples for every expert");
@@ -320,9 +324,9 @@ struct merge_plan {
     for (const char* option : {"--features", "--samples"})
       if (useless && command.count(option) > 0)
         refuse(option, "has no meaning for --method " + a.method + " without a --report");
-    if (!importance_files.empty() && !any_needs(importance, importance))
+    if (!importance_files.empty() && !any_needs(importance))
       refuse("--importance", "has no meaning for --method " + a.method);
-    if (importance_files.empty() && any_needs(importance, importance))
+    if (importance_files.empty() && any_needs(importance))
       refuse("--method " + a.method, "--importance is needed for every expert");
     bool trims = method.find_trims() != nullptr, alphas = method.find_alpha() != nullptr;
     for (auto& o : others) {
@@ -338,6 +342,12 @@ struct merge_plan {
     for (const auto& rule : overrides)
       if ((!trims && rule.has_trim()) || (!alphas && rule.has_alpha()))
         refuse("--set", "'" + rule.text() + "' has no meaning for --method " + a.method);
+    const bool scans = any_needs([](const auto& m) { return m.scan_wanted(); });
+    for (const auto& rule : overrides)
+      if (scans && rule.has_trim())
+        refuse("--set", "'" + rule.text() +
+                            "': a method or transform that looks at the whole model before it "
+                            "merges needs one lambda and rank for all");
     if (sample_files.empty())
       for (const char* option : {"--feature-coefficient", "--sample-count"})
         if (command.count(option) > 0) refuse(option, "needs --samples");
@@ -393,9 +403,10 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   // What the command line itself can be wrong about comes first.
   const merge_plan plan(command, a);
   const auto rules = make_rules(a);
-  require_outputs_apart(a, {plan.experts, plan.feature_files, plan.sample_files});
+  require_outputs_apart(
+      a, {plan.experts, plan.feature_files, plan.sample_files, plan.importance_files});
   const auto began = std::chrono::steady_clock::now();
-  report_files reports_out(a.reports, plan.output.target);
+  report_files reports_out("--report", a.reports, plan.output.target);
   checkpoint_set set(a.base, plan.experts, rules, plan.policy);
   for (const auto& rule : plan.overrides) rule.require_use(set);
   for (const auto& other : plan.others)

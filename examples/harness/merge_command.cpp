@@ -41,9 +41,11 @@ void add_merge(CLI::App& program) {
       ->expected(1)
       ->take_all();
   command
-      ->add_option("--method-for", a->method_for,
-                   "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
-                   "the last that applies counts")
+      ->add_option(
+          "--method-for", a->method_for,
+          "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
+          "the last that applies counts. A method that looks at the whole model looks at its "
+          "own parameters only")
       ->type_name("PATTERN=METHOD")
       ->expected(1)
       ->take_all();

@@ -56,6 +56,7 @@ inline json to_json(const parameter_report& report, const std::vector<std::strin
   j["kind"] = name_of(l.kind);
   j["trimmed"] = l.trimmed;
   if (report.missing_statistics) j["missing_statistics"] = true;
+  if (report.missing_importance) j["missing_importance"] = true;
   if (l.fallback) j["fallback"] = true;
   if (!l.drift.empty()) {
     j["drift"] = l.drift;

@@ -59,8 +59,14 @@ json row_of(const std::string& text, const std::vector<std::string>& tasks) {
 }
 
 void run_report(const arguments& a) {
-  for (const auto& output : a.outputs) require_apart(output, {a.report});
-  report_files files(a.outputs, a.overwrite ? io::existing::replace : io::existing::refuse);
+  for (auto output = a.outputs.begin(); output != a.outputs.end(); ++output) {
+    require_apart(*output, {a.report});
+    for (auto other = a.outputs.begin(); other != output; ++other)
+      if (resolved(*other) == resolved(*output))
+        throw CLI::ValidationError("--output", "'" + *output + "' is given twice");
+  }
+  report_files files("--output", a.outputs,
+                     a.overwrite ? io::existing::replace : io::existing::refuse);
   const io::mapped_file contents(a.report);
   // Checked, and then read once more in the order in which it was written.
   io::parse_json(io::as_text(contents.bytes()), a.report, "report");

@@ -7,6 +7,7 @@
 #include <catmerge/version.hpp>
 #include <chrono>
 #include <cstddef>
+#include <ctime>
 #include <filesystem>
 #include <harness/progress.hpp>
 #include <harness/report.hpp>
@@ -23,25 +24,34 @@ namespace catmerge::harness {
 constexpr const char* version_text = CATMERGE_TEXT(CATMERGE_VERSION_MAJOR) "." CATMERGE_TEXT(
     CATMERGE_VERSION_MINOR) "." CATMERGE_TEXT(CATMERGE_VERSION_PATCH);
 
-/// What a run took, for its report.
+/// What a run took, and when it ended, for its report.
 inline json run_of(std::chrono::steady_clock::time_point began, unsigned threads) {
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
-  return {{"seconds", spent.count()}, {"peak_memory_bytes", peak_memory()}, {"threads", threads}};
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d", &utc);
+  return {{"date", date},
+          {"seconds", spent.count()},
+          {"peak_memory_bytes", peak_memory()},
+          {"threads", threads}};
 }
 
-/// The files that --report names: JSON, and pages made of the same JSON. They are opened at once,
+/// The files of a report: JSON, and pages made of the same JSON. They are opened at once,
 /// so that a path that cannot be written is no surprise after long work, and appear when all is
 /// done.
 class report_files {
  public:
-  /// Throws CLI::ValidationError for names that end in neither .json nor .html, and catmerge::error
-  /// as io::atomic_file does.
-  report_files(const std::vector<std::string>& paths, io::existing target) {
+  /// option: the one that names them. Throws CLI::ValidationError for names that end in neither
+  /// .json nor .html, and catmerge::error as io::atomic_file does.
+  report_files(const std::string& option, const std::vector<std::string>& paths,
+               io::existing target) {
     for (const auto& path : paths) {
       const auto type = std::filesystem::path(path).extension();
       if (type != ".json" && type != ".html")
         throw CLI::ValidationError(
-            "--report", "expected a name that ends in .json or .html, found '" + path + "'");
+            option, "expected a name that ends in .json or .html, found '" + path + "'");
     }
     for (const auto& path : paths)
       files_.push_back({std::filesystem::path(path).extension() == ".html",

@@ -42,7 +42,8 @@ class merge_knowledge {
       for (const auto& file : importance)
         if (file.task == task) files_.emplace_back(file.path);
     for (const auto& file : files_)
-      for (const auto& name : file.names()) check(file, file.at(name));
+      for (const auto& name : file.names())
+        if (!set.policy().left_out(name)) check(file, file.at(name));
   }
 
   std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) {

@@ -46,10 +46,10 @@ bool cat_falls_back(const layer_problem<Context>& p) {
 
 /// Whether CAT trims a parameter: throws for what makes no sense or is not finite.
 template <class Context>
-bool cat_trims(Context& c, const layer_problem<Context>& p, layer_report& report) {
-  report.fallback = cat_falls_back(p);
-  if (!report.fallback && cat_needs_statistics(p.kind)) check_finite_statistics(c, p);
-  return !report.fallback;
+bool cat_trims(Context& c, const layer_problem<Context>& p) {
+  if (cat_falls_back(p)) return false;
+  if (cat_needs_statistics(p.kind)) check_finite_statistics(c, p);
+  return true;
 }
 
 /// Merges by Method what it trims, and the rest by Task Arithmetic, without K vectors in memory.
@@ -76,12 +76,13 @@ struct cat_trim {
   }
 
   /// Trims every T_i, in place, by what protects all the other tasks; the report has everything
-  /// that options ask for. Throws catmerge::error as cat_method does.
+  /// that options ask for, of this trim in place of any before it. (After another transform the
+  /// deviation is what both have taken.) Throws catmerge::error as cat_method does.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
              layer_report& report) const {
     validate(options);
-    if (!detail::cat_trims(c, p, report)) return;
+    if (!detail::cat_trims(c, p)) return;
     if (p.kind == layer_kind::linear)
       detail::cat_trim_kind<layer_kind::linear>{options}.apply(c, p, vectors, report);
     else
@@ -102,7 +103,7 @@ struct cat_kind {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    if (cat_trims(c, p, report)) cat_trim_kind<Kind>{options}.apply(c, p, vectors, report);
+    if (cat_trims(c, p)) cat_trim_kind<Kind>{options}.apply(c, p, vectors, report);
     sum_vectors(c, vectors, tau);
   }
 
@@ -135,6 +136,7 @@ struct cat_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
+    report.fallback = detail::cat_falls_back(p);
     cat_trim{options}.apply(c, p, vectors, report);
     detail::sum_vectors(c, vectors, tau);
   }

@@ -6,12 +6,6 @@
 
 namespace catmerge {
 
-/// What is done with weights that hold several linears one above the other (q, k, v).
-enum class fused_weights {
-  split,  ///< each is a linear with directions of its own
-  whole   ///< one matrix, as a derivative of the authors' code has it
-};
-
 /// Every choice that the paper and the authors' code leave open or make differently. Defaults are
 /// the paper's.
 struct cat_options {

@@ -26,6 +26,11 @@ class trimmed_vectors {
         vectors_(vectors),
         report_(report) {
     report_.kind = p.kind;
+    report_.norm.clear();  // of a trim before this one
+    report_.rows.clear();
+    report_.energy_removed.clear();
+    report_.emptied.clear();
+    report_.protections.clear();
     for (index_t i = 0; i < tasks_; ++i) {
       report_.norm.push_back(std::sqrt(c.squared_norm(vectors_[at(i)])));
       if (!std::isfinite(report_.norm.back()))

@@ -109,9 +109,10 @@ struct where {
   bool needs_statistics(layer_kind kind) const {
     return method.needs_statistics(kind) || rest.needs_statistics(kind);
   }
-  /// Where one of them does.
-  bool wants_statistics(layer_kind kind) const {
-    return detail::wants_statistics(method, kind) || detail::wants_statistics(rest, kind);
+  /// Where the one whose it is does.
+  template <class Context>
+  bool wants_statistics(const layer_problem<Context>& p) const {
+    return choose(p) ? detail::wants_statistics(method, p) : detail::wants_statistics(rest, p);
   }
   /// Where one of them does.
   bool needs_importance() const {
@@ -163,7 +164,8 @@ template <class Choose, class Method, class Rest>
 where(Choose, Method, Rest) -> where<Choose, Method, Rest>;
 
 /// A method whose settings depend on the parameter: `adjust(problem, method)` changes a copy,
-/// before it merges. Scans are of the whole model and see the settings as they are.
+/// before it merges. Scans are of the whole model and see the settings as they are: adjust nothing
+/// that they depend on.
 template <class Method, class Adjust>
 struct adjusted {
   Method method;  ///< a merging_method
@@ -172,7 +174,10 @@ struct adjusted {
   /// As the method's.
   bool needs_statistics(layer_kind kind) const { return method.needs_statistics(kind); }
   /// As the method's.
-  bool wants_statistics(layer_kind kind) const { return detail::wants_statistics(method, kind); }
+  template <class Context>
+  bool wants_statistics(const layer_problem<Context>& p) const {
+    return detail::wants_statistics(method, p);
+  }
   /// As the method's.
   bool needs_importance() const { return detail::needs_importance(method); }
 
@@ -222,7 +227,10 @@ struct with_drift {
     return kind == layer_kind::linear || kind == layer_kind::scale || method.needs_statistics(kind);
   }
   /// Where the method itself does: what is only measured is not missed.
-  bool wants_statistics(layer_kind kind) const { return detail::wants_statistics(method, kind); }
+  template <class Context>
+  bool wants_statistics(const layer_problem<Context>& p) const {
+    return detail::wants_statistics(method, p);
+  }
   /// As the method's.
   bool needs_importance() const { return detail::needs_importance(method); }
 

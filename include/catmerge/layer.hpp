@@ -28,10 +28,18 @@ constexpr const char* name_of(layer_kind kind) {
   return "unknown";
 }
 
+/// What is done with weights that hold several linears one above the other (q, k, v).
+enum class fused_weights {
+  split,  ///< each is a linear with directions of its own
+  whole   ///< one matrix, as a derivative of the authors' code has it
+};
+
 /// Names for messages. Empty ones are filled in: "the parameter", "task 0".
 struct layer_names {
   std::string parameter;           ///< the parameter's, as its checkpoint has it
   std::vector<std::string> tasks;  ///< the tasks', in the order of the experts
+  std::string whole{};             ///< of a piece of a tensor: the tensor's name
+  index_t first_row = 0;           ///< of a piece of a tensor: where in it this one begins
 
   /// "PARAMETER: expert 'TASK'".
   std::string expert(index_t k) const { return about(": expert '", k); }
@@ -43,6 +51,8 @@ struct layer_names {
   std::string base() const { return who() + ": base"; }
   /// The parameter's name, or what stands for it.
   std::string who() const { return parameter.empty() ? "the parameter" : parameter; }
+  /// The name of the tensor that the parameter is, or is a piece of.
+  const std::string& tensor() const { return whole.empty() ? parameter : whole; }
   /// The name of task k, or what stands for it.
   std::string task(index_t k) const {
     const auto i = static_cast<std::size_t>(k);

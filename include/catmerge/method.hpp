@@ -133,13 +133,13 @@ bool needs_importance(const M& m) {
     return false;
 }
 
-/// Whether a method has a better rule for a parameter of this kind with statistics than without.
-template <class Method>
-bool wants_statistics(const Method& method, layer_kind kind) {
-  if constexpr (requires { method.wants_statistics(kind); })
-    return method.wants_statistics(kind);
+/// Whether a method has a better rule for a parameter with statistics than without.
+template <class Method, class Context>
+bool wants_statistics(const Method& method, const layer_problem<Context>& p) {
+  if constexpr (requires { method.wants_statistics(p); })
+    return method.wants_statistics(p);
   else
-    return method.needs_statistics(kind);
+    return method.needs_statistics(p.kind);
 }
 
 /// What M lacks of a merging method for this context.

@@ -108,22 +108,4 @@ class order_search {
   std::map<std::uint64_t, std::vector<std::uint64_t>> counts_;  // by the digits before
 };
 
-namespace detail {
-
-/// The two ranks between which quantile q of n numbers lies, and how far from the first it does:
-/// linear interpolation at q (n - 1), as numpy.quantile and torch.quantile have it by default.
-struct quantile_place {
-  quantile_place(double q, std::uint64_t n) {
-    const double place = q * static_cast<double>(n - 1);
-    below = static_cast<std::uint64_t>(place);
-    above = below + 1 < n ? below + 1 : below;
-    part = place - static_cast<double>(below);
-  }
-  std::uint64_t below, above;
-  double part;
-  /// Between the numbers of these ranks.
-  double between(double low, double high) const { return low + part * (high - low); }
-};
-
-}  // namespace detail
 }  // namespace catmerge

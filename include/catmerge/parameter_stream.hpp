@@ -21,6 +21,8 @@ struct parameter_info {
   index_t parts = 1;                    ///< fused linears or shifts: equal blocks of rows
   bool transposed =
       false;  ///< stored d_in x d_out (GPT-2's Conv1D): source and sink transpose the window
+  std::string whole{};    ///< of some rows of a larger tensor (a table): that one's name
+  index_t first_row = 0;  ///< of some rows of a larger tensor: the first one
 };
 
 /// Parameters that share an input (q, k, v), or one alone: the unit of streaming.
@@ -123,6 +125,7 @@ struct parameter_report {
   std::string name;                 ///< as the source has it
   layer_report layer;               ///< what the method says
   bool missing_statistics = false;  ///< the method could have used statistics, and there were none
+  bool missing_importance = false;  ///< the method uses importances, and there were none
 };
 
 namespace detail {

@@ -30,7 +30,7 @@ struct layer_report {
   /// Whether the method's own rule is not for this parameter, or lacks what it needs (statistics,
   /// importances), so that it was merged by what the method does with the rest.
   bool fallback = false;
-  bool trimmed = false;  ///< false: summed as they were (no trim applies, or no statistics)
+  bool trimmed = false;  ///< by CAT's trims; false where none applies or there are no statistics
   /// Entry (k, i): ||Df(X_k; T_i)||^2 before the trim, K x K, summed over the rows[k] rows of X_k.
   /// Shifts need no features: theirs are per row. Empty unless diagnostics were asked for.
   Eigen::MatrixXd conflict_before,

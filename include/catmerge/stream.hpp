@@ -67,9 +67,9 @@ struct merge_stream_fn {
         [&](const parameter_info& given, const layer_problem<Context>& problem, const auto& base) {
           check_shapes(c, problem);
           auto merged = make_result(c, base, problem.base);
-          parameter_report report{
-              given.name, ready.merge(c, problem, write(merged)),
-              wants_statistics(ready, given.kind) && problem.statistics.empty()};
+          parameter_report report{given.name, ready.merge(c, problem, write(merged)),
+                                  problem.statistics.empty() && wants_statistics(ready, problem),
+                                  problem.importance.empty() && needs_importance(ready)};
           sink.put(given, std::move(merged));
           seen(report);
           reports.push_back(std::move(report));
@@ -96,7 +96,7 @@ struct merge_stream_fn {
         problem.kind = info.kind;
         problem.parts = info.parts;
         problem.base = read(base);
-        problem.names = {info.name, tasks};
+        problem.names = {info.name, tasks, info.whole, info.first_row};
         if (method.needs_statistics(info.kind))
           problem.statistics = all_statistics<domain>(statistics, info, std::ssize(tasks));
         if (needs_importance(method))

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/measuring.hpp>
 #include <harness/experiment/merged_weights.hpp>
@@ -18,14 +20,30 @@
 /// Merging and measuring in one process.
 namespace catmerge::harness {
 
+/// What a method makes of task vectors, and so by how much the grid of alphas is stretched for it.
+enum class alpha_unit {
+  none,     ///< it has no alpha
+  sum,      ///< of task vectors: the grid as it is
+  mean,     ///< of task vectors: times the number of tasks
+  spectrum  ///< of its own: times 3
+};
+
+/// An alpha of the grid as the method takes it: 0.3 is 3 times 0.1, without the roundings. 1 where
+/// there is none.
+inline double in_units(double alpha, alpha_unit unit, index_t tasks) {
+  double factor = 1;
+  if (unit == alpha_unit::none) return 1;
+  if (unit == alpha_unit::mean) factor = static_cast<double>(tasks);
+  if (unit == alpha_unit::spectrum) factor = 3;
+  return std::round(alpha * factor * 1e12) / 1e12;
+}
+
 /// A method with the settings among which an experiment chooses.
 struct contender {
   std::string label;
   std::vector<std::string> specs;   ///< of the method, without alpha
   std::vector<std::string> before;  ///< transforms, without choice
-  /// The grid of alphas is times this: 1 where tau is a sum of task vectors, K where it is a mean;
-  /// 0 where the method has no alpha.
-  double unit = 1;
+  alpha_unit unit = alpha_unit::sum;
   std::string family_task::*importance = nullptr;  ///< what it needs, if anything
 };
 
@@ -126,12 +144,12 @@ class bench {
     return means;
   }
 
-  /// The best setting of a contender on validation: the first of equals.
+  /// The best setting of a contender on validation: the first of equals. The grid ascends.
   outcome choose(const contender& who, const std::vector<double>& grid,
                  const std::vector<recorded_inputs>& samples) {
     std::vector<double> alphas;
-    for (const double a : grid) alphas.push_back(a * who.unit);
-    if (who.unit == 0) alphas = {1};
+    for (const double a : grid) alphas.push_back(in_units(a, who.unit, size()));
+    if (who.unit == alpha_unit::none) alphas = {1};
     outcome best;
     std::optional<merged_vectors> winner;
     for (const auto& spec : who.specs) {
@@ -139,15 +157,15 @@ class bench {
       auto tau = merge(method_of(who, spec), samples, who.importance);
       const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
       const auto means = validate(tau, alphas);
-      for (std::size_t i = 0; i < alphas.size(); ++i)
-        if (!winner || means[i] > best.validation) {
-          best.spec = spec;
-          best.alpha = alphas[i];
-          best.validation = means[i];
-          best.seconds = spent.count();
-          best.at_edge = alphas.size() > 2 && (i == 0 || i + 1 == alphas.size());
-          winner = tau;
-        }
+      const auto i =
+          static_cast<std::size_t>(std::max_element(means.begin(), means.end()) - means.begin());
+      if (winner && means[i] <= best.validation) continue;
+      best.spec = spec;
+      best.alpha = alphas[i];
+      best.validation = means[i];
+      best.seconds = spent.count();
+      best.at_edge = alphas.size() > 2 && (i == 0 || i + 1 == alphas.size());
+      winner = std::move(tau);
     }
     best.test = test(*winner, best.alpha);
     return best;

@@ -2,18 +2,11 @@
 // SPDX-License-Identifier: MIT
 
 #include <harness/experiment/laboratory.hpp>
-#include <sstream>
 #include <tuple>
 
 namespace catmerge::harness {
 
 namespace {
-
-std::string number(double value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
 
 /// NAME:KEY=VALUE for every value.
 std::vector<std::string> each(const std::string& name, const std::string& key,
@@ -25,17 +18,16 @@ std::vector<std::string> each(const std::string& name, const std::string& key,
 
 }  // namespace
 
-/// The methods compared, and what of each is chosen. Defaults of a paper stand among the choices.
+/// Defaults of a paper stand among the choices.
 void laboratory::make_contenders() {
-  const double tasks = static_cast<double>(all_tasks_.size());
-  constexpr double sum = 1, spectrum = 3, none = 0;
+  using enum alpha_unit;
   std::vector<std::string> cat;
   for (const double l : plan_.lambdas)
     for (const index_t r : plan_.ranks)
-      cat.push_back("cat:lambda=" + number(l) + ",rank=" + std::to_string(r));
+      cat.push_back("cat:lambda=" + shortest(l) + ",rank=" + std::to_string(r));
 
   std::vector<contender> all;
-  const auto add = [&](const char* label, std::vector<std::string> specs, double unit,
+  const auto add = [&](const char* label, std::vector<std::string> specs, alpha_unit unit,
                        std::string family_task::*importance = nullptr,
                        std::vector<std::string> before = {}) {
     const std::string name = name_in_spec(specs.front());
@@ -53,21 +45,21 @@ void laboratory::make_contenders() {
   add("CAT", cat, sum);
   add("Fisher", {"fisher"}, none, &family_task::fisher);
   add("RegMean", each("regmean", "off-diagonal", {"0.1", "0.5", "0.9", "1"}), none);
-  add("TIES", each("ties", "density", {"0.1", "0.2", "0.4"}), tasks);
+  add("TIES", each("ties", "density", {"0.1", "0.2", "0.4"}), mean);
   add("Consensus", each("consensus", "lambda", {"0.2", "0.4", "0.6"}), sum);
-  add("PCB", each("pcb", "ratio", {"0.05", "0.1", "0.2"}), tasks);
+  add("PCB", each("pcb", "ratio", {"0.05", "0.1", "0.2"}), mean);
   add("TATR, zero-shot", {"tatr:zero-shot=yes,quantile=0.9", "tatr:zero-shot=yes,quantile=0.99"},
       sum);
   add("TATR", each("tatr", "quantile", {"0.9", "0.99"}), sum, &family_task::sensitivity);
-  add("LOT", {"lot"}, tasks);
+  add("LOT", {"lot"}, mean);
   add("TSV-M", {"tsv-m"}, spectrum);
   add("Iso-C", {"iso-c"}, spectrum);
   add("Iso-CTS", {"iso-cts"}, spectrum);
   add("WUDI, closed form", {"wudi"}, none);
   // Combinations: transforms before methods.
   add("DARE, then Task Arithmetic", {"task-arithmetic"}, sum, nullptr, {"dare:drop=0.5"});
-  for (const auto& [label, spec, unit] : {std::tuple{"CAT, then TIES", "ties", tasks},
-                                          {"CAT, then LOT", "lot", tasks},
+  for (const auto& [label, spec, unit] : {std::tuple{"CAT, then TIES", "ties", mean},
+                                          {"CAT, then LOT", "lot", mean},
                                           {"CAT, then TSV-M", "tsv-m", spectrum},
                                           {"CAT, then Iso-C", "iso-c", spectrum}})
     add(label, {spec}, unit, nullptr, {"cat:lambda=1,rank=4"});

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <harness/experiment/family.hpp>
 #include <harness/measure.hpp>
 #include <memory>
@@ -25,25 +26,34 @@ class measured_split {
     metric_ = named != data.metadata().end() ? named->second
               : labels_.are_classes()        ? "accuracy"
                                              : "pearson";
-    check_metric(metric_, labels_, head, head_file);
+    check_metric(metric_, "the metric " + metric_ + " of " + file, labels_, head, head_file);
   }
 
   const std::string& metric() const { return metric_; }
 
-  /// What a network does on it, on this thread. A metric that is not defined for what the network
-  /// says (a correlation with the same value for all) is 0.
+  /// What a network does on it, on this thread. 0 where a metric is not defined for what the
+  /// network says (a correlation with the same value for all), and where that is not finite, as it
+  /// may be at too large an alpha: such are counted.
   double operator()(const network& net, const weight_source& weights) const {
-    const matrix outputs = predict(net, weights, *samples_, head_);
-    if (!is_of_values(metric_)) return measure(metric_, outputs, labels_);
-    if ((outputs.array() == outputs(0, 0)).all()) return 0;
-    return measure(metric_, outputs, labels_);
+    try {
+      const matrix outputs = predict(net, weights, *samples_, head_);
+      if (is_of_values(metric_) && (outputs.array() == outputs(0, 0)).all()) return 0;
+      return measure(metric_, outputs, labels_);
+    } catch (const output_not_finite&) {
+      ++not_finite_;
+      return 0;
+    }
   }
+
+  /// How many networks said what is not finite.
+  index_t not_finite() const { return not_finite_; }
 
  private:
   const task_head& head_;
   std::unique_ptr<sample_reader> samples_;
   task_labels labels_;
   std::string metric_;
+  mutable std::atomic<index_t> not_finite_{0};
 };
 
 /// A task's head and splits.

@@ -15,7 +15,7 @@
 namespace catmerge::harness {
 
 /// A method that makes tau, the merged task vector without its factor, instead of a parameter: from
-/// one tau follow the networks of all alphas.
+/// one tau follow the networks of all alphas. (merge is given zeros.)
 struct tau_of {
   any_method method;
 
@@ -31,7 +31,6 @@ struct tau_of {
     layer_report report;
     auto vectors = catmerge::detail::form_vectors(c, p);
     const auto views = catmerge::detail::views_of<context<host>>(vectors);
-    c.scale(0, tau);
     method.combine(c, p, views, tau, report);
     return report;
   }

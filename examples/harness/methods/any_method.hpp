@@ -59,6 +59,7 @@ struct any_role {
   virtual ~any_role() = default;
   virtual bool needs_statistics(layer_kind kind) const = 0;
   virtual bool needs_importance() const = 0;
+  virtual bool sees_matrices() const = 0;
   virtual bool scan_wanted() const = 0;
   virtual void scan(context<host>& c, const host_problem& p, host_vectors vectors) = 0;
   virtual void end_scan() = 0;
@@ -72,6 +73,12 @@ struct any_calls : Role {
   explicit any_calls(M m) : object(std::move(m)) {}
   bool needs_statistics(layer_kind kind) const override { return object.needs_statistics(kind); }
   bool needs_importance() const override { return catmerge::detail::needs_importance(object); }
+  bool sees_matrices() const override {
+    if constexpr (requires { M::sees_matrices; })
+      return M::sees_matrices;
+    else
+      return false;
+  }
   bool scan_wanted() const override { return catmerge::detail::scan_wanted(object); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) override {
     catmerge::detail::scan(object, c, p, vectors);
@@ -97,6 +104,8 @@ class any_of_role {
 
   bool needs_statistics(layer_kind kind) const { return held_->needs_statistics(kind); }
   bool needs_importance() const { return held_->needs_importance(); }
+  /// Whether tables and embeddings are matrices to the method itself, which then must not be cut.
+  bool sees_matrices() const { return held_->sees_matrices(); }
   bool scan_wanted() const { return held_->scan_wanted(); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
     held_->scan(c, p, vectors);

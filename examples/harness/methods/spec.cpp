@@ -22,19 +22,10 @@
 #include <cstdlib>
 #include <harness/methods/spec.hpp>
 #include <limits>
-#include <locale>
-#include <sstream>
 
 namespace catmerge::harness {
 
 namespace {
-
-std::string text_of(double number) {
-  std::ostringstream out;
-  out.imbue(std::locale::classic());
-  out << number;
-  return out.str();
-}
 
 std::string listed(const std::vector<std::string>& words) {
   std::string text;
@@ -62,6 +53,23 @@ settings::settings(std::string whose, const std::string& text) : whose_(std::mov
   }
 }
 
+void settings::set(const settings& more) {
+  for (const auto& [key, value] : more.given_) {
+    const auto found = std::find_if(given_.begin(), given_.end(),
+                                    [&](const auto& one) { return one.first == key; });
+    if (found != given_.end())
+      found->second = value;
+    else
+      given_.emplace_back(key, value);
+  }
+}
+
+std::string settings::text() const {
+  std::string text;
+  for (const auto& [key, value] : given_) text += (text.empty() ? "" : ",") + key + "=" + value;
+  return text;
+}
+
 const std::string* settings::find(const char* key, const std::string& standard, const char* help) {
   known_.push_back({key, standard, help});
   for (const auto& [given, value] : given_)
@@ -76,7 +84,7 @@ void settings::refuse(const std::string& key, const std::string& expected,
 }
 
 void settings::number(const char* key, double& value, const char* help, double least, double most) {
-  const std::string* const text = find(key, text_of(value), help);
+  const std::string* const text = find(key, shortest(value), help);
   if (text == nullptr) return;
   char* end = nullptr;
   const double found = std::strtod(text->c_str(), &end);
@@ -84,9 +92,9 @@ void settings::number(const char* key, double& value, const char* help, double l
     constexpr double no_limit = std::numeric_limits<double>::max();
     std::string expected = "a number";
     if (least > -no_limit && most < no_limit)
-      expected += " in " + text_of(least) + " ... " + text_of(most);
+      expected += " in " + shortest(least) + " ... " + shortest(most);
     else if (least > -no_limit)
-      expected += " of at least " + text_of(least);
+      expected += " of at least " + shortest(least);
     refuse(key, expected, *text);
   }
   value = found;
@@ -153,9 +161,8 @@ cat_options read_cat(settings& s, const cat_options& defaults, bool has_alpha) {
   return o;
 }
 
-ties_options read_ties(settings& s) {
-  ties_options o;
-  alpha_of(s, o.alpha);
+/// Other settings than alpha.
+ties_options read_ties(settings& s, ties_options o) {
   s.number("density", o.density, "share of each task's entries that are kept", 0, 1);
   std::string merge = o.merge == ties_merge::sum ? "sum" : "mean";
   s.choice("merge", merge, {"mean", "sum"}, "of the entries that have the elected sign");
@@ -185,11 +192,20 @@ fused_weights read_fused(settings& s, fused_weights standard) {
   return fused == "split" ? fused_weights::split : fused_weights::whole;
 }
 
+/// A method or transform whose options are those that it takes: what validate refuses is refused
+/// here, before any work.
+template <class M>
+M checked(M m) {
+  if constexpr (requires { validate(m.options); }) validate(m.options);
+  if constexpr (requires { m.inner; }) checked(m.inner);
+  return m;
+}
+
 std::vector<offered<any_method>> all_methods() {
   std::vector<offered<any_method>> list;
   const auto add = [&](const char* name, const char* summary, auto make) {
     list.push_back({name, summary, [make](settings& s, const cat_options& defaults) {
-                      return any_method(make(s, defaults));
+                      return any_method(checked(make(s, defaults)));
                     }});
   };
   add("cat", "CAT Merging: trims of conflicts, then the sum (Sun et al., ICML 2025)",
@@ -217,14 +233,19 @@ std::vector<offered<any_method>> all_methods() {
         return regmean_method{o};
       });
   add("ties", "trim, elect signs, mean of those that agree (Yadav et al., NeurIPS 2023)",
-      [](settings& s, const cat_options&) { return ties_method{read_ties(s)}; });
+      [](settings& s, const cat_options&) {
+        ties_options o;
+        alpha_of(s, o.alpha);
+        return ties_method{read_ties(s, o)};
+      });
   add("consensus", "the sum, where masks of enough tasks agree (Wang et al., ICML 2024)",
       [](settings& s, const cat_options&) { return consensus_method<>{read_consensus(s)}; });
   add("consensus-ties", "the same on what TIES merges", [](settings& s, const cat_options&) {
-    consensus_options o = read_consensus(s);
+    // By the sum, as its authors do: masks compare each vector with a sum of all.
+    const consensus_options o = read_consensus(s);
     ties_options inner;
-    s.number("density", inner.density, "share of each task's entries that TIES keeps", 0, 1);
-    return consensus_method<ties_method>{o, ties_method{inner}};
+    inner.merge = ties_merge::sum;
+    return consensus_method<ties_method>{o, ties_method{read_ties(s, inner)}};
   });
   add("pcb", "weights by competition of parameters (Du et al., NeurIPS 2024)",
       [](settings& s, const cat_options&) {
@@ -281,7 +302,7 @@ std::vector<offered<any_transform>> all_transforms() {
   std::vector<offered<any_transform>> list;
   const auto add = [&](const char* name, const char* summary, auto make) {
     list.push_back({name, summary, [make](settings& s, const cat_options& defaults) {
-                      return any_transform(make(s, defaults));
+                      return any_transform(checked(make(s, defaults)));
                     }});
   };
   add("cat", "the trims of CAT Merging",
@@ -300,6 +321,12 @@ std::vector<offered<any_transform>> all_transforms() {
   return list;
 }
 
+settings given_in(const std::string& text) {
+  const std::string name = name_in_spec(text);
+  if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
+  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
+}
+
 template <class Any>
 Any parse(const std::string& text, const std::vector<offered<Any>>& list, const char* what,
           const cat_options& defaults) {
@@ -308,7 +335,7 @@ Any parse(const std::string& text, const std::vector<offered<Any>>& list, const 
   for (const auto& one : list) {
     names.push_back(one.name);
     if (one.name != name) continue;
-    settings s(name, text.size() > name.size() ? text.substr(name.size() + 1) : "");
+    settings s = given_in(text);
     Any made = one.make(s, defaults);
     s.require_all_known();
     return made;
@@ -336,13 +363,21 @@ any_transform parse_transform(const std::string& text, const cat_options& defaul
   return parse(text, offered_transforms(), "transform", defaults);
 }
 
-bool sees_matrices(const std::string& text) {
-  const std::string name = name_in_spec(text);
-  return name == "tsv-m" || name == "iso-c" || name == "iso-cts";
-}
-
 std::string name_in_spec(const std::string& text) {
   return text.substr(0, text.find(':'));
+}
+
+std::string with_settings(const std::string& text, const std::string& more) {
+  settings all = given_in(text);
+  all.set(settings(name_in_spec(text), more));
+  const std::string settings_text = all.text();
+  return name_in_spec(text) + (settings_text.empty() ? "" : ":" + settings_text);
+}
+
+std::string shortest(double number) {
+  char buffer[32];
+  const auto end = std::to_chars(std::begin(buffer), std::end(buffer), number).ptr;
+  return {std::begin(buffer), end};
 }
 
 }  // namespace catmerge::harness

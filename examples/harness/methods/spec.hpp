@@ -24,6 +24,11 @@ class settings {
   /// `whose`: named in messages, "ties".
   settings(std::string whose, const std::string& text);
 
+  /// Replaces what was given, or adds to it.
+  void set(const settings& more);
+  /// "KEY=VALUE,KEY=VALUE" of what was given.
+  std::string text() const;
+
   /// The settings given replace the defaults; what is no number of the range [least, most], no
   /// whole number, or none of the choices is an error that says so.
   void number(const char* key, double& value, const char* help, double least, double most);
@@ -65,11 +70,14 @@ const std::vector<offered<any_transform>>& offered_transforms();
 any_method parse_method(const std::string& text, const cat_options& defaults = {});
 any_transform parse_transform(const std::string& text, const cat_options& defaults = {});
 
-/// Whether the method of such a text does more with a matrix than with its entries one by one, and
-/// so must have large tables whole.
-bool sees_matrices(const std::string& text);
-
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
+
+/// Such a text with more settings, "KEY=VALUE,..."; a key that is there already takes the later
+/// value.
+std::string with_settings(const std::string& text, const std::string& more);
+
+/// The fewest digits that give back a number.
+std::string shortest(double number);
 
 }  // namespace catmerge::harness

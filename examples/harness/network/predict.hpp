@@ -11,9 +11,15 @@
 
 namespace catmerge::harness {
 
+/// A network's output that is not finite.
+class output_not_finite : public error {
+ public:
+  using error::error;
+};
+
 /// What a network and a head say of all samples of a file, `batch` samples in memory at a time:
 /// samples x head.outputs(). `progress`, if given, is called after each batch with the samples that
-/// are done. Throws catmerge::error if an output is not finite.
+/// are done. Throws output_not_finite where an output is not.
 inline matrix predict(const network& net, const weight_source& weights,
                       const sample_reader& samples, const task_head& head, index_t batch = 64,
                       const executor& threads = {},
@@ -24,8 +30,8 @@ inline matrix predict(const network& net, const weight_source& weights,
     const matrix rows = run_all(net, weights, samples.load(first, count), nullptr, threads);
     const matrix outputs = head(view(rows));
     if (!outputs.allFinite()) {
-      throw error("the network's output for a sample among " + std::to_string(first) + " to " +
-                  std::to_string(first + count - 1) + " is not finite");
+      throw output_not_finite("the network's output for a sample among " + std::to_string(first) +
+                              " to " + std::to_string(first + count - 1) + " is not finite");
     }
     rows_of(result, first, count) = outputs;
     if (progress) progress(first + count);

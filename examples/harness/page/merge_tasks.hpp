@@ -218,9 +218,7 @@ inline std::string evaluation_section(const merge_data& data) {
   const json& rows = list(member(evaluation, "rows"));
   if (rows.empty()) return {};
   html_table table("Evaluation");
-  const auto metrics = texts(member(evaluation, "metric per task"));
-  std::vector<std::string> head = task_headings(data.tasks, metrics);
-  const bool same = !metrics.empty() && head == data.tasks;  // no heading had to name its own
+  std::vector<std::string> head = data.tasks;
   head.insert(head.begin(), "");
   head.emplace_back("mean");
   table.head(head);
@@ -237,8 +235,7 @@ inline std::string evaluation_section(const merge_data& data) {
     chart.rows.push_back({label, {{mean, 0, "after", label + ": " + score(mean), 0}}, score(mean)});
   }
   return beside(figure("Mean over the tasks", draw(chart),
-                       "The last column of the table. The axis does not begin at zero." +
-                           (same ? " Metric: " + display_name(metrics.front()) + "." : "")),
+                       "The last column of the table. The axis does not begin at zero."),
                 table.html());
 }
 

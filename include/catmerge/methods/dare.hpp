@@ -52,9 +52,10 @@ inline void validate(const dare_options& options) {
 ///     T_k <- (M_k o T_k) / (1 - p),   each entry of M_k 1 with probability 1 - p, else 0
 ///
 /// For every parameter, layer by layer; needs nothing but vectors. An entry of M_k is a function of
-/// the seed, the task's place among the experts, the parameter's name and the entry's place (row by
-/// row) alone: the same with every backend, at every number of threads and in every run. Masks are
-/// made on the host, a strip of at most 2^18 entries (or one row) at a time, and handed over.
+/// the seed, the task's place among the experts, the tensor's name and the entry's place in it (row
+/// by row) alone: the same with every backend, at every number of threads, in every run, and
+/// whether a table comes whole or in pieces. Masks are made on the host, a strip of at most 2^18
+/// entries (or one row) at a time, and handed over.
 /// mergekit's `rescale` is another rule: it restores sum |T_k|.
 struct dare_transform {
   dare_options options{};  ///< what validate refuses, apply refuses
@@ -70,10 +71,11 @@ struct dare_transform {
     for (std::size_t k = 0; k < vectors.size(); ++k) {
       using detail::random_bits;
       const std::uint64_t key =
-          random_bits(random_bits(options.seed, k), detail::hash_of(p.names.parameter));
+          random_bits(random_bits(options.seed, k), detail::hash_of(p.names.tensor()));
       detail::for_strips(c, vectors[k], [&](const detail::strip<Context>& cut) {
         auto mask = cut.make(c.type(vectors[k]));
-        c.from_host(kept(key, cut.row * cut.columns, cut.rows, cut.columns), mask);
+        c.from_host(kept(key, (p.names.first_row + cut.row) * cut.columns, cut.rows, cut.columns),
+                    mask);
         c.zip(pair_function::product, mask, cut(vectors[k]), cut(vectors[k]));
       });
       c.scale(1 / (1 - options.drop), vectors[k]);

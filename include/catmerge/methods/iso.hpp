@@ -4,7 +4,7 @@
 
 #include <catmerge/methods/call.hpp>
 #include <catmerge/methods/matrix_parts.hpp>
-#include <catmerge/orthogonal_sum.hpp>
+#include <catmerge/methods/orthogonal_sum.hpp>
 
 namespace catmerge {
 
@@ -25,8 +25,8 @@ struct iso_options {
 
 /// Throws catmerge::error for an alpha that is not finite or a share outside [0, 1].
 inline void validate(const iso_options& options) {
-  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
-  if (!(options.common >= 0 && options.common <= 1)) throw error("common must be from 0 to 1");
+  if (!std::isfinite(options.alpha)) throw error("Iso: alpha must be a finite number");
+  if (!(options.common >= 0 && options.common <= 1)) throw error("Iso: common must be from 0 to 1");
 }
 
 /// Iso-C and Iso-CTS [layer by layer] (Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de
@@ -54,6 +54,9 @@ inline void validate(const iso_options& options) {
 /// vectors, and the report says fallback. Needs no statistics.
 struct iso_method {
   iso_options options{};  ///< what validate refuses, merge refuses
+
+  /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
+  static constexpr bool sees_matrices = true;
 
   /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }

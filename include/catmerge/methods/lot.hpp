@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/gram_solve.hpp>
 #include <catmerge/methods/call.hpp>
+#include <catmerge/methods/gram_solve.hpp>
 
 namespace catmerge {
 
@@ -16,7 +16,7 @@ struct lot_options {
 
 /// Throws catmerge::error for an alpha that is not finite.
 inline void validate(const lot_options& options) {
-  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+  if (!std::isfinite(options.alpha)) throw error("LOT: alpha must be a finite number");
 }
 
 /// LOT Merging [layer by layer] (Sun, Li, Wang, Liu, Geng, Li, "Towards Minimizing Feature Drift in

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/cat_options.hpp>
 #include <catmerge/method.hpp>
 #include <vector>
 

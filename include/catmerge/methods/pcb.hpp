@@ -84,7 +84,7 @@ struct pcb_method {
           magnitudes_.see(c, k, size, size_rule);
         }
       } else {
-        const auto sum = summed(c, cut, vectors);
+        const auto sum = cut.sum(vectors);
         for (std::size_t k = 0; k < vectors.size(); ++k)
           scores_.see(c, k, score(c, cut, vectors, k, sum, clamped(c, cut, vectors, k)),
                       score_rule);
@@ -99,7 +99,7 @@ struct pcb_method {
   void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report&) const {
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
-      const auto vector_sum = summed(c, cut, vectors);
+      const auto vector_sum = cut.sum(vectors);
       const auto ones = cut.filled(1);
       auto sum = cut.make(scalar_type::f64), weights = cut.make(scalar_type::f64);
       for (std::size_t k = 0; k < vectors.size(); ++k) {
@@ -135,15 +135,6 @@ struct pcb_method {
                         double high, const typename Context::view& x) {
     c.axpy(-low, ones, x);
     c.scale(high > low ? 1 / (high - low) : 0, x);
-  }
-
-  /// sum_j T_j of a strip, in double.
-  template <class Context>
-  static typename Context::matrix summed(Context& c, const detail::strip<Context>& cut,
-                                         vector_list<Context> vectors) {
-    auto sum = cut.make(scalar_type::f64);
-    for (const auto& t : vectors) c.axpy(1, cut(t), sum);
-    return sum;
   }
 
   /// A_k of a strip, in double.

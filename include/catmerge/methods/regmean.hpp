@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/gram_solve.hpp>
 #include <catmerge/methods/call.hpp>
+#include <catmerge/methods/gram_solve.hpp>
 
 namespace catmerge {
 
@@ -17,7 +17,7 @@ struct regmean_options {
 /// Throws catmerge::error for a factor that is not from 0 to 1.
 inline void validate(const regmean_options& options) {
   if (!(options.off_diagonal >= 0 && options.off_diagonal <= 1))
-    throw error("off_diagonal must be from 0 to 1");
+    throw error("RegMean: off_diagonal must be from 0 to 1");
 }
 
 /// RegMean [layer by layer] (Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by

@@ -23,6 +23,14 @@ struct strip {
   /// A matrix of zeros, shaped like the windows.
   typename Context::matrix make(scalar_type type) const { return c.make(type, rows, columns); }
 
+  /// The sum of the tensors' windows, added in their order, in double.
+  template <class Views>
+  typename Context::matrix sum(const Views& tensors) const {
+    auto total = make(scalar_type::f64);
+    for (const auto& t : tensors) c.axpy(1, (*this)(t), total);
+    return total;
+  }
+
   /// A double matrix, shaped like the windows, of entries `value`, which is not negative.
   typename Context::matrix filled(double value) const {
     auto m = make(scalar_type::f64);

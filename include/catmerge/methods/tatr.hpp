@@ -36,10 +36,10 @@ inline void validate(const tatr_options& options) {
 ///
 /// g_i, the problem's importances: how sensitive task i is, the mean over samples of |gradient of
 /// the loss at theta_0|; or, zero-shot, |T_i|. The quantile is over the whole model and an entry:
-/// number floor(n quantile) of n in ascending order, counted from 0. Entries with Omega = 0, where
-/// no task is in another's way, are always kept (FusionBench, whose filter is strict, drops them
-/// where the quantile itself is 0: all of a single task). For every parameter; two scans (four if
-/// some vectors or importances are double).
+/// number min(floor(n quantile), n - 1) of n in ascending order, counted from 0. Entries with Omega
+/// = 0, where no task is in another's way, are always kept (FusionBench, whose filter is strict,
+/// drops them where the quantile itself is 0: all of a single task). For every parameter; two scans
+/// (four if some vectors or importances are double).
 ///
 /// Omega is a sum of products that are not negative, formed in double and rounded to float, unless
 /// some vectors or importances are double. FusionBench files the sensitivities that it computes

@@ -116,7 +116,7 @@ struct ties_elect {
   void scan(Context& c, const layer_problem<Context>&, vector_list<Context> vectors) {
     validate(options);
     detail::for_strips(c, vectors.front(), [&](const detail::strip<Context>& cut) {
-      auto sum = summed(c, cut, vectors), found = cut.make(scalar_type::f32);
+      auto sum = cut.sum(vectors), found = cut.make(scalar_type::f32);
       for (const double sign : {1.0, -1.0}) {
         c.map(entry_function::above, 0, sum, found);
         majority_ += sign * c.squared_norm(found);
@@ -134,7 +134,7 @@ struct ties_elect {
     if (!scanned_) throw error("TIES merges a parameter after all have passed its scans");
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
       // The elected signs, 1 and -1: minus where -sgn(sum) is 1, or 0 if that is the majority's.
-      auto sum = summed(c, cut, vectors), minus = cut.make(scalar_type::f32);
+      auto sum = cut.sum(vectors), minus = cut.make(scalar_type::f32);
       c.map(entry_function::sign, 0, sum, minus);
       c.scale(-1, minus);
       c.map(entry_function::above, majority_ > 0 ? 0.5 : -0.5, minus, minus);
@@ -164,15 +164,6 @@ struct ties_elect {
   }
 
  private:
-  /// sum_k T_k of a strip, in double.
-  template <class Context>
-  static typename Context::matrix summed(Context& c, const detail::strip<Context>& cut,
-                                         vector_list<Context> vectors) {
-    auto sum = cut.make(scalar_type::f64);
-    for (const auto& t : vectors) c.axpy(1, cut(t), sum);
-    return sum;
-  }
-
   bool scanned_ = false;
   double majority_ = 0;  // positive less negative sums: whole numbers, exact up to 2^53
 };

@@ -4,7 +4,7 @@
 
 #include <catmerge/methods/call.hpp>
 #include <catmerge/methods/matrix_parts.hpp>
-#include <catmerge/orthogonal_sum.hpp>
+#include <catmerge/methods/orthogonal_sum.hpp>
 
 namespace catmerge {
 
@@ -17,7 +17,7 @@ struct tsv_m_options {
 
 /// Throws catmerge::error for an alpha that is not finite.
 inline void validate(const tsv_m_options& options) {
-  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+  if (!std::isfinite(options.alpha)) throw error("TSV-M: alpha must be a finite number");
 }
 
 /// TSV-Merge [layer by layer] (Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodola,
@@ -41,6 +41,9 @@ inline void validate(const tsv_m_options& options) {
 /// statistics.
 struct tsv_m_method {
   tsv_m_options options{};  ///< what validate refuses, merge refuses
+
+  /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
+  static constexpr bool sees_matrices = true;
 
   /// Never: statistics play no part.
   static constexpr bool needs_statistics(layer_kind) { return false; }

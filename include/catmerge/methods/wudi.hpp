@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/gram_solve.hpp>
 #include <catmerge/methods/call.hpp>
+#include <catmerge/methods/gram_solve.hpp>
 #include <catmerge/methods/matrix_parts.hpp>
 
 namespace catmerge {
@@ -17,7 +17,7 @@ struct wudi_options {
 
 /// Throws catmerge::error for an alpha that is not finite.
 inline void validate(const wudi_options& options) {
-  if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
+  if (!std::isfinite(options.alpha)) throw error("WUDI: alpha must be a finite number");
 }
 
 /// WUDI-Merging's objective, minimised [layer by layer] (Cheng, Xiong, Wei, Zhu, Yuan, "Whoever

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/thin_svd.hpp>
+#include <catmerge/methods/thin_svd.hpp>
 #include <vector>
 
 namespace catmerge::detail {

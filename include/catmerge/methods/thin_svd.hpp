@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/gram_eigen.hpp>
+#include <catmerge/methods/gram_eigen.hpp>
 #include <catmerge/methods/strips.hpp>
 #include <vector>
 

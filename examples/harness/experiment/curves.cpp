@@ -1,0 +1,219 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <harness/experiment/laboratory.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+study curves(const char* name, const char* title, std::string note, const char* x_label,
+             const char* x_scale) {
+  study s;
+  s.name = name;
+  s.title = title;
+  s.note = std::move(note);
+  s.x_label = x_label;
+  s.x_scale = x_scale;
+  return s;
+}
+
+void add_run(curve_point& point, const outcome& o) {
+  point.runs.push_back(o.average());
+  if (point.setting.empty()) point.setting = setting_text(o.spec, o.alpha);
+}
+
+std::vector<std::size_t> positions(const std::vector<index_t>& list) {
+  return {list.begin(), list.end()};
+}
+
+/// `count` different lists, draw(0), draw(1), ... without repetitions; fewer, where a thousand
+/// draws have no more.
+template <class Draw>
+std::vector<std::vector<std::size_t>> different(index_t count, const Draw& draw) {
+  std::vector<std::vector<std::size_t>> lists;
+  for (std::uint64_t seed = 0; seed < 1000 && std::ssize(lists) < count; ++seed) {
+    auto one = positions(draw(seed));
+    if (std::find(lists.begin(), lists.end(), one) == lists.end()) lists.push_back(std::move(one));
+  }
+  return lists;
+}
+
+}  // namespace
+
+study laboratory::samples() {
+  study s =
+      curves("samples", "Samples per task",
+             "Average on test; alpha chosen on validation for each point, other settings as in the "
+             "comparison. Each draw takes other samples; where all are taken there is one draw.",
+             "samples per task", "log");
+  const auto panel = of_panel({"cat", "lot", "regmean"});
+  for (const auto& who : panel) s.curves.push_back({who.label, {}});
+  std::vector<index_t> counts;
+  for (const index_t n : {1, 2, 3, 8, 24, 64})
+    if (n <= plan_.most_samples && n <= fewest_samples()) counts.push_back(n);
+  index_t done = 0;
+  for (const index_t n : counts) {
+    terminal_.show("samples per task", done++, std::ssize(counts));
+    const index_t draws = n == fewest_samples() ? 1 : plan_.seeds;
+    for (std::size_t w = 0; w < panel.size(); ++w) {
+      curve_point point{n, {}, ""};
+      for (index_t seed = 0; seed < draws; ++seed)
+        add_run(point, bench_->choose(panel[w], plan_.alphas, recorded(n, seed)));
+      s.curves[w].points.push_back(std::move(point));
+    }
+  }
+  return s;
+}
+
+study laboratory::alpha() {
+  study s = curves(
+      "alpha", "Alpha",
+      "Average on test over the coefficient of the merged task vector, in units of the method "
+      "(1 where it sums task vectors, the number of tasks where it averages, 3 for spectra), "
+      "other settings as in the comparison; the first draw of samples.",
+      "alpha", "linear");
+  const auto panel = of_panel({"task-arithmetic", "cat", "ties", "lot", "tsv-m", "iso-c"});
+  index_t done = 0;
+  for (const auto& who : panel) {
+    terminal_.show("alphas", done++, std::ssize(panel));
+    curve line{who.label, {}};
+    const auto tau = bench_->merge(method_of(who, who.specs.front()), recorded(plan_.samples, 0),
+                                   who.importance);
+    for (const double a : plan_.alphas) {
+      const double own = in_units(a, who.unit, bench_->size());
+      line.points.push_back(
+          {a, {mean_of(bench_->test(tau, own))}, setting_text(who.specs.front(), own)});
+    }
+    s.curves.push_back(std::move(line));
+  }
+  return s;
+}
+
+study laboratory::lambda() {
+  return of_setting("lambda", "Lambda of CAT's linear trims", {"0", "0.5", "1", "2", "5", "20"});
+}
+
+study laboratory::rank() {
+  return of_setting("rank", "Directions removed per task", {"0", "1", "2", "4", "8", "16"});
+}
+
+study laboratory::of_setting(const char* key, const char* title,
+                             const std::vector<std::string>& values) {
+  study s = curves(key, title,
+                   "CAT, other settings as in the comparison; average on test, alpha chosen on "
+                   "validation for each point, or 0.4 for all.",
+                   key, "linear");
+  const std::string spec = cat_spec();
+  s.curves = {{"alpha chosen", {}}, {"alpha 0.4", {}}};
+  index_t done = 0;
+  for (const auto& value : values) {
+    terminal_.show(std::string("values of ") + key, done++, std::ssize(values));
+    const std::string own = with_settings(spec, std::string(key) + "=" + value);
+    const contender who = one_setting(own);
+    const double x = std::stod(value);
+    curve_point chosen{x, {}, ""}, fixed{x, {}, setting_text(own, 0.4)};
+    for (index_t seed = 0; seed < plan_.seeds; ++seed) {
+      const auto known = recorded(plan_.samples, seed);
+      add_run(chosen, bench_->choose(who, plan_.alphas, known));
+      fixed.runs.push_back(mean_of(bench_->test(bench_->merge(method_of(who, own), known), 0.4)));
+    }
+    s.curves[0].points.push_back(std::move(chosen));
+    s.curves[1].points.push_back(std::move(fixed));
+  }
+  return s;
+}
+
+study laboratory::order() {
+  study s = curves(
+      "order", "The order of the tasks",
+      "CAT trims by one task after the other, or jointly, which has no order; average on test, "
+      "alpha chosen on validation.",
+      "order", "names");
+  const std::string spec = cat_spec();
+  s.curves = {{"sequential", {}}, {"joint", {}}};
+  const auto orders =
+      different(5, [&](std::uint64_t seed) { return permutation(std::ssize(all_tasks_), seed); });
+  for (std::size_t o = 0; o < orders.size(); ++o) {
+    terminal_.show("orders of the tasks", static_cast<index_t>(o), std::ssize(orders));
+    const auto own = make_bench(orders[o]);
+    const std::string name = o == 0 ? "as given" : "order " + std::to_string(o);
+    for (std::size_t c = 0; c < 2; ++c) {
+      if (c == 1 && o > 0) break;  // the same for every order
+      const contender who = one_setting(with_settings(spec, c == 1 ? "order=joint" : ""));
+      curve_point point{name, {}, ""};
+      for (index_t seed = 0; seed < plan_.seeds; ++seed)
+        add_run(point, own->choose(who, plan_.alphas, recorded(plan_.samples, seed, orders[o])));
+      s.curves[c].points.push_back(std::move(point));
+    }
+  }
+  return s;
+}
+
+study laboratory::classes() {
+  // As many as one class has: else the column of one class would have fewer samples than the rest.
+  const index_t count = std::min<index_t>(4, samples_of_a_class());
+  study s = curves("classes", "Samples of few classes",
+                   std::to_string(count) +
+                       " samples per task, from so many of its classes (tasks whose labels are no "
+                       "classes: any samples); average on test, alpha chosen on validation.",
+                   "classes", "names");
+  if (count < 2) {
+    notes_.insert(
+        "Samples of few classes: left out, because no class has two samples in every task.");
+    return s;
+  }
+  const auto panel = of_panel({"cat", "lot"});
+  index_t done = 0;
+  for (const auto& who : panel) {
+    curve line{who.label, {}};
+    for (const index_t classes : {1, 2, 0}) {  // 0: any
+      terminal_.show("samples of few classes", done++, 3 * std::ssize(panel));
+      curve_point point{classes == 0 ? "any" : std::to_string(classes), {}, ""};
+      for (index_t seed = 0; seed < plan_.seeds; ++seed)
+        add_run(point, bench_->choose(who, plan_.alphas,
+                                      classes == 0 ? recorded(count, seed)
+                                                   : of_classes(count, classes, seed)));
+      line.points.push_back(std::move(point));
+    }
+    s.curves.push_back(std::move(line));
+  }
+  return s;
+}
+
+study laboratory::task_count() {
+  study s = curves("tasks", "The number of tasks",
+                   "Average on test over the tasks that are merged, in percent of what their own "
+                   "experts reach; alpha chosen on validation, other settings as in the "
+                   "comparison. Each run takes other tasks; with all of them there is one.",
+                   "tasks", "linear");
+  const auto panel = of_panel({"average", "task-arithmetic", "cat", "lot", "tsv-m"});
+  for (const auto& who : panel) s.curves.push_back({who.label, {}});
+  const auto alone = expert_values();
+  for (index_t k = 2; k <= std::ssize(all_tasks_); ++k) {
+    terminal_.show("numbers of tasks", k - 2, std::ssize(all_tasks_) - 1);
+    for (std::size_t w = 0; w < panel.size(); ++w) s.curves[w].points.push_back({k, {}, ""});
+    const auto subsets = different(plan_.seeds, [&](std::uint64_t seed) {
+      auto list = drawn_samples(std::ssize(all_tasks_), k, seed);
+      std::sort(list.begin(), list.end());
+      return list;
+    });
+    for (std::size_t run = 0; run < subsets.size(); ++run) {
+      const auto& tasks = subsets[run];
+      const auto own = make_bench(tasks);
+      const auto known = recorded(plan_.samples, static_cast<index_t>(run), tasks);
+      double reach = 0;
+      for (const std::size_t t : tasks) reach += alone[t] / static_cast<double>(tasks.size());
+      for (std::size_t w = 0; w < panel.size(); ++w) {
+        const outcome o = own->choose(panel[w], plan_.alphas, known);
+        curve_point& point = s.curves[w].points.back();
+        point.runs.push_back(100 * o.average() / reach);
+        if (point.setting.empty()) point.setting = setting_text(o.spec, o.alpha);
+      }
+    }
+  }
+  return s;
+}
+
+}  // namespace catmerge::harness
