@@ -25,6 +25,7 @@ Needs what examples/vision/train.py needs. Everything is drawn from --seed.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import sys
 import time
@@ -34,7 +35,6 @@ from types import ModuleType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -95,26 +95,6 @@ def make_head(base: vision.ClipVision, plain: vision.Split, scale: float) -> vis
     return vision.make_head(base, both, scale)
 
 
-def sensitivity(
-    base: vision.ClipVision, head: vision.Head, split: vision.Split, count: int
-) -> dict[str, Tensor]:
-    """The mean over images of the absolute gradient of the loss, per parameter (TATR's g_k)."""
-    sums = {name: torch.zeros_like(p) for name, p in base.named_parameters()}
-    pixels = split.first(count).pixels()
-    for i, label in enumerate(split.labels[:count]):
-        base.zero_grad()
-        logits = head(F.normalize(base(pixels[i : i + 1]), dim=-1))
-        F.cross_entropy(logits, label[None]).backward()
-        for name, parameter in base.named_parameters():
-            sums[name] += parameter.grad.abs()
-    return {name: total / len(pixels) for name, total in sums.items()}
-
-
-def save_gradients(values: dict[str, Tensor], path: Path) -> None:
-    """Writes them in BF16, which has the range of F32; F16 takes squares below 3e-8 for zero."""
-    save_file({name: value.bfloat16() for name, value in values.items()}, path)
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line; the options of the base are those that `vision.train_base` reads."""
     parser = argparse.ArgumentParser(
@@ -163,10 +143,11 @@ def main() -> None:
                 base, head, train, seed, args.expert_steps, args.expert_batch, args.expert_rate
             )
             vision.save_model(expert, args.out / "experts" / file)
-            squares = vision.fisher(expert, head, train, args.gradients)
-            save_gradients(squares, args.out / "fisher" / file)
-            sizes = sensitivity(base, head, train, args.gradients)
-            save_gradients(sizes, args.out / "sensitivity" / file)
+            mean = functools.partial(vision.mean_of_gradients, head=head, split=train)
+            squares = mean(expert, count=args.gradients, of=Tensor.square)
+            vision.save_gradients(squares, args.out / "fisher" / file)
+            sizes = mean(base, count=args.gradients, of=Tensor.abs)
+            vision.save_gradients(sizes, args.out / "sensitivity" / file)
             before, after = (vision.accuracy(m, head, splits["validation"]) for m in (base, expert))
             moved = vision.distance(expert, base)
             print(f"{name:<18}{moved:>8.2f}{before:>7.1f}{after:>8.1f}", flush=True)

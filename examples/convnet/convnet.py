@@ -70,7 +70,7 @@ class Network(nn.Module):
         widths = (config.num_channels, *config.channels)
         self.stages = nn.ModuleList(
             Stage(*shape, config.layer_norm_eps)
-            for shape in zip(widths, config.channels, config.strides)
+            for shape in zip(widths[:-1], config.channels, config.strides, strict=True)
         )
         self.projection = nn.Linear(widths[-1], config.projection_dim, bias=False)
 

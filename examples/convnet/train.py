@@ -25,13 +25,12 @@ processor, version or number of threads rounds differently, so its family differ
 from __future__ import annotations
 
 import argparse
-import copy
+import functools
 import importlib.util
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -82,45 +81,6 @@ def train_base(config: Config, args: argparse.Namespace) -> ConvNet:
     parameters = [*model.parameters(), names, log_scale]
     vision.fit(parameters, loss, len(pixels), args.base_steps, 128, args.base_rate, generator, 0.05)
     return vision.round_to_half(model)
-
-
-def train_expert(
-    base: ConvNet, head: vision.Head, split: vision.Split, seed: int, args: argparse.Namespace
-) -> ConvNet:
-    """Fine-tunes all parameters but the head's."""
-    model = copy.deepcopy(base)
-    pixels = split.pixels()
-
-    def loss(batch: Tensor) -> Tensor:
-        embeds = F.normalize(model(pixels[batch]), dim=-1)
-        return F.cross_entropy(head(embeds), split.labels[batch])
-
-    generator = torch.Generator().manual_seed(seed)
-    steps, size, rate = args.expert_steps, args.expert_batch, args.expert_rate
-    vision.fit(list(model.parameters()), loss, len(pixels), steps, size, rate, generator)
-    return vision.round_to_half(model)
-
-
-def mean_of_gradients(
-    model: ConvNet,
-    head: vision.Head,
-    split: vision.Split,
-    count: int,
-    of: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """The mean over images of `of` each image's gradient of the loss, per parameter, in BF16.
-
-    BF16 has the range of float32; squares of gradients are too small for F16.
-    """
-    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    pixels = split.pixels()[:count]
-    for i, label in enumerate(split.labels[:count]):
-        model.zero_grad()
-        logits = head(F.normalize(model(pixels[i : i + 1]), dim=-1))
-        F.cross_entropy(logits, label[None]).backward()
-        for name, parameter in model.named_parameters():
-            sums[name] += of(parameter.grad)
-    return {name: (total / len(pixels)).bfloat16() for name, total in sums.items()}
 
 
 def save_images(split: vision.Split, path: Path, other: Path) -> None:
@@ -187,12 +147,16 @@ def main() -> None:
         train = task["train"]
         head = vision.make_head(base, train, args.head_scale)
         save_file({"weight": head.weight, "bias": head.bias}, args.out / "heads" / file)
-        expert = train_expert(base, head, train, args.seed + index, args)
+        expert = vision.train_expert(
+            base, head, train, args.seed + index, args.expert_steps, args.expert_batch,
+            args.expert_rate,
+        )
         vision.save_model(expert, args.out / "experts" / file)
-        squares = mean_of_gradients(expert, head, train, args.gradients, Tensor.square)
-        save_file(squares, args.out / "fisher" / file)
-        sizes = mean_of_gradients(base, head, train, args.gradients, Tensor.abs)
-        save_file(sizes, args.out / "sensitivity" / file)
+        mean = functools.partial(vision.mean_of_gradients, head=head, split=train)
+        squares = mean(expert, count=args.gradients, of=Tensor.square)
+        vision.save_gradients(squares, args.out / "fisher" / file)
+        sizes = mean(base, count=args.gradients, of=Tensor.abs)
+        vision.save_gradients(sizes, args.out / "sensitivity" / file)
         before, after = (vision.accuracy(m, head, task["validation"]) for m in (base, expert))
         print(
             f"{name:<12}{len(head.bias):>8}{vision.distance(expert, base):>9.2f}"

@@ -15,7 +15,7 @@ What is written below --out:
     samples/TASK.safetensors                   calibration images, a random draw in random order
     validation/TASK.safetensors                for the choice of settings, and for nothing else
     test/TASK.safetensors                      for the figures that are reported
-    fisher/TASK.safetensors                    with --fisher: mean squared gradients, F32
+    fisher/TASK.safetensors                    with --fisher: mean squared gradients, BF16
 
 Images are U8, (n, 1, 28, 28), with the metadata keys `mean` and `std`: the models take
 (u / 255 - mean) / std. README.md beside this file describes tasks, fonts and licences.
@@ -31,6 +31,7 @@ differently, so its family differs in detail.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import gzip
 import json
@@ -38,6 +39,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +47,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FONTS = Path("/usr/share/fonts")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -552,7 +556,7 @@ def train_base(config: Config, args: argparse.Namespace) -> ClipVision:
     return round_to_half(model)
 
 
-def round_to_half(model: ClipVision) -> ClipVision:
+def round_to_half(model: Model) -> Model:
     """Rounds the parameters to what F16 holds: the model as it will be read back."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -560,24 +564,17 @@ def round_to_half(model: ClipVision) -> ClipVision:
     return model
 
 
-def copy_of(model: ClipVision) -> ClipVision:
-    """A second model with the same parameters."""
-    other = ClipVision(model.config)
-    other.load_state_dict(model.state_dict())
-    return other
-
-
 def train_expert(
-    base: ClipVision,
+    base: Model,
     head: Head,
     split: Split,
     seed: int,
     steps: int,
     batch: int,
     rate: float,
-) -> ClipVision:
-    """Fine-tunes all parameters but the head's."""
-    model = copy_of(base)
+) -> Model:
+    """Fine-tunes all parameters but the head's, of a copy."""
+    model = copy.deepcopy(base)
     pixels = split.pixels()
 
     def loss(batch: Tensor) -> Tensor:
@@ -589,8 +586,10 @@ def train_expert(
     return round_to_half(model)
 
 
-def fisher(model: ClipVision, head: Head, split: Split, count: int) -> dict[str, Tensor]:
-    """The mean over images of the squared gradient of the loss, per parameter."""
+def mean_of_gradients(
+    model: nn.Module, head: Head, split: Split, count: int, of: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The mean over images of `of` each image's gradient of the loss, per parameter."""
     sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     pixels = split.pixels()[:count]
     for i, label in enumerate(split.labels[:count]):
@@ -598,8 +597,13 @@ def fisher(model: ClipVision, head: Head, split: Split, count: int) -> dict[str,
         logits = head(F.normalize(model(pixels[i : i + 1]), dim=-1))
         F.cross_entropy(logits, label[None]).backward()
         for name, parameter in model.named_parameters():
-            sums[name] += parameter.grad.square()
+            sums[name] += of(parameter.grad)
     return {name: total / len(pixels) for name, total in sums.items()}
+
+
+def save_gradients(values: dict[str, Tensor], path: Path) -> None:
+    """Writes them in BF16, which has the range of F32; F16 takes squares below 3e-8 for zero."""
+    save_file({name: value.bfloat16() for name, value in values.items()}, path)
 
 
 def distance(model: ClipVision, base: ClipVision) -> float:
@@ -676,8 +680,10 @@ def main() -> None:
         )
         save_model(expert, args.out / "experts" / file)
         if args.fisher:
-            squares = fisher(expert, head, splits["train"], args.fisher)
-            save_file(squares, args.out / "fisher" / file)
+            squares = mean_of_gradients(
+                expert, head, splits["train"], args.fisher, Tensor.square
+            )
+            save_gradients(squares, args.out / "fisher" / file)
         before, after = (accuracy(m, head, splits["validation"]) for m in (base, expert))
         print(
             f"{name:<12}{len(head.bias):>8}{distance(expert, base):>9.2f}"

@@ -94,7 +94,7 @@ def a_pair_shares_pictures_but_not_samples() -> None:
 @test
 def sensitivity_is_the_mean_absolute_gradient() -> None:
     model, head, split = tiny_case()
-    found = train.sensitivity(model, head, split, 5)
+    found = train.vision.mean_of_gradients(model, head, split, 5, torch.abs)
     logits = head(F.normalize(model(split.first(5).pixels()), dim=-1))
     losses = F.cross_entropy(logits, split.labels[:5], reduction="none")
     parameters = dict(model.named_parameters())
@@ -112,8 +112,8 @@ def sensitivity_is_the_mean_absolute_gradient() -> None:
 def squares_are_at_least_the_squared_mean() -> None:
     # Jensen: mean g^2 >= (mean |g|)^2, both over the same gradients.
     model, head, split = tiny_case()
-    means = train.sensitivity(model, head, split, 6)
-    squares = train.vision.fisher(model, head, split, 6)
+    means = train.vision.mean_of_gradients(model, head, split, 6, torch.abs)
+    squares = train.vision.mean_of_gradients(model, head, split, 6, torch.square)
     for name, mean in means.items():
         assert (squares[name] >= mean.square() * (1 - 1e-5)).all(), name
     assert any((squares[name] > 1.1 * mean.square()).any() for name, mean in means.items())
@@ -121,7 +121,7 @@ def squares_are_at_least_the_squared_mean() -> None:
 
 @test
 def small_gradients_survive_their_file(folder: Path) -> None:
-    train.save_gradients({"g": torch.tensor([1e-12, 3.0])}, folder / "g.safetensors")
+    train.vision.save_gradients({"g": torch.tensor([1e-12, 3.0])}, folder / "g.safetensors")
     read = load_file(folder / "g.safetensors")["g"]
     assert read.dtype == torch.bfloat16
     # BF16 keeps 8 bits of a number, so it is off by at most 2^-9 of it.

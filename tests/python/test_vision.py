@@ -84,7 +84,7 @@ def training_learns_and_repeats() -> None:
     assert train.accuracy(first, head, split) >= train.accuracy(base, head, split)
     assert train.distance(first, base) > 0 and train.distance(first, second) == 0
     assert all(torch.equal(p, p.half().float()) for p in first.parameters())
-    squares = train.fisher(first, head, split, 4)
+    squares = train.mean_of_gradients(first, head, split, 4, torch.square)
     assert squares.keys() == dict(first.named_parameters()).keys()
     assert all((value >= 0).all() for value in squares.values())
 
