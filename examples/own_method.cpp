@@ -29,7 +29,7 @@ struct balanced_method {
     c.assign(p.base, out);
     for (std::size_t k = 0; k < p.experts.size(); ++k)  // out += weight (theta_k - theta_0)
       if (report.norm[k] > 0)
-        c.accumulate(alpha * mean / report.norm[k], p.experts[k], p.base, out);
+        c.accumulate(alpha * mean / report.norm[k], {&p.experts[k], 1}, p.base, out);
     return report;
   }
 };

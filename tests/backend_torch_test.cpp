@@ -152,7 +152,10 @@ void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_t
   };
   run(not_a_number, [](auto& c, auto p, auto, auto y) { c.assign(p, y); });
   run(not_a_number, [](auto& c, auto p, auto q, auto y) { c.subtract(p, q, y); });
-  run(grid{3}, [](auto& c, auto p, auto q, auto y) { c.accumulate(0.5, p, q, y); });
+  run(grid{3}, [](auto& c, auto p, auto q, auto y) {
+    const typename std::decay_t<decltype(c)>::const_view list[] = {p, q, p};
+    c.accumulate(0.5, list, q, y);
+  });
   run(grid{3}, [](auto& c, auto p, auto, auto y) { c.axpy(-1.5, p, y); });
   run(grid{3}, [](auto& c, auto, auto, auto y) { c.scale(-0.75, y); });
   using catmerge::entry_function;
@@ -254,7 +257,8 @@ TEST_CASE("torch: elementwise operations work in place") {
       CHECK(doubles::to_eigen(y.tensor) == -other);
       c.axpy(1, y.view(), y.view());
       CHECK(doubles::to_eigen(y.tensor) == -2 * other);
-      c.accumulate(2, y.view(), y.view(), y.view());
+      const catmerge::torch_const_view itself[] = {y.view()};
+      c.accumulate(2, itself, y.view(), y.view());
       CHECK(doubles::to_eigen(y.tensor) == -2 * other);
       c.map(catmerge::entry_function::absolute, 0, y.view(), y.view());
       CHECK(doubles::to_eigen(y.tensor) == 2 * other.cwiseAbs());
@@ -277,7 +281,8 @@ TEST_CASE("torch: arithmetic is in double as soon as one operand is") {
   c.subtract(read(a), read(b.to(at::kHalf)), write(y));  // in float this would be 0
   CHECK(y.item<double>() == 0x1p-40);
   y.fill_(0x1p-30);
-  c.accumulate(1, read(b.to(at::kBFloat16)), read(a), write(y));
+  const catmerge::torch_const_view rounded[] = {read(b.to(at::kBFloat16))};
+  c.accumulate(1, rounded, read(a), write(y));
   CHECK(y.item<double>() == 0x1p-30 - 0x1p-40);
   y.fill_(-1);
   c.axpy(1, read(a), write(y));
@@ -466,7 +471,8 @@ TEST_CASE_TEMPLATE("torch: 16-bit results are rounded once, from float", S, catm
   c.subtract(read(x), read(z), write(y));
   check(y, Eigen::MatrixXd(p - q), Eigen::MatrixXd(p.cwiseAbs() + q.cwiseAbs()));
   y = backend::matrix(old);
-  c.accumulate(alpha, read(x), read(z), write(y));
+  const catmerge::torch_const_view operand[] = {read(x)};
+  c.accumulate(alpha, operand, read(z), write(y));
   const Eigen::MatrixXd sizes = o.cwiseAbs() + p.cwiseAbs() + q.cwiseAbs();
   check(y, Eigen::MatrixXd(o + alpha * (p - q)), sizes);
   y = backend::matrix(old);
@@ -759,7 +765,8 @@ TEST_CASE("torch: shapes that do not fit are refused, not repeated") {
   CHECK_THROWS_WITH_AS(c.axpy(1, row.view(), y.view()), message, catmerge::error);
   CHECK_THROWS_WITH_AS(c.dot(a.view(), row.view()), message, catmerge::error);
   CHECK_THROWS_AS(c.subtract(a.view(), row.view(), y.view()), catmerge::error);
-  CHECK_THROWS_AS(c.accumulate(1, row.view(), a.view(), y.view()), catmerge::error);
+  const catmerge::torch_const_view rows[] = {row.view()};
+  CHECK_THROWS_AS(c.accumulate(1, rows, a.view(), y.view()), catmerge::error);
   CHECK_THROWS_AS(c.weighted_square(1, row.view(), a.view(), y.view()), catmerge::error);
   CHECK_THROWS_AS(c.column_energies(1, a.view(), y.view()), catmerge::error);
   CHECK_THROWS_WITH_AS(c.map(catmerge::entry_function::sign, 0, row.view(), y.view()), message,
@@ -796,7 +803,8 @@ TEST_CASE("torch: operands live on the context's device") {
   refused([&] { c.assign(away, out); });
   refused([&] { c.assign(x, away_out); });
   refused([&] { c.subtract(x, away, out); });
-  refused([&] { c.accumulate(1, away, x, out); });
+  const catmerge::torch_const_view distant[] = {away};
+  refused([&] { c.accumulate(1, distant, x, out); });
   refused([&] { c.axpy(1, away, out); });
   refused([&] { c.scale(1, away_out); });
   refused([&] { c.multiply(1, x, op::none, away, op::none, 0, out); });

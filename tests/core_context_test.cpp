@@ -64,7 +64,11 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   c.subtract(a, b, y);
   look(y, [&](index_t i, index_t j) { return a(i, j) - b(i, j); });
   y = fresh();
-  c.accumulate(0.5, a, b, y);
+  const host_context::const_view list[] = {a, b, a};
+  c.accumulate(0.5, list, b, y);
+  look(y, [&](index_t i, index_t j) { return old(i, j) + (a(i, j) - b(i, j)); });
+  y = fresh();
+  c.accumulate(0.5, {list, 1}, b, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) + 0.5 * (a(i, j) - b(i, j)); });
   y = fresh();
   c.axpy(-1.5, a, y);
@@ -823,7 +827,9 @@ TEST_CASE("shapes that do not fit are errors, for every operation") {
   CHECK_THROWS_AS(c.assign(b, y), catmerge::error);
   CHECK_THROWS_AS(c.subtract(a, b, y), catmerge::error);
   CHECK_THROWS_AS(c.subtract(a, a, b), catmerge::error);
-  CHECK_THROWS_AS(c.accumulate(1, a, b, y), catmerge::error);
+  const host_context::const_view good[] = {a}, bad[] = {a, b};
+  CHECK_THROWS_AS(c.accumulate(1, good, b, y), catmerge::error);
+  CHECK_THROWS_AS(c.accumulate(1, bad, a, y), catmerge::error);
   CHECK_THROWS_AS(c.axpy(1, b, y), catmerge::error);
   CHECK_THROWS_AS(c.multiply(1, a, op::none, a, op::none, 0, y), catmerge::error);
   CHECK_THROWS_AS(c.multiply(1, a, op::none, b, op::none, 0, y), catmerge::error);

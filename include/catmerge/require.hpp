@@ -44,6 +44,7 @@ constexpr bool require_operations() {
 #define CATMERGE_OPERATION(NAME, RESULT, ...)                                                      \
   static_assert(requires(C& c, typename C::view y, typename C::const_view x, index_t n, double a,  \
                          std::span<const index_t> list, std::span<const double> w,                 \
+                         std::span<const typename C::const_view> operands,                         \
                          std::span<std::uint64_t> counts, const Eigen::MatrixXd& m) {              \
     { c.__VA_ARGS__ } RESULT;                                                                      \
   }, "catmerge: context<Domain> lacks " NAME ", or it takes or returns something else than "       \
@@ -59,7 +60,7 @@ constexpr bool require_operations() {
                      -> std::same_as<typename C::view>, slice(y, n, n, n, n));
   CATMERGE_OPERATION("assign(x, y)", , assign(x, y));
   CATMERGE_OPERATION("subtract(a, b, y)", , subtract(x, x, y));
-  CATMERGE_OPERATION("accumulate(alpha, a, b, y)", , accumulate(a, x, x, y));
+  CATMERGE_OPERATION("accumulate(alpha, list, b, y)", , accumulate(a, operands, x, y));
   CATMERGE_OPERATION("axpy(alpha, x, y)", , axpy(a, x, y));
   CATMERGE_OPERATION("scale(alpha, y)", , scale(a, y));
   CATMERGE_OPERATION("multiply(alpha, a, op, b, op, beta, y)", ,

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <catmerge/tensor/host.hpp>
 #include <cstddef>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <new>
@@ -178,8 +179,12 @@ class catmerge::context<test::fake_device> {
   void subtract(const const_view& a, const const_view& b, const view& y) {
     count(), host_.subtract(test::reading(a), test::reading(b), test::writing(y));
   }
-  void accumulate(double alpha, const const_view& a, const const_view& b, const view& y) {
-    count(), host_.accumulate(alpha, test::reading(a), test::reading(b), test::writing(y));
+  void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
+                  const view& y) {
+    std::deque<test::reading> open;
+    std::vector<host_const_view> all;
+    for (const auto& a : list) all.push_back(open.emplace_back(a));
+    count(), host_.accumulate(alpha, all, test::reading(b), test::writing(y));
   }
   void axpy(double alpha, const const_view& x, const view& y) {
     count(), host_.axpy(alpha, test::reading(x), test::writing(y));

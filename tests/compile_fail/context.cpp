@@ -78,8 +78,8 @@ class catmerge::context<there> {
 #ifndef CASE_no_subtract  // expect: catmerge: context<Domain> lacks subtract(a, b, y)
   void subtract(read_handle, read_handle, written_handle);
 #endif
-#ifndef CASE_no_accumulate  // expect: catmerge: context<Domain> lacks accumulate(alpha, a, b, y)
-  void accumulate(double, read_handle, read_handle, written_handle);
+#ifndef CASE_no_accumulate  // expect: catmerge: context<Domain> lacks accumulate(alpha, list, b, y)
+  void accumulate(double, std::span<const read_handle>, read_handle, written_handle);
 #endif
 #ifndef CASE_no_axpy  // expect: catmerge: context<Domain> lacks axpy(alpha, x, y)
   void axpy(double, read_handle, written_handle);

@@ -82,9 +82,19 @@ class context<torch_domain> {
       y.tensor.copy_(a.tensor.to(c).sub(b.tensor));
   }
 
-  void accumulate(double alpha, const const_view& a, const const_view& b, const view& y) {
-    const auto writing = elementwise(y, a, b);
-    add(alpha, a.tensor.to(compute(y, a, b)).sub(b.tensor), y);
+  void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
+                  const view& y) {
+    const auto writing = elementwise(y, b);
+    auto c = compute(y, b);
+    for (const auto& a : list) {
+      elementwise(y, a);
+      if (compute(a) == at::kDouble) c = at::kDouble;
+    }
+    const at::Tensor under = b.tensor.to(c);
+    at::Tensor sum;
+    for (const auto& a : list)
+      sum = sum.defined() ? sum.add_(a.tensor.to(c).sub(under)) : a.tensor.to(c).sub(under);
+    if (sum.defined()) add(alpha, sum, y);
   }
 
   void axpy(double alpha, const const_view& x, const view& y) {

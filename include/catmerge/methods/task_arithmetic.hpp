@@ -3,7 +3,6 @@
 #pragma once
 
 #include <catmerge/method.hpp>
-#include <optional>
 
 namespace catmerge {
 
@@ -13,10 +12,8 @@ namespace detail {
 template <class Context>
 void add_scaled_sum(Context& c, const layer_problem<Context>& p, double alpha,
                     typename Context::view out) {
-  auto sum = c.make(compute_type(c.type(out)), c.rows(p.base), c.columns(p.base));
-  for (const auto& expert : p.experts) c.accumulate(1, expert, p.base, sum);
   c.assign(p.base, out);
-  c.axpy(alpha, sum, out);
+  c.accumulate(alpha, p.experts, p.base, out);
   check_finite(c, p, out);
 }
 

@@ -36,7 +36,8 @@ enum class op : bool {
 /// - `slice(v, row, rows, column, columns)`: a window, no copy, writable if v is;
 /// - `assign(x, y)`: y = x, converting;
 /// - `subtract(a, b, y)`: y = a - b;
-/// - `accumulate(alpha, a, b, y)`: y += alpha (a - b), the difference rounded as computed;
+/// - `accumulate(alpha, list, b, y)`: y += alpha sum_i (a_i - b) for a list of const_views, the
+///   differences and their sum, in the order of the list, rounded as computed;
 /// - `axpy(alpha, x, y)`: y += alpha x;
 /// - `scale(alpha, y)`: y = alpha y;
 /// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision
@@ -76,6 +77,7 @@ enum class op : bool {
 template <class C>
 concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,
                                    double a, std::span<const index_t> list,
+                                   std::span<const typename C::const_view> operands,
                                    std::span<const double> w, std::span<std::uint64_t> counts,
                                    const Eigen::MatrixXd& m) {
   requires std::same_as<C, context<typename C::domain>>;
@@ -90,7 +92,7 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   { c.slice(y, n, n, n, n) } -> std::same_as<typename C::view>;
   c.assign(x, y);
   c.subtract(x, x, y);
-  c.accumulate(a, x, x, y);
+  c.accumulate(a, operands, x, y);
   c.axpy(a, x, y);
   c.scale(a, y);
   c.multiply(a, x, op::none, x, op::transpose, a, y);

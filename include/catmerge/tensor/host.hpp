@@ -59,8 +59,12 @@ class context<host> {
   void subtract(const const_view& a, const const_view& b, const view& y) {
     elementwise(entry::difference, any_f64(a, b, y), 1, y, a, b);
   }
-  void accumulate(double alpha, const const_view& a, const const_view& b, const view& y) {
-    elementwise(entry::add_difference, any_f64(a, b, y), alpha, y, a, b);
+  void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
+                  const view& y) {
+    bool in_double = any_f64(b, y);
+    for (const auto& a : list) in_double = in_double || a.type == scalar_type::f64;
+    in_double ? accumulate_in<double>(alpha, list, b, y)
+              : accumulate_in<float>(static_cast<float>(alpha), list, b, y);
   }
   void axpy(double alpha, const const_view& x, const view& y) {
     elementwise(entry::add, any_f64(x, y), alpha, y, x);
@@ -245,7 +249,6 @@ class context<host> {
     difference,           ///< p - q
     scaled,               ///< alpha p
     add,                  ///< y + alpha p
-    add_difference,       ///< y + alpha (p - q)
     add_weighted_square,  ///< y + alpha p q^2
     product,              ///< p q
     quotient              ///< p / q, 0 where q is 0
@@ -263,9 +266,6 @@ class context<host> {
         break;
       case entry::add:
         for (index_t i = 0; i < n; ++i) y[i] += alpha * p[i];
-        break;
-      case entry::add_difference:
-        for (index_t i = 0; i < n; ++i) y[i] += alpha * (p[i] - q[i]);
         break;
       case entry::add_weighted_square:
         for (index_t i = 0; i < n; ++i) y[i] += alpha * p[i] * (q[i] * q[i]);
@@ -294,8 +294,7 @@ class context<host> {
   void elementwise_in(entry e, C alpha, const view& y, const const_view& p, const const_view* q) {
     require_same_shape(y, p);
     if (q != nullptr) require_same_shape(y, *q);
-    const bool reads_y =
-        e == entry::add || e == entry::add_difference || e == entry::add_weighted_square;
+    const bool reads_y = e == entry::add || e == entry::add_weighted_square;
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t b) {
       const auto out = grid.window(y, b);
@@ -303,6 +302,32 @@ class context<host> {
       const auto second = q != nullptr ? loaded<C>(grid.window(*q, b)) : nullptr;
       const auto result = reads_y ? loaded<C>(out) : buffer<C>(grid.size(b));
       combine<C>(e, alpha, first.get(), second.get(), result.get(), grid.size(b));
+      detail::store(result.get(), out);
+    });
+  }
+
+  /// Block by block, so that y is read and written once however long the list is.
+  template <class C>
+  void accumulate_in(C alpha, std::span<const const_view> list, const const_view& b,
+                     const view& y) {
+    require_same_shape(y, b);
+    for (const auto& a : list) require_same_shape(y, a);
+    const detail::block_grid grid(y.rows, y.columns);
+    parallel(grid.count(), [&](index_t k) {
+      const auto out = grid.window(y, k);
+      const index_t n = grid.size(k), width = out.columns;
+      const auto copy_a = buffer<C>(n), copy_b = buffer<C>(n), sum = buffer<C>(n);
+      std::fill_n(sum.get(), n, C(0));
+      const auto under = rows_of<C>(grid.window(b, k), copy_b.get());
+      for (const auto& a : list) {
+        const auto next = rows_of<C>(grid.window(a, k), copy_a.get());
+        for (index_t i = 0; i < out.rows; ++i)
+          for (index_t j = 0; j < width; ++j)
+            sum[at(i * width + j)] +=
+                next.data[i * next.stride + j] - under.data[i * under.stride + j];
+      }
+      const auto result = loaded<C>(out);
+      for (index_t i = 0; i < n; ++i) result[at(i)] += alpha * sum[at(i)];
       detail::store(result.get(), out);
     });
   }
