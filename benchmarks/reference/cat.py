@@ -15,6 +15,8 @@ deviation of each task, and what was removed. Run with NumPy 1.24 and 2.4.
 import argparse
 import json
 import struct
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,19 @@ import numpy as np
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U8": "u1"}
 
 
-def read(path):
-    """The tensors (float64 where they are floating-point) and the metadata of a safetensors file."""
-    data = Path(path).read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
+def read(path, wanted=lambda name: True, real=float):
+    """The tensors (`real` where they are floating-point) and the metadata of a safetensors file."""
+    data = np.memmap(path, np.uint8, "r")
+    (length,) = struct.unpack("<Q", data[:8].tobytes())
+    header = json.loads(data[8 : 8 + length].tobytes())
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
+        if not wanted(name):
+            continue
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        array = np.frombuffer(data[begin:end], TYPES[entry["dtype"]]).reshape(entry["shape"])
-        tensors[name] = array.astype(float) if entry["dtype"].startswith("F") else array
+        array = np.frombuffer(data[begin:end].tobytes(), TYPES[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = array.astype(real) if entry["dtype"].startswith("F") else array
     return tensors, metadata
 
 
@@ -52,8 +56,8 @@ def write(path, tensors):
 class Features:
     """Gram matrices and second moments of one task, by parameter."""
 
-    def __init__(self, path):
-        self.tensors, self.metadata = read(path)
+    def __init__(self, path, real=float):
+        self.tensors, self.metadata = read(path, real=real)
 
     def owner(self, name):
         return self.metadata.get(f"alias:{name}", name)
@@ -104,6 +108,26 @@ def trim_linear(vectors, grams, rank, strength):
     return trimmed, energy, [b.shape[1] for b in bases]
 
 
+def time_shapes(a, experts, features):
+    """Prints what all linear weights would take, from one of every shape; in float32."""
+    shapes = {}
+    for name, start in read(a.base, lambda name: kind_of(name) == "linear", np.float32)[0].items():
+        shapes.setdefault(start.shape, []).append(name)
+    total = 0
+    for shape, names in shapes.items():
+        one = lambda path: read(path, lambda name: name == names[0], np.float32)[0][names[0]]
+        start, tuned = one(a.base), [one(path) for path in experts]
+        began = time.perf_counter()
+        vectors = [t - start for t in tuned]
+        grams = [f.gram(names[0]) for f in features]
+        trimmed, _, _ = trim_linear(vectors, grams, a.rank, a.strength)
+        start + a.alpha * sum(trimmed)
+        seconds = time.perf_counter() - began
+        print(f"{shape}: {seconds:.1f} s, {len(names)} times", file=sys.stderr)
+        total += seconds * len(names)
+    print(f"{total:.1f}")
+
+
 def trim_masked(vectors, weights, strength, rank):
     """weights: per task what a coordinate's square counts (ones for shifts, with strength 0)."""
     tasks = range(len(vectors))
@@ -140,12 +164,21 @@ def main():
     parser.add_argument("--shift-rank", type=int, default=4)
     parser.add_argument("--output")
     parser.add_argument("--summary")
+    parser.add_argument(
+        "--time-shapes",
+        action="store_true",
+        help="merge nothing: time the trims and the sum of one linear weight of every shape, in float32, and print "
+        "the seconds that all of them would take, everything else left out",
+    )
     a = parser.parse_args()
 
     tasks = [e.split("=", 1)[0] for e in a.expert]
     paths = dict(f.split("=", 1) for f in a.features)
+    files = [e.split("=", 1)[1] for e in a.expert]
+    if a.time_shapes:
+        return time_shapes(a, files, [Features(paths[t], np.float32) for t in tasks])
     base, _ = read(a.base)
-    experts = [read(e.split("=", 1)[1])[0] for e in a.expert]
+    experts = [read(f)[0] for f in files]
     features = [Features(paths[t]) for t in tasks]
     merged, summary = {}, {}
     for name, start in base.items():
