@@ -26,7 +26,7 @@ echo "# Seven vision transformers: top-1 accuracy in percent on the test split"
 echo
 "$catmerge" experiment "$root/examples/vision/family" --studies comparison
 echo
-echo "# Five RoBERTas: accuracy in percent (frequency: Spearman's correlation, times 100)"
+echo "# Five RoBERTas: in percent, by the measure in the table's head, else accuracy"
 echo
 "$catmerge" experiment "$root/examples/text/family" --studies comparison \
   --drop 'lm_head.*' --task-heads 'classifier.*'

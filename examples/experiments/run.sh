@@ -3,7 +3,7 @@
 #
 #     bash examples/experiments/run.sh [BUILD_DIRECTORY [FAMILY...]]      (default: build/, all four families)
 #
-# Installs what is missing and builds the program first. Half an hour on two processors. results/FAMILY gets results.csv
+# Installs what is missing and builds the program first. Three quarters of an hour on two processors. results/FAMILY gets results.csv
 # and index.html, the page to look at; results.json, which holds the same numbers, is left in BUILD_DIRECTORY.
 set -euo pipefail
 
