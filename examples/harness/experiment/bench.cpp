@@ -1,0 +1,126 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <chrono>
+#include <harness/experiment/bench.hpp>
+#include <optional>
+
+namespace catmerge::harness {
+
+namespace {
+
+std::vector<task_file> experts(const family& files, const std::vector<std::size_t>& tasks) {
+  std::vector<task_file> list;
+  for (const std::size_t t : tasks) list.push_back({files.tasks[t].name, files.tasks[t].expert});
+  return list;
+}
+
+}  // namespace
+
+bench::bench(const family& files, const std::vector<std::size_t>& tasks,
+             const model::name_rules& rules, const merge_policy& policy, const network& net,
+             const std::vector<std::unique_ptr<measured_task>>& measured, pool& threads)
+    : files_(files),
+      tasks_(tasks),
+      set_(files.base, experts(files, tasks), rules, policy),
+      net_(net),
+      measured_(measured),
+      run_(threads.runner()) {
+  for (const auto& group : set_.groups())
+    for (const auto& p : group)
+      if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
+        kinds_.emplace(p.name, p.kind);
+}
+
+std::vector<recorded_inputs> bench::record(const std::vector<std::vector<index_t>>& chosen) const {
+  std::vector<recorded_inputs> recorded(tasks_.size());
+  run_(size(), [&](index_t k) {
+    const expert_weights expert(set_, k, 1);
+    recorded[at(k)] = record_inputs(net_, expert, *task(k).samples, chosen[at(k)], kinds_);
+  });
+  return recorded;
+}
+
+template <class Method, class Sink>
+std::vector<parameter_report> bench::stream(const Method& method,
+                                            const std::vector<recorded_inputs>& samples,
+                                            std::string family_task::*importance, Sink& sink) {
+  std::unique_ptr<merge_statistics> statistics = std::make_unique<without_statistics>();
+  if (!samples.empty()) statistics = std::make_unique<recorded_statistics>(samples);
+  std::vector<task_file> importances;
+  if (importance != nullptr)
+    for (const std::size_t t : tasks_)
+      importances.push_back({files_.tasks[t].name, files_.tasks[t].*importance});
+  merge_knowledge knowledge(*statistics, importances, set_);
+  context<host> c(run_);
+  return merge_stream(method, set_, knowledge, sink, c);
+}
+
+merged_vectors bench::merge(const any_method& method, const std::vector<recorded_inputs>& samples,
+                            std::string family_task::*importance) {
+  merged_vectors tau(set_);
+  stream(tau_of{method}, samples, importance, tau);
+  return tau;
+}
+
+std::vector<parameter_report> bench::report(const any_method& method,
+                                            const std::vector<recorded_inputs>& samples,
+                                            std::string family_task::*importance) {
+  struct {
+    void put(const parameter_info&, const host_matrix&) {}
+  } nowhere;
+  return stream(with_drift{method}, samples, importance, nowhere);
+}
+
+std::vector<double> bench::measure(const weight_source& weights,
+                                   measured_split measured_task::*split) const {
+  std::vector<double> values(tasks_.size());
+  run_(size(), [&](index_t k) { values[at(k)] = (task(k).*split)(net_, weights); });
+  return values;
+}
+
+std::vector<double> bench::validate(const merged_vectors& tau,
+                                    const std::vector<double>& alphas) const {
+  std::vector<double> values(alphas.size() * tasks_.size());
+  run_(std::ssize(values), [&](index_t job) {
+    const merged_vectors::network weights(tau, alphas[at(job / size())]);
+    values[at(job)] = task(job % size()).validation(net_, weights);
+  });
+  std::vector<double> means(alphas.size(), 0);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    means[i / tasks_.size()] += values[i] / static_cast<double>(tasks_.size());
+  return means;
+}
+
+std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
+  return measure(merged_vectors::network(tau, alpha), &measured_task::test);
+}
+
+outcome bench::choose(const contender& who, const std::vector<double>& grid,
+                      const std::vector<recorded_inputs>& samples) {
+  std::vector<double> alphas;
+  for (const double a : grid) alphas.push_back(in_units(a, who.unit, size()));
+  if (who.unit == alpha_unit::none) alphas = {1};
+  outcome best;
+  std::optional<merged_vectors> winner;
+  for (const auto& spec : who.specs) {
+    const auto began = std::chrono::steady_clock::now();
+    auto tau = merge(method_of(who, spec), samples, who.importance);
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
+    const auto means = validate(tau, alphas);
+    const auto i =
+        static_cast<std::size_t>(std::max_element(means.begin(), means.end()) - means.begin());
+    if (winner && means[i] <= best.validation) continue;
+    best.spec = spec;
+    best.alpha = alphas[i];
+    best.validation = means[i];
+    best.seconds = spent.count();
+    best.at_edge = alphas.size() > 2 && (i == 0 || i + 1 == alphas.size());
+    winner = std::move(tau);
+  }
+  best.test = test(*winner, best.alpha);
+  return best;
+}
+
+}  // namespace catmerge::harness
