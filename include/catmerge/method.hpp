@@ -39,6 +39,9 @@ struct layer_problem {
 /// - `needs_statistics(kind)`, const: a bool, whether parameters of a kind can use statistics.
 ///
 /// A method that uses importances has `needs_importance()`, const, too, which returns true.
+/// `wants_statistics(problem)`, const, where it differs from needs_statistics of the kind, tells
+/// whether statistics that are missing are missed. `sees_matrices`, static and true: tables and
+/// embeddings must come whole, not in pieces of rows.
 ///
 /// A method that must have seen the whole model before it merges any of it (TIES' thresholds) has
 /// a scan: `scan_wanted()`, const, tells whether all parameters have to pass by (once more);
