@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
 # Compiles every public header alone, as a user's -I include, under strict warnings.
 #
-#     bash cmake/headers_alone.sh COMPILER [--torch] [--debug] [--link]
+#     bash cmake/headers_alone.sh COMPILER [--torch] [--link]
 #
-# --torch: the header of libtorch's adapter as well. --debug: each in the standard library's debug mode, too. --link: also links all of them into one program, which fails where a
+# --torch: the header of libtorch's adapter as well. --link: also links all of them into one program, which fails where a
 # header defines something twice.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/setup.sh"
-compiler="$1" torch='' debug='' link=''
+compiler="$1" torch='' link=''
 shift
 for option in "$@"; do
   case "$option" in
     --torch) torch=yes ;;
-    --debug) debug=yes ;;
     --link) link=yes ;;
     *) echo "unknown option $option" >&2; exit 2 ;;
   esac
@@ -30,7 +29,7 @@ if [ -z "$torch" ]; then
   mv "$work/chosen" "$work/headers"
 fi
 flags=(-std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I "$include" -isystem /usr/include/eigen3)
-export compiler work debug link
+export compiler work link
 # One header: its own source, which has no other include.
 alone() {
   local header="$1" name
@@ -42,7 +41,6 @@ alone() {
   else
     "$compiler" "$@" -fsyntax-only "$work/$name.cpp"
   fi
-  [ -z "$debug" ] || "$compiler" "$@" -D_GLIBCXX_DEBUG -fsyntax-only "$work/$name.cpp"
 }
 export -f alone
 xargs -a "$work/headers" -I{} -P "$(catmerge_jobs)" bash -c 'alone "$@"' alone {} "${flags[@]}"
@@ -52,4 +50,4 @@ if [ -n "$link" ]; then
   [ -z "$torch" ] || libraries=(-ltorch_cpu -lc10)
   "$compiler" "$work"/*.o "$work/main.cpp" -o "$work/all" "${libraries[@]}"
 fi
-echo "$(wc -l < "$work/headers") headers, each compiled alone by $compiler${debug:+, with and without _GLIBCXX_DEBUG}: no warning"
+echo "$(wc -l < "$work/headers") headers, each compiled alone by $compiler: no warning"
