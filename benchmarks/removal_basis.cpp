@@ -108,17 +108,17 @@ void basis(benchmark::State& state, shape s, index_t rows, basis_way way) {
     options.way = taken;
     auto [gram, same] =
         catmerge::detail::make_gram(c, catmerge::detail::read_all<context>(l.vectors),
-                                    catmerge::detail::as_statistics_list(l.features), options);
-    gram.protect(0);
+                                    catmerge::detail::as_statistics_list(l.features), {0}, options);
     catmerge::eigen_options eigen = options.eigen;
     eigen.count = std::get<catmerge::top>(options.directions).count;
+    eigen.tolerance = catmerge::default_tolerance(catmerge::scalar_type::f32);
     double seconds = 0;
     index_t calls = 0;
     const auto pairs = catmerge::largest_eigenpairs(
         c, s.d_out,
         [&, &g = gram](context::const_view x, context::view y) {
           const stopwatch product;
-          g.apply(x, y);
+          g.apply({{0, x, y}}, catmerge::scalar_type::f32);
           seconds += product.seconds();
           ++calls;
         },

@@ -118,7 +118,7 @@ TEST_CASE("running out of memory leaks nothing and changes no input") {
                                                        : catmerge::trim_order::sequential;
     const long taken =
         survive([&] { catmerge::cat_linear(l.base, l.experts, l.features, o); }, unchanged);
-    CHECK(taken > 100);
+    CHECK(taken > 50);
   }
   CHECK(survive([&] { catmerge::cat_scale(v.base, v.experts, v.features); }, unchanged) > 20);
   CHECK(survive([&] { catmerge::cat_shift(v.base, v.experts); }, unchanged) > 20);

@@ -378,6 +378,21 @@ TEST_CASE("multiply: sizes around the cuts of tiles and of the depth") {
                 layout::row_major, 0);
 }
 
+TEST_CASE("multiply: few rows and many, around the shapes of the kernel for few") {
+  host_context c;
+  for (const auto type : {scalar_type::f32, scalar_type::f64})
+    for (const auto second : {op::none, op::transpose})
+      for (const index_t k : {1, 17}) {
+        for (const index_t m : {1, 2, 3, 4, 5, 6, 7, 11, 28, 127, 128, 129})
+          for (const index_t n : {1, 3, 8, 15, 16, 31, 33, 63, 64, 65, 130})
+            check_product(c, {m, k, n, op::none, second, -2, 0.5}, type, type, type,
+                          layout::row_major, layout::row_major, layout::row_major, 1);
+        for (const index_t m : {3, 13})
+          check_product(c, {m, 512 + k, 67, op::none, second, 1, 0}, type, type, type,
+                        layout::padded_rows, layout::padded_rows, layout::row_major, 0);
+      }
+}
+
 TEST_CASE("multiply: no rows, no columns, no depth") {
   host_context c;
   for (const auto beta : {0.0, 2.0})
@@ -715,6 +730,23 @@ TEST_CASE("the new operations give the same bits at any number of threads") {
     host_context c(scrambled(threads, &calls));
     CHECK(same_bits(everything(c), expected));
     CHECK(calls >= 10);  // of all but count_keys
+  }
+}
+
+TEST_CASE("concurrently calls each once, on any number of threads, and inside itself") {
+  for (const int threads : {0, 1, 3}) {
+    host_context c = threads == 0 ? host_context() : host_context(scrambled(threads));
+    std::vector<std::vector<int>> calls(20, std::vector<int>(5, 0));
+    c.concurrently(
+        20, [&](index_t i) { c.concurrently(5, [&](index_t j) { ++calls[at(i)][at(j)]; }); });
+    for (const auto& row : calls)
+      for (const int n : row) CHECK(n == 1);
+    c.concurrently(0, [](index_t) { FAIL("there is nothing to do"); });
+    CHECK_THROWS_AS(c.concurrently(4,
+                                   [](index_t i) {
+                                     if (i == 2) throw catmerge::error("two");
+                                   }),
+                    catmerge::error);
   }
 }
 

@@ -35,8 +35,8 @@ found_pairs largest(const Eigen::MatrixXd& g, index_t count, catmerge::eigen_opt
   auto pairs = catmerge::largest_eigenpairs(
       c, g.rows(),
       [&](host_context::const_view x, host_context::view y) {
-        columns += c.columns(x);
-        c.from_host(g * c.to_host(x), y);
+        columns += c.rows(x);
+        c.from_host(c.to_host(x) * g, y);
       },
       options);
   CHECK(columns == pairs.products);
@@ -212,6 +212,43 @@ TEST_CASE("largest_eigenpairs: far cheaper than size products on a layer's spect
   CHECK(found.products < 300);
 }
 
+TEST_CASE("eigen_search: side by side, or from a given start, searches find what they find alone") {
+  host_context c;
+  std::vector<Eigen::MatrixXd> matrices;
+  for (const std::uint64_t seed : seeds) {
+    const Eigen::MatrixXd m = generator(seed).matrix(100, 100);
+    matrices.push_back(m + m.transpose());
+  }
+  catmerge::eigen_options options;
+  options.count = 3;
+  std::vector<catmerge::eigen_search<host_context>> together;
+  for (std::size_t i = 0; i < matrices.size(); ++i) together.emplace_back(c, 100, options);
+  const auto multiply = [&](catmerge::eigen_search<host_context>& search,
+                            const Eigen::MatrixXd& g) {
+    c.from_host(c.to_host(search.block()) * g, search.product());
+    search.advance();
+  };
+  for (bool any = true; any;) {
+    any = false;
+    for (std::size_t i = 0; i < matrices.size(); ++i)
+      if (!together[i].done()) multiply(together[i], matrices[i]), any = true;
+  }
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto alone = largest(matrices[i], 3);
+    const auto found = together[i].result();
+    CHECK(same_bits(found.values, alone.values));
+    CHECK(same_bits(c.to_host(found.vectors), alone.vectors));
+    CHECK(found.products == alone.products);
+    // From what was found, one product tells that it is right.
+    const auto start = together[i].leading();
+    catmerge::eigen_search<host_context> again(c, 100, options, catmerge::host_const_view(start));
+    multiply(again, matrices[i]);
+    CHECK(again.done());
+    CHECK(again.result().converged);
+    CHECK(again.result().products == 3);
+  }
+}
+
 TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
   host_context c;
   generator g(12);
@@ -221,9 +258,11 @@ TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
   block.col(1) = block.col(0) * 1e-3 + basis.col(2);      // in the span of others and of the basis
   block.col(4) = basis * Eigen::VectorXd::Ones(5) * 1e6;  // in the basis alone
   block.col(5) *= 1e-30;                                  // small, but a direction of its own
-  const Eigen::MatrixXd before = block;
-  const index_t kept = catmerge::detail::orthonormalise(c, catmerge::detail::read(basis), 5,
-                                                        catmerge::detail::write(block));
+  const Eigen::MatrixXd before = block, basis_rows = basis.transpose();
+  Eigen::MatrixXd rows = block.transpose();
+  const index_t kept = catmerge::detail::orthonormalise(c, catmerge::detail::read(basis_rows), 5,
+                                                        catmerge::detail::write(rows));
+  block = rows.transpose();
   REQUIRE(kept == 4);
   Eigen::MatrixXd all(n, 9);
   all << basis, block.leftCols(4);
@@ -232,7 +271,7 @@ TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
   const Eigen::MatrixXd left = before - all * (all.transpose() * before);
   for (index_t j = 0; j < 6; ++j) CHECK(left.col(j).norm() <= 1e-6 * before.col(j).norm());
 
-  Eigen::MatrixXd zero = Eigen::MatrixXd::Zero(n, 3);
-  CHECK(catmerge::detail::orthonormalise(c, catmerge::detail::read(basis), 5,
+  Eigen::MatrixXd zero = Eigen::MatrixXd::Zero(3, n);
+  CHECK(catmerge::detail::orthonormalise(c, catmerge::detail::read(basis_rows), 5,
                                          catmerge::detail::write(zero)) == 0);
 }

@@ -62,6 +62,10 @@ class checkpoint_output {
     const host_const_view logical = merged;
     const host_const_view stored = p.transposed ? logical.transposed() : logical;
     const auto type = *io::scalar_of(type_of(name));
+    const std::size_t bytes_of_row = static_cast<std::size_t>(stored.columns) * size_of(type);
+    if (type == stored.type && stored.column_stride == 1 && stored.row_stride == stored.columns)
+      return append(name, {static_cast<const std::byte*>(stored.data),
+                           static_cast<std::size_t>(stored.rows) * bytes_of_row});
     // About a megabyte at a time: conversion never holds a second copy of a large tensor.
     const index_t height =
         std::max<index_t>(1, (index_t{1} << 18) / std::max<index_t>(1, stored.columns));
@@ -75,7 +79,7 @@ class checkpoint_output {
                     name_of(type) + "; choose a wider --out-dtype");
       const host_const_view bytes = block;
       append(name, {static_cast<const std::byte*>(bytes.data),
-                    static_cast<std::size_t>(count * stored.columns) * size_of(type)});
+                    static_cast<std::size_t>(count) * bytes_of_row});
     }
     if (stored.rows == 0 || stored.columns == 0) append(name, {});
   }

@@ -4,6 +4,7 @@
 
 #include <catmerge/projection_options.hpp>
 #include <limits>
+#include <memory>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -38,71 +39,160 @@ inline index_t directions_taken(const direction_rule& rule, const std::vector<do
   return count;
 }
 
-/// The removal basis of the task that g protects.
+/// Notes in `result` what the rule takes of the eigenvalues (descending); returns how many.
+template <class Result>
+index_t take_directions(const direction_rule& rule, const std::vector<double>& values,
+                        double threshold, Result& result) {
+  const index_t count = directions_taken(rule, values, threshold);
+  result.positive =
+      std::count_if(values.begin(), values.end(), [&](double v) { return v > threshold; });
+  result.eigenvalues.assign(values.begin(), values.begin() + count);
+  return count;
+}
+
+/// The removal basis of task k by the dense solver.
 template <class Context>
-removal_basis_result<typename Context::matrix> find_basis(Context& c, conflict_gram<Context>& g,
-                                                          const projection_options& options,
-                                                          basis_way way) {
-  using const_view = typename Context::const_view;
+removal_basis_result<typename Context::matrix> dense_basis(Context& c, conflict_gram<Context>& g,
+                                                           index_t k, const direction_rule& rule) {
   removal_basis_result<typename Context::matrix> result;
   const index_t size = g.size();
-  const auto* few = std::get_if<top>(&options.directions);
-  if (way != basis_way::dense && few != nullptr) {
-    eigen_options eigen = options.eigen;
-    eigen.count = few->count;
-    auto pairs = largest_eigenpairs(
-        c, size, [&](const_view x, typename Context::view y) { g.apply(x, y); }, eigen);
-    if (pairs.converged) {
-      const double threshold =
-          positive_above(size, g.rounding(), std::max(pairs.magnitude, g.terms()));
-      const index_t count = directions_taken(options.directions, pairs.values, threshold);
-      result.basis = c.make(scalar_type::f64, size, count);
-      c.assign(c.slice(const_view(pairs.vectors), 0, size, 0, count), result.basis);
-      result.positive = std::count_if(pairs.values.begin(), pairs.values.end(),
-                                      [&](double v) { return v > threshold; });
-      result.eigenvalues.assign(pairs.values.begin(), pairs.values.begin() + count);
-      result.spectrum = std::move(pairs.values);
-      result.spectrum.insert(result.spectrum.end(), pairs.after.begin(), pairs.after.end());
-      result.magnitude = pairs.magnitude;
-      result.residual = pairs.residual;
-      result.way = way;
-      return result;
-    }
-    // The products are spent without the residual asked for: the dense solver always gets there,
-    // and result.way says that it was used.
-  }
-  auto vectors = g.dense();
+  auto vectors = g.dense(k);
   auto values = c.symmetric_eigen(vectors);
   std::reverse(values.begin(), values.end());
   if (!values.empty())
     result.magnitude = std::max(std::abs(values.front()), std::abs(values.back()));
   const double threshold =
-      positive_above(size, g.rounding(), std::max(result.magnitude, g.terms()));
-  const index_t count = directions_taken(options.directions, values, threshold);
-  result.positive =
-      std::count_if(values.begin(), values.end(), [&](double v) { return v > threshold; });
+      positive_above(size, g.rounding(scalar_type::f64), std::max(result.magnitude, g.terms(k)));
+  const index_t count = take_directions(rule, values, threshold, result);
   result.basis = c.make(scalar_type::f64, size, count);
   for (index_t j = 0; j < count; ++j)
-    c.assign(c.slice(const_view(vectors), 0, size, size - 1 - j, 1),
+    c.assign(c.slice(typename Context::const_view(vectors), 0, size, size - 1 - j, 1),
              c.slice(typename Context::view(result.basis), 0, size, j, 1));
-  result.eigenvalues.assign(values.begin(), values.begin() + count);
-  result.spectrum.assign(values.begin(), values.begin() + std::min<index_t>(count + 8, size));
+  const index_t seen = std::min<index_t>(count + 8, size);
+  result.spectrum.assign(values.begin(), values.begin() + seen);
   return result;
 }
 
-/// G_k of the options, by the way that they ask for or the cheapest one.
+/// The searches for the leading eigenvectors of several G_k, side by side: what they multiply next
+/// is multiplied together.
+template <class Context>
+class basis_searches {
+  using search = eigen_search<Context>;
+  using task_product = typename conflict_gram<Context>::task_product;
+
+ public:
+  basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
+                 const projection_options& options, index_t count)
+      : c_(c), g_(g), tasks_(tasks) {
+    eigen_options eigen = options.eigen;
+    eigen.count = count;
+    const scalar_type type = g.type();
+    if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
+    // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
+    // that nothing is reached. A search that stalls all the same goes on in double.
+    arithmetic_ =
+        type == scalar_type::f32 && eigen.tolerance >= 4e-7 ? scalar_type::f32 : scalar_type::f64;
+    eigen_options first = eigen;
+    if (arithmetic_ == scalar_type::f32) first.products = std::min<index_t>(400, eigen.products);
+    for (std::size_t j = 0; j < tasks.size(); ++j)
+      searches_.push_back(std::make_unique<search>(c, g.size(), first));
+    run(arithmetic_);
+    if (arithmetic_ == scalar_type::f64) return;
+
+    // Where float cannot tell the sign of an eigenvalue that may be taken, double does; and to
+    // double's tolerance, which tells what is small from what is nothing.
+    eigen.tolerance = std::min(eigen.tolerance, default_tolerance(scalar_type::f64));
+    for (std::size_t j = 0; j < tasks.size(); ++j) {
+      const auto found = searches_[j]->result();
+      const double unsure = positive_above(g.size(), g.rounding(scalar_type::f32),
+                                           std::max(found.magnitude, g.terms(tasks[j])));
+      bool sure = found.converged;
+      for (const double v : found.values) sure = sure && std::abs(v) > unsure;
+      if (sure) continue;
+      const auto start = searches_[j]->leading();
+      searches_[j] =
+          std::make_unique<search>(c, g.size(), eigen, typename Context::const_view(start));
+    }
+    run(scalar_type::f64);
+  }
+
+  eigenpairs<Context> result(std::size_t j) { return searches_[j]->result(); }
+
+ private:
+  void run(scalar_type arithmetic) {
+    while (true) {
+      std::vector<task_product> list;
+      std::vector<search*> at_work;
+      for (std::size_t j = 0; j < searches_.size(); ++j)
+        if (!searches_[j]->done()) {
+          list.push_back({tasks_[j], searches_[j]->block(), searches_[j]->product()});
+          at_work.push_back(searches_[j].get());
+        }
+      if (list.empty()) return;
+      g_.apply(list, arithmetic);
+      c_.concurrently(std::ssize(at_work),
+                      [&](index_t j) { at_work[static_cast<std::size_t>(j)]->advance(); });
+    }
+  }
+
+  Context& c_;
+  conflict_gram<Context>& g_;
+  std::vector<index_t> tasks_;
+  scalar_type arithmetic_ = scalar_type::f64;
+  std::vector<std::unique_ptr<search>> searches_;
+};
+
+/// The removal bases of several tasks, from one G_k each.
+template <class Context>
+std::vector<removal_basis_result<typename Context::matrix>> find_bases(
+    Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
+    const projection_options& options, basis_way way) {
+  std::vector<removal_basis_result<typename Context::matrix>> results;
+  const auto* few = std::get_if<top>(&options.directions);
+  if (way == basis_way::dense || few == nullptr) {
+    for (const index_t k : tasks) results.push_back(dense_basis(c, g, k, options.directions));
+    return results;
+  }
+  basis_searches<Context> searches(c, g, tasks, options, few->count);
+  for (std::size_t j = 0; j < tasks.size(); ++j) {
+    auto pairs = searches.result(j);
+    if (!pairs.converged) {
+      // The products are spent without the residual asked for: the dense solver always gets there,
+      // and result.way says that it was used.
+      results.push_back(dense_basis(c, g, tasks[j], options.directions));
+      continue;
+    }
+    auto& result = results.emplace_back();
+    const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
+                                            std::max(pairs.magnitude, g.terms(tasks[j])));
+    const index_t count = take_directions(options.directions, pairs.values, threshold, result);
+    result.basis = c.make(scalar_type::f64, g.size(), count);
+    c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),
+             result.basis);
+    result.spectrum = std::move(pairs.values);
+    result.spectrum.insert(result.spectrum.end(), pairs.after.begin(), pairs.after.end());
+    result.magnitude = pairs.magnitude;
+    result.residual = pairs.residual;
+    result.way = way;
+  }
+  return results;
+}
+
+/// The G_k of the options for some tasks, by the way that they ask for or the cheapest one. norm:
+/// the largest ||T_i||_F, if it is known.
 template <class Context>
 std::pair<conflict_gram<Context>, basis_way> make_gram(
     Context& c, std::vector<typename Context::const_view> vectors,
     std::vector<statistics_view<typename Context::domain>> statistics,
-    const projection_options& options) {
+    const std::vector<index_t>& tasks, const projection_options& options, double norm = 0) {
   using gram = conflict_gram<Context>;
   basis_way way = options.way;
-  if (way == basis_way::automatic) way = cheapest_way(c, vectors, statistics, options.directions);
+  if (way == basis_way::automatic)
+    way = cheapest_way(c, vectors, statistics, tasks, options.directions);
   const bool stack =
       way == basis_way::shifts || (way == basis_way::dense && gram::has_rows(statistics));
   return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,
-               stack ? gram::way::shifts : gram::way::weights),
+               stack ? gram::way::shifts : gram::way::weights, tasks, norm),
           way};
 }
 

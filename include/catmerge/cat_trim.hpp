@@ -32,7 +32,8 @@ class trimmed_vectors {
     report_.emptied.clear();
     report_.protections.clear();
     for (index_t i = 0; i < tasks_; ++i) {
-      report_.norm.push_back(std::sqrt(c.squared_norm(vectors_[at(i)])));
+      energies_.push_back(c.squared_norm(vectors_[at(i)]));
+      report_.norm.push_back(std::sqrt(energies_.back()));
       if (!std::isfinite(report_.norm.back()))
         throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
     }
@@ -77,9 +78,10 @@ class trimmed_vectors {
     const index_t row = part * height;
     std::vector<view> t;
     std::vector<double> before;
-    for (const auto& v : vectors_) {
-      t.push_back(c_.slice(v, row, height, 0, c_.columns(p_.base)));
-      before.push_back(c_.squared_norm(t.back()));
+    for (index_t i = 0; i < tasks_; ++i) {
+      t.push_back(c_.slice(vectors_[at(i)], row, height, 0, c_.columns(p_.base)));
+      const bool whole = height == c_.rows(p_.base);
+      before.push_back(whole ? energies_[at(i)] : c_.squared_norm(t.back()));
     }
     trim.trim(part, t);
     for (index_t i = 0; i < tasks_; ++i)
@@ -121,6 +123,7 @@ class trimmed_vectors {
   const cat_options& options_;
   index_t tasks_;
   vector_list<Context> vectors_;
+  std::vector<double> energies_;  // of the vectors before the trim
   layer_report& report_;
 };
 
@@ -147,43 +150,53 @@ class linear_trim {
   }
 
   void trim(index_t part, const std::vector<view>& t) {
-    const auto bases = find_bases(part, t);
+    const auto bases = bases_of(part, t);
     const index_t tasks = std::ssize(t);
     for (index_t k = 0; k < tasks; ++k)
       for (index_t l = 0; l < tasks; ++l) {
         const index_t narrow = std::min(c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
         if (narrow == 0) continue;
-        const Eigen::MatrixXd cosines = small_product(c_, bases[at(k)], bases[at(l)]);
+        auto product =
+            c_.make(scalar_type::f64, c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
+        c_.multiply(1, bases[at(k)], op::transpose, bases[at(l)], op::none, 0, product);
+        const Eigen::MatrixXd cosines = c_.to_host(product);
         double squares = 0;
         for (index_t e = 0; e < cosines.size(); ++e)
           squares += cosines.data()[e] * cosines.data()[e];
         report_.overlap(k, l) += squares / static_cast<double>(narrow);
       }
-    for (index_t i = 0; i < tasks; ++i) {
+    c_.concurrently(tasks, [&](index_t i) {
       std::vector<const_view> others;
       for (index_t k = 0; k < tasks; ++k)
         if (k != i) others.push_back(bases[at(k)]);
-      if (options_.order == trim_order::sequential)
-        for (const const_view& basis : others) remove_directions(c_, basis, t[at(i)]);
-      else
-        remove_directions(c_, joint_basis(c_, others, c_.rows(t[at(i)])), t[at(i)]);
-    }
+      const index_t size = c_.rows(t[at(i)]);
+      if (options_.order == trim_order::sequential) {
+        const compact_trim<Context> all(c_, others, size);
+        remove_directions(c_, all.v, all.u, t[at(i)]);
+      } else {
+        const auto joint = joint_basis(c_, others, size);
+        remove_directions(c_, joint, joint, t[at(i)]);
+      }
+    });
   }
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
   /// B_k of every task, from the untrimmed vectors.
-  std::vector<matrix> find_bases(index_t part, const std::vector<view>& t) {
-    std::vector<matrix> bases;
+  std::vector<matrix> bases_of(index_t part, const std::vector<view>& t) {
+    std::vector<index_t> tasks;
+    for (index_t k = 0; k < std::ssize(t); ++k) tasks.push_back(k);
     auto [gram, way] =
-        make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics, options_);
-    for (index_t k = 0; k < std::ssize(t); ++k) {
-      gram.protect(k);
-      if (diagnostics_)
-        for (index_t i = 0; i < std::ssize(t); ++i)
-          report_.conflict_before(k, i) += gram.shift_energy(i);
-      auto found = find_basis(c_, gram, options_, way);
+        make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics, tasks, options_,
+                  *std::max_element(report_.norm.begin(), report_.norm.end()));
+    if (diagnostics_)
+      for (const index_t k : tasks)
+        for (const index_t i : tasks) report_.conflict_before(k, i) += gram.shift_energy(k, i);
+    auto all = find_bases(c_, gram, tasks, options_, way);
+    std::vector<matrix> bases;
+    for (const index_t k : tasks) {
+      auto& found = all[at(k)];
       protection& taken = report_.protections.emplace_back();
       taken.part = part;
       taken.task = k;

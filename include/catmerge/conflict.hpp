@@ -85,21 +85,21 @@ struct spectral_norm_fn {
     if (!c.all_finite(v)) throw error("spectral_norm: the matrix holds a value that is not finite");
     const bool wide = c.rows(v) < c.columns(v);
     const index_t size = wide ? c.rows(v) : c.columns(v), other = wide ? c.columns(v) : c.rows(v);
-    const op first = wide ? op::transpose : op::none, second = wide ? op::none : op::transpose;
+    const op first = wide ? op::none : op::transpose, second = wide ? op::transpose : op::none;
     eigen_options options;
     options.count = 1;
     const auto pairs = largest_eigenpairs(
         c, size,
         [&](typename Context::const_view x, typename Context::view y) {
-          auto image = c.make(scalar_type::f64, other, c.columns(x));
-          c.multiply(1, v, first, x, op::none, 0, image);
-          c.multiply(1, v, second, image, op::none, 0, y);
+          auto image = c.make(scalar_type::f64, c.rows(x), other);
+          c.multiply(1, x, op::none, v, first, 0, image);
+          c.multiply(1, image, op::none, v, second, 0, y);
         },
         options);
     double largest = pairs.values.empty() ? 0.0 : pairs.values.front();
     if (!pairs.converged) {  // what was found is a lower bound, and bounds are made of this
       auto square = c.make(scalar_type::f64, size, size);
-      c.multiply(1, v, second, v, first, 0, square);
+      c.multiply(1, v, first, v, second, 0, square);
       largest = c.symmetric_eigen(square).back();
     }
     return std::sqrt(std::max(0.0, largest));

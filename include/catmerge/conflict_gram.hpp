@@ -4,7 +4,6 @@
 
 #include <catmerge/conflict.hpp>
 #include <limits>
-#include <optional>
 #include <vector>
 
 namespace catmerge {
@@ -23,10 +22,12 @@ enum class row_weight {
 ///
 /// d_out x d_out, symmetric, indefinite. It is never formed unless dense() is asked for. Two ways
 /// of multiplying by it:
-/// - `shifts`: from the stacked feature shifts X_k T_i^T, rows of d_out entries, formed once per k;
+/// - `shifts`: from the stacked feature shifts X_k T_i^T, rows of d_out entries, formed once;
 ///   for few rows and many products;
 /// - `weights`: T_i ((S_k - lambda S_i) (T_i^T v)), nothing formed; for many rows, or where there
 ///   are only Gram matrices.
+///
+/// Products with the G_k of several tasks are made together, since they share the T_i.
 template <class Context>
 class conflict_gram {
   using matrix = typename Context::matrix;
@@ -38,20 +39,29 @@ class conflict_gram {
   /// How products with G_k are made, see above.
   enum class way { shifts, weights };
 
+  /// y = x G_k for blocks x and y, f64, b x d_out, every row a vector.
+  struct task_product {
+    index_t task;  ///< k, one of the protected
+    const_view x;  ///< what is multiplied
+    view y;        ///< where the product goes
+  };
+
   /// vectors: T_i, each d_out x d_in. list: statistics, one per task, fitting d_in. What both look
-  /// at must outlive this. Throws catmerge::error where shifts are to be formed from a Gram matrix.
+  /// at must outlive this. tasks: the k whose G_k are asked for. norm: the largest ||T_i||_F, if it
+  /// is known. Throws catmerge::error where shifts are to be formed from a Gram matrix.
   conflict_gram(Context& c, std::vector<const_view> vectors, std::vector<statistics> list,
-                double lambda, row_weight weight, way how)
+                double lambda, row_weight weight, way how, const std::vector<index_t>& tasks,
+                double norm = 0)
       : c_(c),
         vectors_(std::move(vectors)),
         statistics_(std::move(list)),
         lambda_(lambda),
         weight_(weight),
-        way_(how) {
+        way_(how),
+        terms_(vectors_.size(), 0) {
     if (way_ == way::shifts && !has_rows(statistics_))
       throw error("conflict_gram: feature shifts cannot be formed from a Gram matrix");
-    if (way_ == way::shifts)
-      own_ = stack([](index_t) { return true; }, [](index_t i) { return i; });
+    way_ == way::shifts ? form_shifts(tasks) : set_scales(norm);
   }
 
   /// Whether feature shifts can be formed: rows or a factor for every task.
@@ -64,14 +74,20 @@ class conflict_gram {
   /// d_out, the size of G_k.
   index_t size() const { return c_.rows(vectors_.front()); }
 
+  /// f64 if a task vector is: what G_k is worth computing in.
+  scalar_type type() const {
+    for (const auto& t : vectors_)
+      if (c_.type(t) == scalar_type::f64) return scalar_type::f64;
+    return scalar_type::f32;
+  }
+
   /// What rounding leaves of G_k, relative to its largest eigenvalue, where it should be zero: eps
-  /// of double, in which it is accumulated. Shifts that were formed in float are off by eps of
-  /// float each, and enter squared (1.4e-14, 64 times as much).
-  double rounding() const {
+  /// of what products are accumulated in. Shifts that were formed in float are off by eps of float
+  /// each, and enter squared (1.4e-14, 64 times eps of double).
+  double rounding(scalar_type arithmetic) const {
     constexpr double single = std::numeric_limits<float>::epsilon();
-    if (way_ == way::shifts)
-      for (const auto& t : vectors_)
-        if (compute_type(c_.type(t)) == scalar_type::f32) return single * single;
+    if (arithmetic == scalar_type::f32) return single;
+    if (way_ == way::shifts && type() == scalar_type::f32) return single * single;
     return std::numeric_limits<double>::epsilon();
   }
 
@@ -79,74 +95,57 @@ class conflict_gram {
   /// most its Frobenius norm. Where the sums cancel, what is left is small against this, and noise.
   /// The trace is estimated by the first block that G_k is multiplied with (exactly, where that is
   /// an identity; without bias, where it is random); 0 before.
-  double terms() const { return terms_; }
+  double terms(index_t k) const { return terms_[at(k)]; }
 
-  /// Chooses the task to protect. Until the next call everything below is about this k.
-  void protect(index_t k) {
-    k_ = k;
-    terms_ = 0;
-    if (way_ == way::shifts)
-      others_ = stack([k](index_t i) { return i != k; }, [k](index_t) { return k; });
-  }
-
-  /// y = G_k x for f64 blocks of d_out x b.
-  void apply(const_view x, view y) {
-    c_.assign(c_.make(scalar_type::f64, size(), c_.columns(x)), y);  // zeros, whatever y held
-    double gain = 0, loss = 0;
-    if (way_ == way::weights) {
-      apply_weights(x, y, gain, loss);
-    } else {
-      gain = add_energy(1, *others_, x, y);
-      const auto [before, after] = own_without_k();
-      loss = add_energy(-lambda_, before, x, y) + add_energy(-lambda_, after, x, y);
-    }
-    if (c_.columns(x) > 0)
-      see_terms(std::max(gain, loss) * static_cast<double>(size()) /
-                static_cast<double>(c_.columns(x)));
+  /// The products of the list, each task at most once, made in f32 or f64.
+  void apply(const std::vector<task_product>& list, scalar_type arithmetic) {
+    way_ == way::shifts ? apply_shifts(list, arithmetic) : apply_weights(list, arithmetic);
   }
 
   /// G_k itself, f64, exactly symmetric up to rounding.
-  matrix dense() {
+  matrix dense(index_t k) {
     auto g = c_.make(scalar_type::f64, size(), size());
     if (way_ == way::weights) {
-      // By products with the columns of the identity, some at a time.
+      // By products with the rows of the identity, some at a time.
       constexpr index_t width = 256;
+      terms_[at(k)] = 0;
       for (index_t j = 0; j < size(); j += width) {
         const index_t n = std::min(width, size() - j);
-        auto unit = c_.make(scalar_type::f64, size(), n);
-        c_.from_host(Eigen::MatrixXd::Identity(n, n), c_.slice(view(unit), j, n, 0, n));
-        apply(unit, c_.slice(view(g), 0, size(), j, n));
+        auto unit = c_.make(scalar_type::f64, n, size());
+        c_.from_host(Eigen::MatrixXd::Identity(n, n), c_.slice(view(unit), 0, n, j, n));
+        apply({{k, unit, c_.slice(view(g), j, n, 0, size())}}, scalar_type::f64);
       }
       return g;
     }
-    c_.multiply(1, *others_, op::transpose, *others_, op::none, 0, g);
-    double gain = c_.squared_norm(*others_), loss = 0;
-    const auto [before, after] = own_without_k();
+    const auto& others = others_[at(k)];
+    c_.multiply(1, others, op::transpose, others, op::none, 0, g);
+    double gain = c_.squared_norm(others), loss = 0;
+    const auto [before, after] = own_without(k);
     for (const const_view& part : {before, after}) {
       c_.multiply(-lambda_, part, op::transpose, part, op::none, 1, g);
       loss += lambda_ * c_.squared_norm(part);
     }
-    see_terms(std::max(gain, loss));
+    see_terms(k, std::max(gain, loss));
     return g;
   }
 
-  /// ||X_k T_i^T||_F^2, summed over rows whatever row_weight says. For i != k, k the task
-  /// protected, and for i == k it costs no product where shifts are formed.
-  double shift_energy(index_t i) {
-    const auto& s = statistics_[at(k_)];
+  /// ||X_k T_i^T||_F^2 for a protected k, summed over rows whatever row_weight says. Costs no
+  /// product where shifts are formed.
+  double shift_energy(index_t k, index_t i) {
+    const auto& s = statistics_[at(k)];
     if (way_ == way::weights) return detail::linear_energy(c_, s, vectors_[at(i)]);
-    const double weight = weight_of(k_);
+    const double weight = weight_of(k);
     if (weight == 0) return 0;
-    const index_t n = c_.rows(s.data);
-    if (i == k_)
-      return c_.squared_norm(c_.slice(const_view(*own_), own_start(k_), n, 0, size())) / weight;
-    return c_.squared_norm(c_.slice(const_view(*others_), (i < k_ ? i : i - 1) * n, n, 0, size())) /
-           weight;
+    if (i == k)
+      return c_.squared_norm(c_.slice(const_view(own_), own_start(k), rows_of(k), 0, size())) /
+             weight;
+    return c_.squared_norm(shifts_of(k, i)) / weight;
   }
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   index_t tasks() const { return static_cast<index_t>(vectors_.size()); }
+  index_t rows_of(index_t i) const { return c_.rows(statistics_[at(i)].data); }
 
   /// The factor of S_i: 1, or 1/n for means (0 where there are no rows).
   double weight_of(index_t i) const {
@@ -155,80 +154,212 @@ class conflict_gram {
     return n > 0 ? 1 / n : 0;
   }
 
-  /// sqrt(weight) X_{from(i)} T_i^T stacked over the tasks i that are chosen, f64. The products are
-  /// made in the type of the weights; what cancels later, sums of their squares, is in double.
-  template <class Chosen, class From>
-  matrix stack(const Chosen& chosen, const From& from) {
-    index_t total = 0;
-    for (index_t i = 0; i < tasks(); ++i)
-      if (chosen(i)) total += c_.rows(statistics_[at(from(i))].data);
-    auto all = c_.make(scalar_type::f64, total, size());
-    index_t row = 0;
+  void see_terms(index_t k, double trace) {
+    double& terms = terms_[at(k)];
+    if (terms == 0) terms = trace / std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
+  }
+
+  // --- shifts
+
+  /// sqrt(weight) X_{from} T_i^T, in the type of the weights: what cancels later, sums of their
+  /// squares, may be in double.
+  void form(index_t from, index_t i, const view& part) {
+    c_.multiply(std::sqrt(weight_of(from)), statistics_[at(from)].data, op::none, vectors_[at(i)],
+                op::transpose, 0, part);
+  }
+
+  /// own_: X_i T_i^T of all i; others_[k]: X_k T_i^T of all i but k.
+  void form_shifts(const std::vector<index_t>& wanted) {
+    own_ = c_.make(type(), own_start(tasks()), size());
+    others_.resize(vectors_.size());
+    for (const index_t k : wanted)
+      others_[at(k)] = c_.make(type(), (tasks() - 1) * rows_of(k), size());
+    struct piece {
+      index_t from, i;
+      view part;
+    };
+    std::vector<piece> pieces;
+    // By experts: what one thread reads of a weight the next product finds in a cache.
     for (index_t i = 0; i < tasks(); ++i) {
-      if (!chosen(i)) continue;
-      const auto& x = statistics_[at(from(i))].data;
-      const index_t n = c_.rows(x);
-      const view part = c_.slice(view(all), row, n, 0, size());
-      auto shifts = c_.make(compute_type(c_.type(vectors_[at(i)])), n, size());
-      c_.multiply(1, x, op::none, vectors_[at(i)], op::transpose, 0, shifts);
-      c_.assign(shifts, part);
-      const double weight = weight_of(from(i));
-      if (weight != 1) c_.scale(std::sqrt(weight), part);
-      row += n;
+      pieces.push_back({i, i, c_.slice(view(own_), own_start(i), rows_of(i), 0, size())});
+      for (const index_t k : wanted)
+        if (i != k) pieces.push_back({k, i, shifts_of(k, i)});
     }
-    return all;
+    c_.concurrently(std::ssize(pieces), [&](index_t p) {
+      form(pieces[at(p)].from, pieces[at(p)].i, pieces[at(p)].part);
+    });
+  }
+
+  /// Where others_[k] has X_k T_i^T.
+  view shifts_of(index_t k, index_t i) {
+    const index_t n = rows_of(k);
+    return c_.slice(view(others_[at(k)]), (i < k ? i : i - 1) * n, n, 0, size());
   }
 
   index_t own_start(index_t k) const {
     index_t row = 0;
-    for (index_t i = 0; i < k; ++i) row += c_.rows(statistics_[at(i)].data);
+    for (index_t i = 0; i < k; ++i) row += rows_of(i);
     return row;
   }
 
   /// The rows X_i T_i^T of the tasks before and after k.
-  std::pair<const_view, const_view> own_without_k() {
-    const index_t start = own_start(k_), n = c_.rows(statistics_[at(k_)].data),
-                  all = c_.rows(*own_);
-    return {c_.slice(const_view(*own_), 0, start, 0, size()),
-            c_.slice(const_view(*own_), start + n, all - start - n, 0, size())};
+  std::pair<const_view, const_view> own_without(index_t k) {
+    const index_t start = own_start(k), n = rows_of(k), all = c_.rows(own_);
+    return {c_.slice(const_view(own_), 0, start, 0, size()),
+            c_.slice(const_view(own_), start + n, all - start - n, 0, size())};
   }
 
-  void see_terms(double trace) {
-    if (terms_ == 0) terms_ = trace / std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
-  }
-
-  /// y += a Y^T (Y x); returns |a| tr(x^T Y^T Y x).
-  double add_energy(double a, const_view rows, const_view x, view y) {
+  /// y += a (x Y^T) Y; returns |a| ||x Y^T||^2.
+  double add_energy(double a, const const_view& rows, const const_view& x, const view& y) {
     if (c_.rows(rows) == 0 || a == 0) return 0;
-    auto image = c_.make(scalar_type::f64, c_.rows(rows), c_.columns(x));
-    c_.multiply(1, rows, op::none, x, op::none, 0, image);
-    c_.multiply(a, rows, op::transpose, image, op::none, 1, y);
+    auto image = c_.make(c_.type(y), c_.rows(x), c_.rows(rows));
+    c_.multiply(1, x, op::none, rows, op::transpose, 0, image);
+    c_.multiply(a, image, op::none, rows, op::none, 1, y);
     return std::abs(a) * c_.squared_norm(image);
   }
 
-  /// y += a S_i x for x of d_in x b; returns |a| tr(x^T S_i x).
-  double add_gram(double a, index_t i, const_view x, view y) {
-    const auto& s = statistics_[at(i)];
-    a *= weight_of(i);
-    if (a == 0) return 0;
-    if (s.form != statistics_form::gram) return add_energy(a, s.data, x, y);
-    auto image = c_.make(scalar_type::f64, c_.rows(x), c_.columns(x));
-    c_.multiply(a, s.data, op::none, x, op::none, 0, image);
-    c_.axpy(1, image, y);
-    return std::abs(c_.dot(x, image));
+  void apply_shifts(const std::vector<task_product>& list, scalar_type arithmetic) {
+    c_.concurrently(std::ssize(list), [&](index_t j) {
+      const auto& [k, given, result] = list[at(j)];
+      auto x = c_.make(arithmetic, c_.rows(given), size());
+      auto y = c_.make(arithmetic, c_.rows(given), size());
+      c_.assign(given, x);
+      const double gain = add_energy(1, others_[at(k)], x, y);
+      const auto [before, after] = own_without(k);
+      const double loss = add_energy(-lambda_, before, x, y) + add_energy(-lambda_, after, x, y);
+      c_.assign(y, result);
+      see_block(k, c_.rows(given), gain, loss);
+    });
   }
 
-  void apply_weights(const_view x, view y, double& gain, double& loss) {
+  void see_block(index_t k, index_t width, double gain, double loss) {
+    if (width > 0)
+      see_terms(k, std::max(gain, loss) * static_cast<double>(size()) / static_cast<double>(width));
+  }
+
+  // --- weights
+
+  /// Powers of two near the inverse norms of weights and inputs: products in float then neither
+  /// overflow nor vanish, however the units were chosen.
+  void set_scales(double norm) {
+    const auto inverse = [](double squares) {
+      return squares > 0 && std::isfinite(squares) ? std::exp2(-std::ilogb(squares) / 2) : 1.0;
+    };
+    double largest = norm * norm, rows = 0;
+    if (norm == 0)
+      for (const auto& t : vectors_) largest = std::max(largest, c_.squared_norm(t));
     for (index_t i = 0; i < tasks(); ++i) {
-      if (i == k_) continue;
-      const const_view t = vectors_[at(i)];
-      auto down = c_.make(scalar_type::f64, c_.columns(t), c_.columns(x));
-      auto across = c_.make(scalar_type::f64, c_.columns(t), c_.columns(x));
-      c_.multiply(1, t, op::transpose, x, op::none, 0, down);
-      gain += add_gram(1, k_, down, across);
-      loss += add_gram(-lambda_, i, down, across);
-      c_.multiply(1, t, op::none, across, op::none, 1, y);
+      const auto& s = statistics_[at(i)];
+      const double squares = c_.squared_norm(s.data);
+      rows = std::max(rows, s.form == statistics_form::gram ? std::sqrt(squares) : squares);
     }
+    weight_scale_ = inverse(largest);
+    row_scale_ = inverse(rows);
+  }
+
+  /// y += a S_i x for the rows of x; `energies`, where not null, get |a| tr(x S_i x^T) of every
+  /// `width` rows.
+  void add_gram(double a, index_t i, const const_view& x, const view& y,
+                const std::vector<index_t>& widths, std::vector<double>* energies) {
+    const auto& s = statistics_[at(i)];
+    const double factor = a * weight_of(i), r = row_scale_;
+    const bool gram = s.form == statistics_form::gram;
+    auto image = c_.make(c_.type(y), c_.rows(x), c_.rows(s.data));
+    if (gram) {
+      c_.multiply(r * r, x, op::none, s.data, op::none, 0, image);
+      c_.axpy(factor, image, y);
+    } else {
+      c_.multiply(r, x, op::none, s.data, op::transpose, 0, image);
+      c_.multiply(factor * r, image, op::none, s.data, op::none, 1, y);
+    }
+    if (energies == nullptr) return;
+    index_t row = 0;
+    for (const index_t width : widths) {
+      const auto part = c_.slice(const_view(image), row, width, 0, c_.columns(image));
+      energies->push_back(std::abs(factor) *
+                          (gram ? std::abs(c_.dot(c_.slice(x, row, width, 0, c_.columns(x)), part))
+                                : c_.squared_norm(part)));
+      row += width;
+    }
+  }
+
+  /// In three rounds, of which each reads every T_i or every X_k once: x_k T_i for all k at once;
+  /// S_k of what came of it for all i at once; that T_i^T for all k at once.
+  void apply_weights(const std::vector<task_product>& list, scalar_type arithmetic) {
+    const index_t d_in = c_.columns(vectors_.front()), n = std::ssize(list);
+    bool first = false;  // a block of every task is looked at for the size of its terms
+    for (const auto& p : list) first = first || terms_[at(p.task)] == 0;
+
+    // For each expert i the rows of all blocks but its own task's.
+    std::vector<std::vector<index_t>> members(vectors_.size()), widths(vectors_.size());
+    std::vector<index_t> heights(vectors_.size(), 0);
+    for (index_t i = 0; i < tasks(); ++i)
+      for (index_t j = 0; j < n; ++j)
+        if (list[at(j)].task != i) {
+          members[at(i)].push_back(j);
+          widths[at(i)].push_back(c_.rows(list[at(j)].x));
+          heights[at(i)] += widths[at(i)].back();
+        }
+    const auto start_of = [&](index_t i, index_t j) {
+      index_t row = 0;
+      for (std::size_t m = 0; members[at(i)][m] != j; ++m) row += widths[at(i)][m];
+      return row;
+    };
+
+    std::vector<matrix> down(vectors_.size()), across(vectors_.size()), up(vectors_.size());
+    std::vector<std::vector<double>> loss(vectors_.size()), gain(list.size());
+    c_.concurrently(tasks(), [&](index_t i) {
+      auto x = c_.make(arithmetic, heights[at(i)], size());
+      index_t row = 0;
+      for (const index_t j : members[at(i)]) {
+        const auto& given = list[at(j)].x;
+        c_.assign(given, c_.slice(view(x), row, c_.rows(given), 0, size()));
+        row += c_.rows(given);
+      }
+      down[at(i)] = c_.make(arithmetic, heights[at(i)], d_in);
+      across[at(i)] = c_.make(arithmetic, heights[at(i)], d_in);
+      c_.multiply(weight_scale_, x, op::none, vectors_[at(i)], op::none, 0, down[at(i)]);
+      if (lambda_ != 0)
+        add_gram(-lambda_, i, down[at(i)], across[at(i)], widths[at(i)],
+                 first ? &loss[at(i)] : nullptr);
+    });
+    c_.concurrently(n, [&](index_t j) {
+      const index_t k = list[at(j)].task, width = c_.rows(list[at(j)].x);
+      auto x = c_.make(arithmetic, (tasks() - 1) * width, d_in);
+      auto y = c_.make(arithmetic, (tasks() - 1) * width, d_in);
+      const auto part = [&](matrix& m, index_t i) {
+        return c_.slice(view(m), (i < k ? i : i - 1) * width, width, 0, d_in);
+      };
+      const auto share = [&](matrix& m, index_t i) {
+        return c_.slice(view(m), start_of(i, j), width, 0, d_in);
+      };
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k) c_.assign(share(down[at(i)], i), part(x, i));
+      add_gram(1, k, x, y, {(tasks() - 1) * width}, first ? &gain[at(j)] : nullptr);
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k) c_.axpy(1, part(y, i), share(across[at(i)], i));
+    });
+    c_.concurrently(tasks(), [&](index_t i) {
+      up[at(i)] = c_.make(arithmetic, heights[at(i)], size());
+      c_.multiply(weight_scale_, across[at(i)], op::none, vectors_[at(i)], op::transpose, 0,
+                  up[at(i)]);
+    });
+    const double scale = 1 / (weight_scale_ * row_scale_);
+    c_.concurrently(n, [&](index_t j) {
+      const auto& [k, x, y] = list[at(j)];
+      c_.scale(0, y);
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k)
+          c_.axpy(1, c_.slice(const_view(up[at(i)]), start_of(i, j), c_.rows(x), 0, size()), y);
+      c_.scale(scale * scale, y);
+      if (!first) return;
+      double lost = 0;
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k && lambda_ != 0)
+          for (std::size_t m = 0; m < members[at(i)].size(); ++m)
+            if (members[at(i)][m] == j) lost += loss[at(i)][m];
+      see_block(k, c_.rows(x), gain[at(j)].front() * scale * scale, lost * scale * scale);
+    });
   }
 
   Context& c_;
@@ -237,9 +368,10 @@ class conflict_gram {
   double lambda_;
   row_weight weight_;
   way way_;
-  index_t k_ = -1;
-  double terms_ = 0;
-  std::optional<matrix> own_, others_;
+  std::vector<double> terms_;
+  matrix own_;                               // of the way of shifts
+  std::vector<matrix> others_;               // likewise, one per task
+  double weight_scale_ = 1, row_scale_ = 1;  // of the way of weights
 };
 
 }  // namespace catmerge

@@ -11,36 +11,85 @@ namespace catmerge {
 
 namespace detail {
 
-/// T -= B (B^T T).
+/// T -= V (U^T T).
 template <class Context>
-void remove_directions(Context& c, typename Context::const_view basis, typename Context::view t) {
-  if (c.columns(basis) == 0) return;
-  auto coefficients = c.make(compute_type(c.type(t)), c.columns(basis), c.columns(t));
-  c.multiply(1, basis, op::transpose, t, op::none, 0, coefficients);
-  c.multiply(-1, basis, op::none, coefficients, op::none, 1, t);
+void remove_directions(Context& c, typename Context::const_view v, typename Context::const_view u,
+                       typename Context::view t) {
+  if (c.columns(v) == 0) return;
+  auto coefficients = c.make(compute_type(c.type(t)), c.columns(u), c.columns(t));
+  c.multiply(1, u, op::transpose, t, op::none, 0, coefficients);
+  c.multiply(-1, v, op::none, coefficients, op::none, 1, t);
 }
+
+/// Bases side by side, d_out x (the sum of their widths), f64.
+template <class Context>
+typename Context::matrix side_by_side(Context& c,
+                                      const std::vector<typename Context::const_view>& bases,
+                                      index_t size) {
+  index_t total = 0;
+  for (const auto& b : bases) total += c.columns(b);
+  auto all = c.make(scalar_type::f64, size, total);
+  index_t column = 0;
+  for (const auto& b : bases) {
+    c.assign(b, c.slice(typename Context::view(all), 0, size, column, c.columns(b)));
+    column += c.columns(b);
+  }
+  return all;
+}
+
+/// T -= V (U^T T) does what (I - B_m B_m^T) ... (I - B_1 B_1^T) T would, with two products instead
+/// of 2 m: V is [B_1 ... B_m] and U = V M^T, M = (I + L)^-1, where L holds what of V^T V lies below
+/// the blocks B_l^T B_l on the diagonal. (The coefficients of B_j are B_j^T of what B_1 ... B_{j-1}
+/// have left: c_j = B_j^T T - sum_{l < j} B_j^T B_l c_l.)
+template <class Context>
+struct compact_trim {
+  compact_trim(Context& c, const std::vector<typename Context::const_view>& bases, index_t size)
+      : v(side_by_side(c, bases, size)) {
+    auto square = c.make(scalar_type::f64, c.columns(v), c.columns(v));
+    c.multiply(1, v, op::transpose, v, op::none, 0, square);
+    const Eigen::MatrixXd overlap = c.to_host(square);
+    const index_t n = overlap.rows();
+    std::vector<index_t> start;  // of the basis that a column belongs to
+    for (const auto& b : bases)
+      start.insert(start.end(), static_cast<std::size_t>(c.columns(b)), std::ssize(start));
+    Eigen::MatrixXd inverse(n, n);  // M^T, by forward substitution
+    for (index_t j = 0; j < n; ++j)
+      for (index_t i = 0; i < n; ++i) {
+        double sum = i == j ? 1 : 0;
+        for (index_t l = j; l < start[static_cast<std::size_t>(i)]; ++l)
+          sum -= overlap(i, l) * inverse(j, l);
+        inverse(j, i) = sum;
+      }
+    auto small = c.make(scalar_type::f64, n, n);
+    c.from_host(inverse, small);
+    u = c.make(scalar_type::f64, size, n);
+    c.multiply(1, v, op::none, small, op::none, 0, u);
+  }
+
+  typename Context::matrix v, u;
+};
 
 /// An orthonormal basis of the span of several, d_out x (at most the sum of their widths).
 template <class Context>
 typename Context::matrix joint_basis(Context& c,
                                      const std::vector<typename Context::const_view>& bases,
                                      index_t size) {
+  using view = typename Context::view;
   index_t total = 0;
   for (const auto& b : bases) total += c.columns(b);
-  auto all = c.make(scalar_type::f64, size, total);
+  auto all = c.make(scalar_type::f64, total, size);  // as rows
   index_t used = 0;
   for (const auto& b : bases) {
     const index_t width = c.columns(b);
     if (width == 0) continue;
-    auto block = c.make(scalar_type::f64, size, width);
-    c.assign(b, block);
+    auto block = c.make(scalar_type::f64, width, size);
+    to_rows(c, b, block);
     const index_t kept = orthonormalise(c, all, used, block);
-    c.assign(c.slice(typename Context::const_view(block), 0, size, 0, kept),
-             c.slice(typename Context::view(all), 0, size, used, kept));
+    c.assign(c.slice(view(block), 0, kept, 0, size), c.slice(view(all), used, kept, 0, size));
     used += kept;
   }
   auto basis = c.make(scalar_type::f64, size, used);
-  c.assign(c.slice(typename Context::const_view(all), 0, size, 0, used), basis);
+  to_columns(c, c.slice(view(all), 0, used, 0, size), basis);
   return basis;
 }
 
@@ -78,9 +127,8 @@ struct removal_basis_fn {
         throw error("removal_basis: features " + std::to_string(i) +
                     " hold a value that is not finite");
     }
-    auto [gram, way] = make_gram(c, std::move(views), std::move(statistics), options);
-    gram.protect(k);
-    auto found = find_basis(c, gram, options, way);
+    auto [gram, way] = make_gram(c, std::move(views), std::move(statistics), {k}, options);
+    auto found = std::move(find_bases(c, gram, {k}, options, way).front());
     const T& like = unwrap(*std::begin(vectors));
     removal_basis_result<result_t<T>> result{
         make_result(c, like, typename Context::const_view(found.basis)),
@@ -115,7 +163,7 @@ struct project_out_fn {
     const typename Context::const_view b = read(basis);
     require_shape(c, b, c.rows(typename Context::const_view(write(t))), c.columns(b),
                   "project_out: basis");
-    remove_directions(c, b, write(t));
+    remove_directions(c, b, b, write(t));
   }
 
   template <class Basis, class T>

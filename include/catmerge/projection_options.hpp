@@ -53,7 +53,7 @@ enum class basis_way {
 /// The choices of removal_basis and of CAT for linear weights. Defaults are the paper's, lambda and
 /// the 4 directions by the account of a port of the authors' code. What uses them throws
 /// catmerge::error unless lambda is finite and not negative, the number of directions not negative,
-/// the share of energy in [0, 1] and the tolerance of eigenpairs positive.
+/// the share of energy in [0, 1] and the tolerance of eigenpairs not negative.
 struct projection_options {
   direction_rule directions = top{4};         ///< which eigenvectors of G_k are removed
   double lambda = 5;                          ///< the weight of the deviation, second term of Eq. 8
@@ -61,7 +61,10 @@ struct projection_options {
   trim_order order = trim_order::sequential;  ///< how the bases of several tasks are applied
   rescale size = rescale::none;               ///< frobenius in the authors' code
   basis_way way = basis_way::automatic;       ///< speed alone
-  eigen_options eigen{};  ///< of the Krylov ways; its count follows from `directions`
+  /// Of the Krylov ways; its count follows from `directions`. Weights in float are multiplied in
+  /// float where the tolerance is one that float reaches (4e-7; the default is 1e-6), else in
+  /// double.
+  eigen_options eigen{};
 };
 
 /// B_k, d_out x c with orthonormal columns, and how it was found.
@@ -96,41 +99,41 @@ inline void validate(const projection_options& options) {
       e != nullptr && !(e->share >= 0 && e->share <= 1))
     throw error("the share of energy of a removal basis must lie in [0, 1], found " +
                 std::to_string(e->share));
-  if (!(options.eigen.tolerance > 0)) throw error("the tolerance of eigenpairs must be positive");
+  if (!(options.eigen.tolerance >= 0))
+    throw error("the tolerance of eigenpairs cannot be negative");
 }
 
-/// The cheapest way for one task, by operations counted at the rate of a double product. What the
-/// constants stand for was measured with benchmarks/removal_basis (AVX-512, 2.6 GHz) on layers of
-/// ViT-B/32: block Krylov takes 12 to 16 blocks; products with a thin block run at a quarter of the
-/// rate; orthonormalising one costs some 700 block^2 operations per row; shifts are formed in
-/// float, twice as fast; the dense solver takes as long as 14 n^3 operations, and twice that once
-/// the matrix has left the cache (n > 1024). benchmarks/README.md has the times.
+/// The cheapest way for some tasks, by operations counted from the extents, at the rate of a large
+/// product of floats. What the constants stand for was measured with benchmarks/removal_basis
+/// (AVX-512): products of m rows run at m / (m + 16) of that rate; block Krylov takes some 11
+/// vectors for each that is wanted; the dense solver, in double, takes as long as 28 n^3
+/// operations, and twice that once the matrix has left the cache (n > 1024). benchmarks/README.md
+/// has the times.
 template <class Context>
 basis_way cheapest_way(Context& c, const std::vector<typename Context::const_view>& vectors,
                        const std::vector<statistics_view<typename Context::domain>>& statistics,
-                       const direction_rule& rule) {
+                       const std::vector<index_t>& tasks, const direction_rule& rule) {
   const auto* few = std::get_if<top>(&rule);
-  const double d_out = static_cast<double>(c.rows(vectors[0])),
-               d_in = static_cast<double>(c.columns(vectors[0]));
   if (few == nullptr) return basis_way::dense;  // all positive eigenvalues have to be known
-  const double tasks = static_cast<double>(vectors.size()),
-               block = static_cast<double>(few->count) + 4;
-  double rows = 0;  // of all tasks' statistics
-  for (const auto& s : statistics) rows += static_cast<double>(c.rows(s.data));
-  const double stacked = 2 * rows;  // rows of shifts in G_k, about
-  const double blocks = 15, thin = 4;
+  const double d_out = static_cast<double>(c.rows(vectors[0])),
+               d_in = static_cast<double>(c.columns(vectors[0])),
+               all = static_cast<double>(vectors.size()), some = static_cast<double>(tasks.size()),
+               block = static_cast<double>(std::max<index_t>(few->count, 4));
+  double rows = 0;  // of one task's statistics, on the average
+  for (const auto& s : statistics) rows += static_cast<double>(c.rows(s.data)) / all;
+  const auto of_rows = [](double m) { return 1 + 16 / std::max(m, 1.0); };
+  const double found = 11 * block;  // vectors that a search takes
   const bool can_stack = conflict_gram<Context>::has_rows(statistics);
 
-  const double orthonormalise = blocks * 700 * d_out * block * block;
-  const double form_shifts =
-      stacked * d_in * d_out * (compute_type(c.type(vectors[0])) == scalar_type::f64 ? 2 : 1);
+  const double form_shifts = 2 * (some * (all - 1) + all) * rows * d_in * d_out * of_rows(rows);
   const double by_shifts =
-      form_shifts + blocks * thin * 4 * stacked * d_out * block + orthonormalise;
-  const double apply_weights = thin * (tasks * 4 * d_out * d_in + 8 * rows * d_in);
-  const double by_weights = blocks * apply_weights * block + orthonormalise;
-  const double form_dense =
-      can_stack ? form_shifts + 2 * stacked * d_out * d_out : apply_weights * d_out;
-  const double dense = form_dense + (d_out <= 1024 ? 14 : 28) * d_out * d_out * d_out;
+      form_shifts + some * found * 8 * (all - 1) * rows * d_out * of_rows(block);
+  const double apply_weights =
+      some * (all - 1) * (4 * d_out * d_in + 8 * rows * d_in) * of_rows(some * block);
+  const double by_weights = found * apply_weights;
+  const double form_dense = can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out
+                                      : 2 * apply_weights * d_out;
+  const double dense = form_dense + some * (d_out <= 1024 ? 28 : 56) * d_out * d_out * d_out;
   if (dense <= by_weights && (!can_stack || dense <= by_shifts)) return basis_way::dense;
   return can_stack && by_shifts <= by_weights ? basis_way::shifts : basis_way::weights;
 }

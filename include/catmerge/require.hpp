@@ -38,6 +38,11 @@ constexpr bool require_operations() {
       requires { requires std::convertible_to<typename C::matrix&, typename C::view>; },
       "catmerge: context<Domain>::matrix must convert to view");
   static_assert(
+      requires {
+        requires std::default_initializable<typename C::matrix> && std::movable<typename C::matrix>;
+      },
+      "catmerge: a context<Domain>::matrix can be made empty, and moved");
+  static_assert(
       requires { requires std::convertible_to<const typename C::matrix&, typename C::const_view>; },
       "catmerge: a const context<Domain>::matrix must convert to const_view");
 // clang-format off
@@ -45,7 +50,8 @@ constexpr bool require_operations() {
   static_assert(requires(C& c, typename C::view y, typename C::const_view x, index_t n, double a,  \
                          std::span<const index_t> list, std::span<const double> w,                 \
                          std::span<const typename C::const_view> operands,                         \
-                         std::span<std::uint64_t> counts, const Eigen::MatrixXd& m) {              \
+                         std::span<std::uint64_t> counts, const Eigen::MatrixXd& m,                \
+                         const std::function<void(index_t)>& f) {                                  \
     { c.__VA_ARGS__ } RESULT;                                                                      \
   }, "catmerge: context<Domain> lacks " NAME ", or it takes or returns something else than "       \
      "<catmerge/tensor/context.hpp> says")
@@ -78,6 +84,7 @@ constexpr bool require_operations() {
   CATMERGE_OPERATION("all_finite(x)", -> std::same_as<bool>, all_finite(x));
   CATMERGE_OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>,
                      symmetric_eigen(y));
+  CATMERGE_OPERATION("concurrently(count, f)", , concurrently(n, f));
   CATMERGE_OPERATION("to_host(x)", -> std::same_as<Eigen::MatrixXd>, to_host(x));
   CATMERGE_OPERATION("from_host(m, y)", , from_host(m, y));
 #undef CATMERGE_OPERATION

@@ -229,6 +229,10 @@ class catmerge::context<test::fake_device> {
     return count(), host_.symmetric_eigen(test::writing(y));
   }
 
+  void concurrently(index_t count, const std::function<void(index_t)>& f) {
+    for (index_t i = 0; i < count; ++i) f(i);
+  }
+
   Eigen::MatrixXd to_host(const const_view& x) {
     auto& t = test::fake_traffic();
     ++t.reads;

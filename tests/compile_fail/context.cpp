@@ -29,6 +29,9 @@ class catmerge::context<there> {
   struct written_handle : read_handle {};
 #endif
   struct owner {
+#ifdef CASE_matrix_never_empty  // expect: catmerge: a context<Domain>::matrix can be made empty
+    explicit owner(int);
+#endif
 #ifndef CASE_matrix_is_no_view  // expect: catmerge: context<Domain>::matrix must convert to view
     operator written_handle();
 #endif
@@ -143,6 +146,13 @@ class catmerge::context<there> {
 #elif !defined( \
     CASE_no_symmetric_eigen)  // expect: catmerge: context<Domain> lacks symmetric_eigen(y)
   std::vector<double> symmetric_eigen(written_handle);
+#endif
+#if defined(CASE_concurrently_without_count)  // expect: context<Domain> lacks concurrently(count,
+                                              // f)
+  void concurrently(const std::function<void(index_t)>&);
+#elif !defined( \
+    CASE_no_concurrently)  // expect: catmerge: context<Domain> lacks concurrently(count, f)
+  void concurrently(index_t, const std::function<void(index_t)>&);
 #endif
 #if defined(CASE_to_host_of_floats)  // expect: catmerge: context<Domain> lacks to_host(x)
   Eigen::MatrixXf to_host(read_handle);

@@ -228,6 +228,10 @@ class context<torch_domain> {
     return values;
   }
 
+  void concurrently(index_t count, const std::function<void(index_t)>& f) {
+    for (index_t i = 0; i < count; ++i) f(i);  // the device, and libtorch's threads, are one queue
+  }
+
   Eigen::MatrixXd to_host(const const_view& x) {
     const auto reading = operands(x);
     Eigen::MatrixXd m(rows(x), columns(x));

@@ -7,6 +7,7 @@
 #include <catmerge/tensor/entry_functions.hpp>
 #include <catmerge/tensor/traits.hpp>
 #include <concepts>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,7 +27,7 @@ enum class op : bool {
 /// - `domain`: D itself;
 /// - `view`, `const_view`: handles of matrices that are written to and read, cheap to copy; a view
 ///   converts to a const_view;
-/// - `matrix`: owns one, converts to both.
+/// - `matrix`: owns one, converts to both; can be moved, and made empty.
 ///
 /// All know their scalar type at run time. A vector of d is a d x 1 matrix. Operands of one call
 /// may differ in scalar type; arithmetic is done in double if any operand is f64, else in float,
@@ -56,6 +57,9 @@ enum class op : bool {
 /// - `all_finite(x)`;
 /// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
 ///   overwritten with the eigenvectors, one per column;
+/// - `concurrently(count, f)`: calls f(0) ... f(count - 1), in any order and perhaps at the same
+/// time;
+///   f may use the context, on what no other of the calls writes;
 /// - `to_host(x)`, `from_host(m, y)`: for what is small (thin blocks' products, scores).
 ///
 /// A context that is constructed by default is made for calls that pass none. Where it can be
@@ -79,9 +83,11 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
                                    double a, std::span<const index_t> list,
                                    std::span<const typename C::const_view> operands,
                                    std::span<const double> w, std::span<std::uint64_t> counts,
+                                   const std::function<void(index_t)>& f,
                                    const Eigen::MatrixXd& m) {
   requires std::same_as<C, context<typename C::domain>>;
   requires std::convertible_to<typename C::view, typename C::const_view>;
+  requires std::default_initializable<typename C::matrix> && std::movable<typename C::matrix>;
   requires std::convertible_to<typename C::matrix&, typename C::view>;
   requires std::convertible_to<const typename C::matrix&, typename C::const_view>;
   { c.rows(x) } -> std::same_as<index_t>;
@@ -107,6 +113,7 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   c.count_keys(x, 0, std::uint64_t{0}, counts);
   { c.all_finite(x) } -> std::same_as<bool>;
   { c.symmetric_eigen(y) } -> std::same_as<std::vector<double>>;
+  c.concurrently(n, f);
   { c.to_host(x) } -> std::same_as<Eigen::MatrixXd>;
   c.from_host(m, y);
 };

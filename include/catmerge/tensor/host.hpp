@@ -21,8 +21,10 @@ namespace catmerge {
 ///
 /// Work is cut into blocks by the extents alone and each block is computed by one task, so one
 /// binary gives the same bits at any number of threads and for every storage order. (If you compile
-/// with OpenMP, define EIGEN_DONT_PARALLELIZE: Eigen's own threads cut products differently for
-/// each thread count.)
+/// with OpenMP, define EIGEN_DONT_PARALLELIZE: Eigen's own threads cut the products of the dense
+/// eigensolver differently for each thread count. Under EIGEN_USE_BLAS products of more than 128
+/// rows are the BLAS's: some percent faster, their bits are its own affair. Have it use one
+/// thread.)
 template <>
 class context<host> {
  public:
@@ -173,15 +175,23 @@ class context<host> {
   }
 
   bool all_finite(const const_view& x) {
+    if (x.rows > 1 && same_lines(x)) return all_finite(line(x));
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<char> finite(static_cast<std::size_t>(grid.count()), 1);
-    parallel(grid.count(), [&](index_t b) {
-      const auto block = loaded<double>(grid.window(x, b));
-      // 0 * x is 0 for every finite x and NaN for the rest.
-      double sum = 0;
-      for (index_t i = 0, n = grid.size(b); i < n; ++i) sum += 0.0 * block[at(i)];
-      finite[at(b)] = sum == 0;
-    });
+    const auto look = [&]<class C>(C*) {
+      parallel(grid.count(), [&](index_t b) {
+        const auto window = grid.window(x, b);
+        const auto copy = copy_of<C>(window);
+        const auto rows = rows_of<C>(window, copy.get());
+        // 0 * x is 0 for every finite x and NaN for the rest.
+        C sum = 0;
+        for (index_t i = 0; i < window.rows; ++i)
+          for (index_t j = 0; j < window.columns; ++j) sum += C(0) * rows.data[i * rows.stride + j];
+        finite[at(b)] = sum == 0;
+      });
+    };
+    x.type == scalar_type::f64 ? look(static_cast<double*>(nullptr))
+                               : look(static_cast<float*>(nullptr));
     return std::find(finite.begin(), finite.end(), 0) == finite.end();
   }
 
@@ -192,6 +202,8 @@ class context<host> {
     from_host(pairs.vectors, y);
     return std::move(pairs.values);
   }
+
+  void concurrently(index_t count, const std::function<void(index_t)>& f) { parallel(count, f); }
 
   Eigen::MatrixXd to_host(const const_view& x) {
     Eigen::MatrixXd m(x.rows, x.columns);
@@ -224,6 +236,12 @@ class context<host> {
     return copy;
   }
 
+  /// Room for a copy of a window, as rows_of asks for; none where it needs no copy.
+  template <class C>
+  static std::unique_ptr<C[]> copy_of(const const_view& v) {
+    return has_rows<C>(v) ? nullptr : buffer<C>(v.rows * v.columns);
+  }
+
   void parallel(index_t count, const task& f) {
     if (run_ && count > 1)
       run_(count, f);
@@ -243,6 +261,22 @@ class context<host> {
                   detail::shape_text(x.rows, x.columns));
   }
 
+  /// Whether all operands are stored without gaps in one and the same order. What is done entry by
+  /// entry may then pass over them as over vectors, which memory is made for.
+  template <class... Views>
+  static bool same_lines(const Views&... v) {
+    return ((v.column_stride == 1 && v.row_stride == v.columns) && ...) ||
+           ((v.row_stride == 1 && v.column_stride == v.rows) && ...);
+  }
+  static const_view line(const const_view& v) {
+    const index_t n = v.rows * v.columns;
+    return {v.data, v.type, 1, n, n, 1};
+  }
+  static view line(const view& v) {
+    const index_t n = v.rows * v.columns;
+    return {v.writable(), v.type, 1, n, n, 1};
+  }
+
   /// What becomes of an entry y of the result; p and q are entries of the operands.
   enum class entry {
     copy,                 ///< p
@@ -257,7 +291,9 @@ class context<host> {
   template <class C>
   static void combine(entry e, C alpha, const C* p, const C* q, C* y, index_t n) {
     switch (e) {
-      case entry::copy: std::copy_n(p, n, y); break;
+      case entry::copy:
+        if (p != y) std::copy_n(p, n, y);
+        break;
       case entry::difference:
         for (index_t i = 0; i < n; ++i) y[i] = p[i] - q[i];
         break;
@@ -294,15 +330,26 @@ class context<host> {
   void elementwise_in(entry e, C alpha, const view& y, const const_view& p, const const_view* q) {
     require_same_shape(y, p);
     if (q != nullptr) require_same_shape(y, *q);
+    if (y.rows > 1 && same_lines(y, p, q != nullptr ? *q : p)) {
+      const const_view other = q != nullptr ? line(*q) : const_view();
+      return elementwise_in<C>(e, alpha, line(y), line(p), q != nullptr ? &other : nullptr);
+    }
     const bool reads_y = e == entry::add || e == entry::add_weighted_square;
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t b) {
       const auto out = grid.window(y, b);
-      const auto first = loaded<C>(grid.window(p, b));
-      const auto second = q != nullptr ? loaded<C>(grid.window(*q, b)) : nullptr;
-      const auto result = reads_y ? loaded<C>(out) : buffer<C>(grid.size(b));
-      combine<C>(e, alpha, first.get(), second.get(), result.get(), grid.size(b));
-      detail::store(result.get(), out);
+      const auto first = grid.window(p, b);
+      const auto second = q != nullptr ? grid.window(*q, b) : const_view();
+      const auto copy_p = copy_of<C>(first), copy_q = copy_of<C>(second), copy_y = copy_of<C>(out);
+      const auto left = rows_of<C>(first, copy_p.get()), right = rows_of<C>(second, copy_q.get());
+      if (copy_y && reads_y) detail::load(out, copy_y.get());
+      C* const result = copy_y ? copy_y.get() : static_cast<C*>(out.writable());
+      const index_t stride = copy_y ? out.columns : out.row_stride;
+      for (index_t i = 0; i < out.rows; ++i)
+        combine<C>(e, alpha, left.data + i * left.stride,
+                   q != nullptr ? right.data + i * right.stride : nullptr, result + i * stride,
+                   out.columns);
+      if (copy_y) detail::store(result, out);
     });
   }
 
@@ -311,7 +358,16 @@ class context<host> {
   void accumulate_in(C alpha, std::span<const const_view> list, const const_view& b,
                      const view& y) {
     require_same_shape(y, b);
-    for (const auto& a : list) require_same_shape(y, a);
+    bool flat = y.rows > 1;
+    for (const auto& a : list) {
+      require_same_shape(y, a);
+      flat = flat && same_lines(y, a, b);
+    }
+    if (flat) {
+      std::vector<const_view> lines;
+      for (const auto& a : list) lines.push_back(line(a));
+      return accumulate_in<C>(alpha, lines, line(b), line(y));
+    }
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t k) {
       const auto out = grid.window(y, k);
@@ -343,40 +399,69 @@ class context<host> {
     });
   }
 
-  /// The sum of products of entries, in double: blocks in their order, each as eight interleaved
-  /// sums (independent additions keep the adders busy), added pairwise.
+  /// How many sums a reduction runs side by side: independent additions keep the adders busy.
+  static constexpr index_t lanes = 32;
+
+  /// s[j] += p q of every entry number j modulo `lanes`; products and sums in double.
+  template <class C>
+  [[gnu::noinline]] static void add_products(const C* p, const C* q, index_t n, double* s) {
+    double sum[lanes];
+    std::copy_n(s, lanes, sum);
+    const index_t whole = n - n % lanes;
+    for (index_t i = 0; i < whole; i += lanes)
+      for (index_t j = 0; j < lanes; ++j)
+        sum[j] += static_cast<double>(p[i + j]) * static_cast<double>(q[i + j]);
+    for (index_t i = whole; i < n; ++i)
+      sum[i - whole] += static_cast<double>(p[i]) * static_cast<double>(q[i]);
+    std::copy_n(sum, lanes, s);
+  }
+
+  /// The sum of products of entries, in double: blocks in their order, each as interleaved sums,
+  /// added pairwise.
   double reduce(const const_view& x, const const_view& y) {
     require_same_shape(x, y);
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<double> part(at(grid.count()));
-    const bool square = &x == &y;  // asked for by squared_norm
-    parallel(grid.count(), [&](index_t b) {
-      const auto p = loaded<double>(grid.window(x, b));
-      const auto other = square ? nullptr : loaded<double>(grid.window(y, b));
-      const double* q = square ? p.get() : other.get();
-      double s[8] = {};
-      const index_t n = grid.size(b), whole = n - n % 8;
-      for (index_t i = 0; i < whole; i += 8)
-        for (index_t j = 0; j < 8; ++j) s[j] += p[at(i + j)] * q[i + j];
-      for (index_t i = whole; i < n; ++i) s[i - whole] += p[at(i)] * q[i];
-      part[at(b)] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-    });
+    const auto add = [&]<class C>(C*) {
+      parallel(grid.count(), [&](index_t b) {
+        const auto first = grid.window(x, b), second = grid.window(y, b);
+        // The sums run on from row to row: short rows are copied, so that there is one.
+        const bool whole_rows = first.columns % lanes == 0;
+        const bool direct = whole_rows && has_rows<C>(first) && has_rows<C>(second);
+        double s[lanes] = {};
+        if (direct) {
+          for (index_t i = 0; i < first.rows; ++i)
+            add_products(static_cast<const C*>(first.at(i, 0)),
+                         static_cast<const C*>(second.at(i, 0)), first.columns, s);
+        } else {
+          const auto p = loaded<C>(first), q = loaded<C>(second);
+          add_products(p.get(), q.get(), grid.size(b), s);
+        }
+        for (index_t width = lanes / 2; width > 0; width /= 2)
+          for (index_t j = 0; j < width; ++j) s[j] += s[j + width];
+        part[at(b)] = s[0];
+      });
+    };
+    any_f64(x, y) ? add(static_cast<double*>(nullptr)) : add(static_cast<float*>(nullptr));
     double sum = 0;
     for (const double p : part) sum += p;
     return sum;
   }
 
   /// The rows of a factor, each contiguous: the window itself where it is stored so in type C, else
-  /// a converted copy in `copy`. Products then need one kernel for all orders and types.
+  /// a converted copy in `copy`. Products then need one kernel for all types.
   template <class C>
   struct row_block {
     const C* data;
     index_t stride;
   };
   template <class C>
+  static bool has_rows(const const_view& v) {
+    return v.type == scalar_type_v<C> && v.column_stride == 1 && v.row_stride >= v.columns;
+  }
+  template <class C>
   static row_block<C> rows_of(const const_view& v, C* copy) {
-    if (v.type == scalar_type_v<C> && v.column_stride == 1 && v.row_stride >= v.columns)
-      return {static_cast<const C*>(v.data), v.row_stride};
+    if (has_rows<C>(v)) return {static_cast<const C*>(v.data), v.row_stride};
     detail::load(v, copy);
     return {copy, v.columns};
   }
@@ -384,29 +469,49 @@ class context<host> {
   /// y = alpha a b + beta y, tile by tile; each tile adds its depth in fixed pieces.
   template <class C>
   void product(double alpha, const const_view& a, const const_view& b, double beta, const view& y) {
-    // 256 x 256 results over a depth of 512: the factors' pieces (512 KiB in float) stay in a
-    // second-level cache while they are used, and copying one costs 1/256 of its use.
+    // 256 x 256 results over a depth of 512: a factor's piece (512 KiB in float) stays in a
+    // second-level cache while it is used, and copying one, where types differ, costs little.
     constexpr index_t tile = 256, piece = 512;
     const index_t depth = a.columns, deepest = std::min(piece, depth),
                   down = (y.rows + tile - 1) / tile, across = (y.columns + tile - 1) / tile;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * tile;
       const index_t m = std::min(tile, y.rows - i), n = std::min(tile, y.columns - j);
-      const auto sum = buffer<C>(m * n), copy_a = buffer<C>(m * deepest),
+      using kernel = detail::product_kernel<C>;
+      const index_t width = (n + kernel::width - 1) / kernel::width * kernel::width,
+                    room = (m + kernel::height - 1) / kernel::height * kernel::height * width;
+      const auto sum = buffer<C>(room), copy_a = buffer<C>(m * deepest),
                  copy_b = buffer<C>(n * deepest);
-      std::fill_n(sum.get(), m * n, C(0));
+      std::fill_n(sum.get(), room, C(0));
       for (index_t k = 0; k < depth; k += piece) {
         const index_t d = std::min(piece, depth - k);
         const auto left = rows_of<C>(a.window(i, m, k, d), copy_a.get());
-        const auto right = rows_of<C>(b.window(k, d, j, n).transposed(), copy_b.get());
-        detail::add_product(right.data, right.stride, left.data, left.stride, sum.get(), n, m, d);
+        // The second factor where it lies, if its rows or its columns are contiguous.
+        const const_view second = b.window(k, d, j, n);
+        const bool flipped = !has_rows<C>(second);
+        const auto right = rows_of<C>(flipped ? second.transposed() : second, copy_b.get());
+        const auto add = [&](const auto& product) {
+          product(left.data, left.stride, right.data, right.stride, flipped, sum.get(), width, m, n,
+                  d);
+        };
+#ifdef EIGEN_USE_BLAS
+        if (y.rows > 128)
+          add(detail::add_product_by_blas<C>);
+        else
+#endif
+          add(detail::add_product<C>);
       }
+      if (width > n)
+        for (index_t r = 1; r < m; ++r) std::copy_n(sum.get() + r * width, n, sum.get() + r * n);
       const auto out = y.window(i, m, j, n);
       if (alpha != 1)
         for (index_t e = 0; e < m * n; ++e) sum[at(e)] *= static_cast<C>(alpha);
       if (beta != 0) {
-        const auto old = loaded<C>(out);
-        for (index_t e = 0; e < m * n; ++e) sum[at(e)] += static_cast<C>(beta) * old[at(e)];
+        const auto copy = copy_of<C>(out);
+        const auto old = rows_of<C>(out, copy.get());
+        for (index_t r = 0; r < m; ++r)
+          for (index_t e = 0; e < n; ++e)
+            sum[at(r * n + e)] += static_cast<C>(beta) * old.data[r * old.stride + e];
       }
       detail::store<C>(sum.get(), out);
     });

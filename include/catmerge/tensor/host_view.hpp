@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <catmerge/error.hpp>
 #include <catmerge/tensor/traits.hpp>
@@ -136,6 +140,30 @@ struct host_view : host_const_view {
   }
 };
 
+namespace detail {
+
+/// What matrices are aligned to: a cache line, and the widest vector register; large ones, so that
+/// the system can hold them in large pages (those of 4 KiB cost as much as the arithmetic on them).
+constexpr std::size_t large_page = std::size_t{1} << 21;
+constexpr std::size_t alignment_of(std::size_t bytes) {
+  return bytes < large_page ? 64 : large_page;
+}
+
+/// Gives back what was allocated with an alignment.
+struct aligned_release {
+  std::align_val_t alignment{64};
+  void operator()(std::byte* p) const { ::operator delete(p, alignment); }
+};
+
+/// Asks the system for large pages, where it has such.
+inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
+#ifdef __linux__
+  if (bytes >= large_page) ::madvise(memory, bytes - bytes % large_page, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace detail
+
 /// A row-major matrix in host memory, aligned, with a run-time element type.
 class host_matrix {
  public:
@@ -149,7 +177,9 @@ class host_matrix {
     if (columns != 0 && rows > limit / columns) throw std::bad_alloc();
     const std::size_t bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
     if (bytes > 0) {
-      memory_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{alignment})));
+      const std::align_val_t alignment{detail::alignment_of(bytes)};
+      memory_ = {static_cast<std::byte*>(::operator new(bytes, alignment)), {alignment}};
+      detail::prefer_large_pages(memory_.get(), bytes);
       std::fill_n(memory_.get(), bytes, std::byte{0});
     }
     all_ = host_view(memory_.get(), type, rows, columns, columns, 1);
@@ -190,11 +220,6 @@ class host_matrix {
   operator const host_const_view&() const { return all_; }
 
  private:
-  static constexpr std::size_t alignment = 64;  // a cache line, and the widest vector register
-  struct release {
-    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{alignment}); }
-  };
-
   template <class S>
   void check() const {
     if (scalar_type_v<S> != type())
@@ -202,7 +227,7 @@ class host_matrix {
                   name_of(scalar_type_v<S>));
   }
 
-  std::unique_ptr<std::byte[], release> memory_;
+  std::unique_ptr<std::byte[], detail::aligned_release> memory_;
   host_view all_;
 };
 
