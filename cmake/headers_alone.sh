@@ -44,6 +44,10 @@ alone() {
 }
 export -f alone
 xargs -a "$work/headers" -I{} -P "$(catmerge_jobs)" bash -c 'alone "$@"' alone {} "${flags[@]}"
+# And all of them at once with the standard library's checks, whose containers are other types.
+sed 's/.*/#include <&>/' "$work/headers" > "$work/debug.cpp"
+"$compiler" "${flags[@]}" -D_GLIBCXX_DEBUG -fsyntax-only "$work/debug.cpp"
+rm "$work/debug.cpp"
 if [ -n "$link" ]; then
   echo 'int main() {}' > "$work/main.cpp"
   libraries=()

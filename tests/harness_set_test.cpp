@@ -85,6 +85,9 @@ TEST_CASE("the next group is read while this one is worked on, and the last one 
     const auto& p = set.groups()[g].front();
     const auto base = set.base(p), expert = set.expert(0, p);
     CHECK(base.rows == set.piece_of(p).count);
+    const bool piece = g >= 3;
+    CHECK(p.whole == (piece ? "table" : ""));
+    CHECK(p.first_row == (piece ? 2048 * static_cast<index_t>(g - 3) : 0));
     if (g + 1 < set.groups().size()) {
       for (const bool of_expert : {false, true}) {
         const auto next = bytes_of_group(g + 1, of_expert);

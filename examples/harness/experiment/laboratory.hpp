@@ -70,8 +70,7 @@ class laboratory {
 
   table_row fixed_row(const std::string& label, const weight_source& weights);
   table_row experts_row();
-  table_row at_alpha(const std::string& label, const contender& who, const std::string& spec,
-                     double alpha);
+  table_row at_alpha(const std::string& label, const std::string& spec, double alpha);
   table_row chosen_row(const contender& who);
   std::vector<double> expert_values();
 

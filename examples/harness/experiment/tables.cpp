@@ -39,10 +39,8 @@ study laboratory::comparison() {
       "over layers and tasks.";
   s.rows.push_back(fixed_row("base, not merged", checkpoint_weights(bench_->set().base_file())));
   s.rows.push_back(experts_row());
-  s.rows.push_back(at_alpha("Task Arithmetic, alpha 0.4", one_setting("task-arithmetic"),
-                            "task-arithmetic", 0.4));
-  s.rows.push_back(
-      at_alpha("CAT, the paper's settings, alpha 0.4", one_setting("cat"), "cat", 0.4));
+  s.rows.push_back(at_alpha("Task Arithmetic, alpha 0.4", "task-arithmetic", 0.4));
+  s.rows.push_back(at_alpha("CAT, the paper's settings, alpha 0.4", "cat", 0.4));
   index_t done = 0;
   for (const auto& who : contenders_) {
     terminal_.show("comparing methods", done++, std::ssize(contenders_));
@@ -78,8 +76,7 @@ study laboratory::ablation() {
   }
   for (const auto& part : parts) {
     const auto less = with_settings(spec, part.off);
-    s.rows.push_back(
-        at_alpha(std::string(part.label) + ", alpha 0.4", one_setting(less), less, 0.4));
+    s.rows.push_back(at_alpha(std::string(part.label) + ", alpha 0.4", less, 0.4));
   }
   return s;
 }
@@ -100,8 +97,8 @@ table_row laboratory::experts_row() {
 }
 
 /// One setting at one alpha, for each draw of samples if it uses any.
-table_row laboratory::at_alpha(const std::string& label, const contender& who,
-                               const std::string& spec, double alpha) {
+table_row laboratory::at_alpha(const std::string& label, const std::string& spec, double alpha) {
+  const contender who = one_setting(spec);
   table_row row;
   row.label = label;
   row.setting = setting_text(spec, alpha);
