@@ -42,6 +42,7 @@ inline json to_json(const protection& p, const std::vector<std::string>& tasks, 
     j["largest_magnitude"] = p.magnitude;
     j["positive_seen"] = p.positive;
     j["residual"] = p.residual;
+    j["products"] = p.products;
     j["solver"] = name_of(p.way);
   } else {
     j["coordinates"] = p.coordinates;

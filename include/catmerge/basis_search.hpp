@@ -81,9 +81,9 @@ class basis_searches {
   using task_product = typename conflict_gram<Context>::task_product;
 
  public:
-  basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
+  basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& wanted,
                  const projection_options& options, index_t count)
-      : c_(c), g_(g), tasks_(tasks) {
+      : c_(c), g_(g), tasks_(wanted), spent_(wanted.size(), 0) {
     eigen_options eigen = options.eigen;
     eigen.count = count;
     const scalar_type type = g.type();
@@ -94,7 +94,7 @@ class basis_searches {
         type == scalar_type::f32 && eigen.tolerance >= 4e-7 ? scalar_type::f32 : scalar_type::f64;
     eigen_options first = eigen;
     if (arithmetic_ == scalar_type::f32) first.products = std::min<index_t>(400, eigen.products);
-    for (std::size_t j = 0; j < tasks.size(); ++j)
+    for (std::size_t j = 0; j < tasks_.size(); ++j)
       searches_.push_back(std::make_unique<search>(c, g.size(), first));
     run(arithmetic_);
     if (arithmetic_ == scalar_type::f64) return;
@@ -102,13 +102,14 @@ class basis_searches {
     // Where float cannot tell the sign of an eigenvalue that may be taken, double does; and to
     // double's tolerance, which tells what is small from what is nothing.
     eigen.tolerance = std::min(eigen.tolerance, default_tolerance(scalar_type::f64));
-    for (std::size_t j = 0; j < tasks.size(); ++j) {
+    for (std::size_t j = 0; j < tasks_.size(); ++j) {
       const auto found = searches_[j]->result();
       const double unsure = positive_above(g.size(), g.rounding(scalar_type::f32),
-                                           std::max(found.magnitude, g.terms(tasks[j])));
+                                           std::max(found.magnitude, g.terms(tasks_[j])));
       bool sure = found.converged;
       for (const double v : found.values) sure = sure && std::abs(v) > unsure;
       if (sure) continue;
+      spent_[j] = found.products;
       const auto start = searches_[j]->leading();
       searches_[j] =
           std::make_unique<search>(c, g.size(), eigen, typename Context::const_view(start));
@@ -116,7 +117,11 @@ class basis_searches {
     run(scalar_type::f64);
   }
 
-  eigenpairs<Context> result(std::size_t j) { return searches_[j]->result(); }
+  eigenpairs<Context> result(std::size_t j) {
+    auto found = searches_[j]->result();
+    found.products += spent_[j];
+    return found;
+  }
 
  private:
   void run(scalar_type arithmetic) {
@@ -140,6 +145,7 @@ class basis_searches {
   std::vector<index_t> tasks_;
   scalar_type arithmetic_ = scalar_type::f64;
   std::vector<std::unique_ptr<search>> searches_;
+  std::vector<index_t> spent_;  // products of searches that others went on from
 };
 
 /// The removal bases of several tasks, from one G_k each.
@@ -173,6 +179,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     result.spectrum.insert(result.spectrum.end(), pairs.after.begin(), pairs.after.end());
     result.magnitude = pairs.magnitude;
     result.residual = pairs.residual;
+    result.products = pairs.products;
     result.way = way;
   }
   return results;

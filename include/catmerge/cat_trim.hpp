@@ -205,6 +205,7 @@ class linear_trim {
       taken.magnitude = found.magnitude;
       taken.residual = found.residual;
       taken.positive = found.positive;
+      taken.products = found.products;
       taken.way = found.way;
       bases.push_back(std::move(found.basis));
     }

@@ -47,10 +47,10 @@ class conflict_gram {
   };
 
   /// vectors: T_i, each d_out x d_in. list: statistics, one per task, fitting d_in. What both look
-  /// at must outlive this. tasks: the k whose G_k are asked for. norm: the largest ||T_i||_F, if it
-  /// is known. Throws catmerge::error where shifts are to be formed from a Gram matrix.
+  /// at must outlive this. wanted: the k whose G_k are asked for. norm: the largest ||T_i||_F, if
+  /// it is known. Throws catmerge::error where shifts are to be formed from a Gram matrix.
   conflict_gram(Context& c, std::vector<const_view> vectors, std::vector<statistics> list,
-                double lambda, row_weight weight, way how, const std::vector<index_t>& tasks,
+                double lambda, row_weight weight, way how, const std::vector<index_t>& wanted,
                 double norm = 0)
       : c_(c),
         vectors_(std::move(vectors)),
@@ -61,7 +61,7 @@ class conflict_gram {
         terms_(vectors_.size(), 0) {
     if (way_ == way::shifts && !has_rows(statistics_))
       throw error("conflict_gram: feature shifts cannot be formed from a Gram matrix");
-    way_ == way::shifts ? form_shifts(tasks) : set_scales(norm);
+    way_ == way::shifts ? form_shifts(wanted) : set_scales(norm);
   }
 
   /// Whether feature shifts can be formed: rows or a factor for every task.

@@ -137,6 +137,7 @@ struct removal_basis_fn {
         found.magnitude,
         found.residual,
         found.positive,
+        found.products,
         found.way};
     c.assign(found.basis, write(result.basis));
     return result;

@@ -78,6 +78,7 @@ struct removal_basis_result {
   double magnitude = 0;  ///< the largest |eigenvalue| of G_k that was seen
   double residual = 0;   ///< of the worst eigenpair, relative to magnitude; 0 when dense
   index_t positive = 0;  ///< how many of the eigenvalues looked at were positive
+  index_t products = 0;  ///< products of G_k with a vector (Krylov ways)
   basis_way way = basis_way::dense;  ///< the one taken; dense also where Krylov did not converge
 };
 

@@ -20,6 +20,7 @@ struct protection {
   double magnitude = 0;              ///< linear: the largest |eigenvalue| of G_k
   double residual = 0;               ///< linear: of the worst eigenpair, relative to magnitude
   index_t positive = 0;              ///< linear: positive eigenvalues among those looked at
+  index_t products = 0;              ///< linear: products of G_k with a vector that it took
   basis_way way = basis_way::dense;  ///< linear: how the eigenvectors were found
   std::vector<index_t> coordinates;  ///< scale, shift: the coordinates removed
 };
