@@ -12,8 +12,10 @@
 // LAYERS: CAT merges the first so many layers only, to save time: one layer takes as much memory as
 // any other. FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; what is there already is used
 // again. Outputs go to memory (/dev/shm), so that no disk is timed. SCRIPT is run by python3, which
-// needs NumPy: each distinct shape once, times its count. Fails if a merge takes more memory than
-// the limits below.
+// needs NumPy: each distinct shape once, times its count. "The machine's" row is what the
+// operations of CAT's trims, counted from its report, take at the rate of a large product of floats
+// measured here, and Task Arithmetic's time. Fails if a merge takes more memory than the limits
+// below.
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -22,18 +24,24 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint_writer.hpp>
+#include <catmerge/tensor/host.hpp>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <harness/pool.hpp>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
 
 namespace fs = std::filesystem;
 namespace io = catmerge::io;
+namespace harness = catmerge::harness;
 using catmerge::index_t;
 
 struct shape {
@@ -181,7 +189,7 @@ cost run(const std::vector<std::string>& line) {
   return {static_cast<double>(used.ru_maxrss) * 1024 / 1e6, taken.count()};
 }
 
-/// The same, with the program's words out of the way.
+/// Runs a line of the shell.
 cost shell(const std::string& script) {
   return run({"/bin/sh", "-c", script});
 }
@@ -206,6 +214,49 @@ class scratch {
  private:
   fs::path path_;
 };
+
+/// Products of floats per second, times two, of 3072 x 3072 by as many threads as the program's.
+double product_rate() {
+  harness::pool threads(std::max(1U, std::thread::hardware_concurrency()));
+  catmerge::context<catmerge::host> c(threads.runner());
+  constexpr index_t n = 3072;
+  auto a = c.make(catmerge::scalar_type::f32, n, n), b = c.make(catmerge::scalar_type::f32, n, n),
+       y = c.make(catmerge::scalar_type::f32, n, n);
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    c.multiply(1, a, catmerge::op::none, b, catmerge::op::none, 0, y);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 2.0 * n * n * n / taken.count());
+  }
+  return best;
+}
+
+/// Operations of CAT's trims of linear weights, as its report has them: products with G_k, shifts
+/// where they are formed, and the trims themselves.
+double operations_of(const fs::path& report, const shape& s) {
+  std::map<std::string, io::shape_t> shapes_of;
+  for (const auto& info : tensors_of(s)) shapes_of[info.name] = info.shape;
+  const auto all = nlohmann::json::parse(std::ifstream(report));
+  double operations = 0;
+  for (const auto& parameter : all.at("parameters")) {
+    if (parameter.at("kind") != "linear" || !parameter.at("trimmed").get<bool>()) continue;
+    const auto& extents = shapes_of.at(parameter.at("name").get<std::string>());
+    const auto d_out = static_cast<double>(extents[0]), d_in = static_cast<double>(extents[1]);
+    const double tasks = experts, n = parameter.at("rows").front().get<double>();
+    for (const auto& p : parameter.at("protections")) {
+      const auto products = p.at("products").get<double>();
+      const auto taken = static_cast<double>(p.at("eigenvalues").size());
+      const double pairs = tasks - 1;
+      if (p.at("solver") == "weights")
+        operations += products * pairs * (4 * d_out * d_in + 8 * n * d_in);
+      else
+        operations += 2 * tasks * n * d_out * d_in + products * pairs * 8 * n * d_out;
+      operations += pairs * taken * 4 * d_out * d_in;
+    }
+  }
+  return operations;
+}
 
 struct settings {
   std::string program;
@@ -295,6 +346,26 @@ bool measure(const settings& given, const shape& s, index_t layers) {
              return one;
            }()),
       cat.seconds, "of two");
+  if (whole) {
+    auto half = merge;
+    std::vector<std::string> half_features;
+    for (std::size_t k = 0; k < by_features.size() / 2; ++k)
+      half_features.push_back(by_features[k]);
+    const std::string last = std::to_string(experts / 2) + "=";
+    while (half.back().rfind(last, 0) != 0) half.pop_back();
+    const cost four = with(half, half_features);
+    line("CAT from features, half the experts", four.peak_mb, four.seconds, 0, "");
+    line("(twice the experts, times the time)", 0, cat.seconds, four.seconds, "times");
+    const fs::path report = out.path() / "report.json";
+    auto reported = by_features;
+    reported.insert(reported.end(), {"--report", report});
+    row("CAT from features, with a report", with(merge, reported), cat.seconds, "of without");
+    const double rate = product_rate(), operations = operations_of(report, s);
+    std::printf("%.2f 10^12 operations; %.0f GFLOP/s\n", operations / 1e12, rate / 1e9);
+    const double machine = operations / rate + sum.seconds;
+    line("the machine's: operations, Task Arithmetic", 0, machine, 0, "");
+    line("(CAT from features)", 0, cat.seconds, machine, "of the machine's");
+  }
   row("CAT from samples" + of, with(merge, by_samples));
   if (!given.reference.empty() && whole) {
     const fs::path times = out.path() / "reference";

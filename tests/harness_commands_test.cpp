@@ -42,12 +42,12 @@ TEST_CASE("help at every level, with every option") {
        {"--base", "--expert", "NAME=P", "--output", "--method", "cat", "task-arithmetic",
         "catmerge methods", "--before", "--method-for", "--importance", "--quiet", "--verbose",
         "--alpha", "--preset", "paper", "port", "--features", "--samples", "NAME=F", "--rank",
-        "--basis-energy", "--basis-positive", "--lambda", "--scale-rank", "--scale-lambda",
-        "--shift-rank", "--rescale", "none", "frobenius", "--order", "sequential", "joint",
-        "--rows", "sum", "mean", "--feature-coefficient", "--out-dtype", "base", "f32", "f16",
-        "bf16", "f64", "--threads", "--report", "--config", "--sample-count", "--rule", "--include",
-        "--exclude", "--drop", "--task-heads", "--heads-output", "--resized", "--missing", "--set",
-        "--max-shard-size", "--overwrite",
+        "--basis-energy", "--basis-positive", "--basis-tolerance", "--lambda", "--scale-rank",
+        "--scale-lambda", "--shift-rank", "--rescale", "none", "frobenius", "--order", "sequential",
+        "joint", "--rows", "sum", "mean", "--feature-coefficient", "--out-dtype", "base", "f32",
+        "f16", "bf16", "f64", "--threads", "--report", "--config", "--sample-count", "--rule",
+        "--include", "--exclude", "--drop", "--task-heads", "--heads-output", "--resized",
+        "--missing", "--set", "--max-shard-size", "--overwrite",
         // defaults
         "=cat", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
       {"features",
@@ -128,10 +128,13 @@ TEST_CASE("command lines that mean nothing") {
   SUBCASE("options without meaning") {
     for (const std::string method : {"average", "task-arithmetic"}) {
       const std::map<std::string, std::string> values = {
-          {"--features", fa},    {"--samples", sa},         {"--preset", "paper"},
-          {"--rank", "4"},       {"--basis-energy", "0.5"}, {"--lambda", "5"},
-          {"--scale-rank", "4"}, {"--scale-lambda", "1"},   {"--shift-rank", "4"},
-          {"--rescale", "none"}, {"--order", "joint"},      {"--rows", "sum"}};
+          {"--features", fa},           {"--samples", sa},
+          {"--preset", "paper"},        {"--rank", "4"},
+          {"--basis-energy", "0.5"},    {"--lambda", "5"},
+          {"--scale-rank", "4"},        {"--scale-lambda", "1"},
+          {"--shift-rank", "4"},        {"--rescale", "none"},
+          {"--order", "joint"},         {"--rows", "sum"},
+          {"--basis-tolerance", "1e-9"}};
       for (const auto& [option, value] : values)
         check_refused(one + arguments{"--method", method, option, value}, {option, method});
       check_refused(one + arguments{"--method", method, "--basis-positive"},
@@ -158,7 +161,7 @@ TEST_CASE("command lines that mean nothing") {
       check_refused({"inspect", base, "--rule", rule}, {"--rule"});
     }
     for (const std::string option : {"--rank", "--scale-rank", "--shift-rank", "--lambda",
-                                     "--scale-lambda", "--basis-energy"}) {
+                                     "--scale-lambda", "--basis-energy", "--basis-tolerance"}) {
       check_refused(good + arguments{option, "-1"}, {option, "-1"});
       check_refused(good + arguments{option, "many"}, {option, "many"});
       check_refused(good + arguments{option, "nan"}, {option, "nan"});

@@ -77,6 +77,7 @@ cat_options make_options(const CLI::App& command, const arguments& a) {
   else
     std::get<top>(o.linear.directions).count = a.rank;
   o.linear.lambda = a.lambda;
+  o.linear.eigen.tolerance = a.tolerance;
   o.scale.coordinates.count = a.scale_rank;
   o.scale.lambda = a.scale_lambda;
   o.shift.count = a.shift_rank;
@@ -118,6 +119,7 @@ json settings_of(const arguments& a, const std::optional<double>& alpha, const c
     if (const auto* t = std::get_if<top>(&o.linear.directions)) j["rank"] = t->count;
     if (const auto* e = std::get_if<energy>(&o.linear.directions)) j["basis_energy"] = e->share;
     if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
+    if (o.linear.eigen.tolerance > 0) j["basis_tolerance"] = o.linear.eigen.tolerance;
     j["lambda"] = o.linear.lambda;
     j["scale_rank"] = o.scale.coordinates.count;
     j["scale_lambda"] = o.scale.lambda;
@@ -334,9 +336,9 @@ struct merge_plan {
       alphas = alphas || o.method->find_alpha() != nullptr;
     }
     for (auto& t : before) trims = trims || t.find_trims() != nullptr;
-    for (const char* option :
-         {"--preset", "--rank", "--basis-energy", "--basis-positive", "--lambda", "--scale-rank",
-          "--scale-lambda", "--shift-rank", "--rescale", "--order", "--rows"})
+    for (const char* option : {"--preset", "--rank", "--basis-energy", "--basis-positive",
+                               "--basis-tolerance", "--lambda", "--scale-rank", "--scale-lambda",
+                               "--shift-rank", "--rescale", "--order", "--rows"})
       if (!trims && command.count(option) > 0)
         refuse(option, "has no meaning for --method " + a.method);
     for (const auto& rule : overrides)

@@ -18,7 +18,7 @@ struct merge_arguments {
   std::vector<std::string> include, exclude, drop, task_heads, resized;  ///< patterns of names
   std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",
               out_dtype = "base";
-  double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1;
+  double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1, tolerance = 0;
   index_t rank = 4, scale_rank = 4, shift_rank = 4, sample_count = 0;
   bool positive = false, overwrite = false, quiet = false, verbose = false;
   unsigned threads = default_threads();

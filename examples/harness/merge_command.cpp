@@ -180,6 +180,13 @@ void add_merge(CLI::App& program) {
       ->excludes(rank)
       ->excludes(share)
       ->group(group);
+  command
+      ->add_option("--basis-tolerance", a->tolerance,
+                   "Error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 "
+                   "for weights in double; below 4e-7 takes twice the time)")
+      ->check(finite_number(false))
+      ->capture_default_str()
+      ->group(group);
   command->add_option("--lambda", a->lambda, "Weight of what a task loses itself, linear weights")
       ->check(finite_number(false))
       ->capture_default_str()
