@@ -178,20 +178,13 @@ class context<host> {
     if (x.rows > 1 && same_lines(x)) return all_finite(line(x));
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<char> finite(static_cast<std::size_t>(grid.count()), 1);
-    const auto look = [&]<class C>(C*) {
-      parallel(grid.count(), [&](index_t b) {
-        const auto window = grid.window(x, b);
-        const auto copy = copy_of<C>(window);
-        const auto rows = rows_of<C>(window, copy.get());
-        // 0 * x is 0 for every finite x and NaN for the rest.
-        C sum = 0;
-        for (index_t i = 0; i < window.rows; ++i)
-          for (index_t j = 0; j < window.columns; ++j) sum += C(0) * rows.data[i * rows.stride + j];
-        finite[at(b)] = sum == 0;
-      });
-    };
-    x.type == scalar_type::f64 ? look(static_cast<double*>(nullptr))
-                               : look(static_cast<float*>(nullptr));
+    parallel(grid.count(), [&](index_t b) {
+      const auto block = loaded<double>(grid.window(x, b));
+      // 0 * x is 0 for every finite x and NaN for the rest.
+      double sum = 0;
+      for (index_t i = 0, n = grid.size(b); i < n; ++i) sum += 0.0 * block[at(i)];
+      finite[at(b)] = sum == 0;
+    });
     return std::find(finite.begin(), finite.end(), 0) == finite.end();
   }
 
@@ -403,16 +396,13 @@ class context<host> {
   static constexpr index_t lanes = 32;
 
   /// s[j] += p q of every entry number j modulo `lanes`; products and sums in double.
-  template <class C>
-  [[gnu::noinline]] static void add_products(const C* p, const C* q, index_t n, double* s) {
+  static void add_products(const double* p, const double* q, index_t n, double* s) {
     double sum[lanes];
     std::copy_n(s, lanes, sum);
     const index_t whole = n - n % lanes;
     for (index_t i = 0; i < whole; i += lanes)
-      for (index_t j = 0; j < lanes; ++j)
-        sum[j] += static_cast<double>(p[i + j]) * static_cast<double>(q[i + j]);
-    for (index_t i = whole; i < n; ++i)
-      sum[i - whole] += static_cast<double>(p[i]) * static_cast<double>(q[i]);
+      for (index_t j = 0; j < lanes; ++j) sum[j] += p[i + j] * q[i + j];
+    for (index_t i = whole; i < n; ++i) sum[i - whole] += p[i] * q[i];
     std::copy_n(sum, lanes, s);
   }
 
@@ -422,27 +412,14 @@ class context<host> {
     require_same_shape(x, y);
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<double> part(at(grid.count()));
-    const auto add = [&]<class C>(C*) {
-      parallel(grid.count(), [&](index_t b) {
-        const auto first = grid.window(x, b), second = grid.window(y, b);
-        // The sums run on from row to row: short rows are copied, so that there is one.
-        const bool whole_rows = first.columns % lanes == 0;
-        const bool direct = whole_rows && has_rows<C>(first) && has_rows<C>(second);
-        double s[lanes] = {};
-        if (direct) {
-          for (index_t i = 0; i < first.rows; ++i)
-            add_products(static_cast<const C*>(first.at(i, 0)),
-                         static_cast<const C*>(second.at(i, 0)), first.columns, s);
-        } else {
-          const auto p = loaded<C>(first), q = loaded<C>(second);
-          add_products(p.get(), q.get(), grid.size(b), s);
-        }
-        for (index_t width = lanes / 2; width > 0; width /= 2)
-          for (index_t j = 0; j < width; ++j) s[j] += s[j + width];
-        part[at(b)] = s[0];
-      });
-    };
-    any_f64(x, y) ? add(static_cast<double*>(nullptr)) : add(static_cast<float*>(nullptr));
+    parallel(grid.count(), [&](index_t b) {
+      const auto p = loaded<double>(grid.window(x, b)), q = loaded<double>(grid.window(y, b));
+      double s[lanes] = {};
+      add_products(p.get(), q.get(), grid.size(b), s);
+      for (index_t width = lanes / 2; width > 0; width /= 2)
+        for (index_t j = 0; j < width; ++j) s[j] += s[j + width];
+      part[at(b)] = s[0];
+    });
     double sum = 0;
     for (const double p : part) sum += p;
     return sum;
