@@ -275,7 +275,7 @@ bool measure(const settings& given, const shape& s, index_t layers) {
   std::vector<std::string> merge = {
       given.program,      "merge",       "--quiet",  "--base",
       folder / "model-0", "--overwrite", "--output", out.path() / "merged"};
-  std::vector<std::string> by_samples, by_features;
+  std::vector<std::string> by_samples, by_features, by_half_the_rows;
   std::string inputs = (folder / "model-0" / "model.safetensors").string(), port;
   cost features{0, 0};
   for (int k = 1; k <= experts; ++k) {
@@ -291,6 +291,10 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     const cost one = run({given.program, "features", "--model", model, "--samples", file,
                           "--output", recorded, "--overwrite"});
     features = {std::max(features.peak_mb, one.peak_mb), features.seconds + one.seconds};
+    const std::string fewer = folder / ("features-of-1-" + task + ".safetensors");
+    by_half_the_rows.insert(by_half_the_rows.end(), {"--features", task + "=" + fewer});
+    run({given.program, "features", "--model", model, "--samples", file, "--sample-count", "1",
+         "--output", fewer, "--overwrite"});
   }
   bool good = true;
   const auto line = [&](const std::string& what, double peak_mb, double seconds, double against,
@@ -356,6 +360,9 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     const cost four = with(half, half_features);
     line("CAT from features, half the experts", four.peak_mb, four.seconds, 0, "");
     line("(twice the experts, times the time)", 0, cat.seconds, four.seconds, "times");
+    const cost fewer = with(merge, by_half_the_rows);
+    line("CAT from features, half the rows", fewer.peak_mb, fewer.seconds, 0, "");
+    line("(twice the rows, times the time)", 0, cat.seconds, fewer.seconds, "times");
     const fs::path report = out.path() / "report.json";
     auto reported = by_features;
     reported.insert(reported.end(), {"--report", report});

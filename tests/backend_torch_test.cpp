@@ -155,6 +155,7 @@ void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_t
   run(grid{3}, [](auto& c, auto p, auto q, auto y) {
     const typename std::decay_t<decltype(c)>::const_view list[] = {p, q, p};
     c.accumulate(0.5, list, q, y);
+    c.accumulate(0.25, list, c.slice(q, 0, 0, 0, 0), y);
   });
   run(grid{3}, [](auto& c, auto p, auto, auto y) { c.axpy(-1.5, p, y); });
   run(grid{3}, [](auto& c, auto, auto, auto y) { c.scale(-0.75, y); });

@@ -71,6 +71,9 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   c.accumulate(0.5, {list, 1}, b, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) + 0.5 * (a(i, j) - b(i, j)); });
   y = fresh();
+  c.accumulate(0.5, list, c.slice(host_context::const_view(b), 0, 0, 0, 0), y);
+  look(y, [&](index_t i, index_t j) { return old(i, j) + 0.5 * (2 * a(i, j) + b(i, j)); });
+  y = fresh();
   c.axpy(-1.5, a, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) - 1.5 * a(i, j); });
   y = fresh();

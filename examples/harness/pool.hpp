@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <catmerge/tensor/host.hpp>
 #include <condition_variable>
@@ -14,7 +15,7 @@
 namespace catmerge::harness {
 
 /// The program's one thread pool: an executor for the library and the networks. Tasks are handed
-/// out in order; a run from inside a task is done by the thread that asks for it.
+/// out in order. A task may run tasks of its own: threads that have nothing else to do help.
 class pool {
  public:
   /// `threads` in all, the caller's among them.
@@ -28,7 +29,7 @@ class pool {
       const std::lock_guard lock(mutex_);
       closing_ = true;
     }
-    wake_.notify_all();
+    change_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -41,68 +42,78 @@ class pool {
     index_t count;
     const std::function<void(index_t)>* task;
     std::atomic<index_t> next{0};
+    std::size_t helpers = 0;  // threads in it besides the one that asked
     std::exception_ptr failure{};
-    std::mutex failure_mutex{};
   };
 
   void run(index_t count, const std::function<void(index_t)>& task) {
-    if (inside_ || workers_.empty() || count <= 1) {
+    if (workers_.empty() || count <= 1) {
       for (index_t i = 0; i < count; ++i) task(i);
       return;
     }
-    job current{count, &task};
+    job mine{count, &task};
     {
       const std::lock_guard lock(mutex_);
-      job_ = &current;
-      ++generation_;
-      busy_ = workers_.size();
+      jobs_.push_back(&mine);
+      if (sleepers_ > 0) change_.notify_all();
     }
-    wake_.notify_all();
-    take_tasks(current);
+    take_tasks(mine);
     std::unique_lock lock(mutex_);
-    idle_.wait(lock, [this] { return busy_ == 0; });
-    job_ = nullptr;
-    if (current.failure) std::rethrow_exception(current.failure);
+    // Until the helpers are done there may be tasks of theirs to help with: jobs younger than this
+    // one. (An older one could keep this thread for long.)
+    while (mine.helpers > 0) {
+      const auto place = std::find(jobs_.begin(), jobs_.end(), &mine);
+      if (!help(lock, static_cast<std::size_t>(place - jobs_.begin()) + 1)) sleep(lock);
+    }
+    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &mine));
+    lock.unlock();
+    if (mine.failure) std::rethrow_exception(mine.failure);
   }
 
   void work() {
-    std::uint64_t seen = 0;
-    while (true) {
-      job* current = nullptr;
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return closing_ || generation_ != seen; });
-        if (closing_) return;
-        seen = generation_;
-        current = job_;
-      }
-      take_tasks(*current);
-      const std::lock_guard lock(mutex_);
-      if (--busy_ == 0) idle_.notify_one();
-    }
+    std::unique_lock lock(mutex_);
+    while (!closing_)
+      if (!help(lock, 0)) sleep(lock);
   }
 
-  static void take_tasks(job& current) {
-    inside_ = true;
-    for (index_t i; (i = current.next.fetch_add(1)) < current.count;) {
+  /// Takes tasks of the oldest job, from place `first` on, that has some left; false if none has.
+  bool help(std::unique_lock<std::mutex>& lock, std::size_t first) {
+    for (std::size_t i = first; i < jobs_.size(); ++i) {
+      job& other = *jobs_[i];
+      if (other.next.load() >= other.count) continue;
+      ++other.helpers;
+      lock.unlock();
+      take_tasks(other);
+      lock.lock();
+      if (--other.helpers == 0 && sleepers_ > 0) change_.notify_all();
+      return true;
+    }
+    return false;
+  }
+
+  void sleep(std::unique_lock<std::mutex>& lock) {
+    ++sleepers_;
+    change_.wait(lock);
+    --sleepers_;
+  }
+
+  void take_tasks(job& from) {
+    for (index_t i; (i = from.next.fetch_add(1)) < from.count;) {
       try {
-        (*current.task)(i);
+        (*from.task)(i);
       } catch (...) {
-        const std::lock_guard lock(current.failure_mutex);
-        if (!current.failure) current.failure = std::current_exception();
-        current.next = current.count;
+        const std::lock_guard lock(mutex_);
+        if (!from.failure) from.failure = std::current_exception();
+        from.next = from.count;
       }
     }
-    inside_ = false;
   }
 
-  inline static thread_local bool inside_ = false;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
-  std::condition_variable wake_, idle_;
-  job* job_ = nullptr;
-  std::uint64_t generation_ = 0;
-  std::size_t busy_ = 0;
+  std::condition_variable change_;  // of jobs_, of a job's helpers, of closing_
+  std::vector<job*> jobs_;          // oldest first
+  std::size_t sleepers_ = 0;
   bool closing_ = false;
 };
 

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <catmerge/projection_options.hpp>
-#include <limits>
-#include <memory>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -44,21 +42,21 @@ template <class Result>
 index_t take_directions(const direction_rule& rule, const std::vector<double>& values,
                         double threshold, Result& result) {
   const index_t count = directions_taken(rule, values, threshold);
-  result.positive =
-      std::count_if(values.begin(), values.end(), [&](double v) { return v > threshold; });
-  result.eigenvalues.assign(values.begin(), values.begin() + count);
+  result.positive = 0;
+  for (const double v : values) result.positive += v > threshold;
+  result.eigenvalues = values;
+  result.eigenvalues.resize(static_cast<std::size_t>(count));
   return count;
 }
 
 /// The removal basis of task k by the dense solver.
 template <class Context>
-removal_basis_result<typename Context::matrix> dense_basis(Context& c, conflict_gram<Context>& g,
-                                                           index_t k, const direction_rule& rule) {
-  removal_basis_result<typename Context::matrix> result;
+void dense_basis(Context& c, conflict_gram<Context>& g, index_t k, const direction_rule& rule,
+                 removal_basis_result<typename Context::matrix>& result) {
   const index_t size = g.size();
   auto vectors = g.dense(k);
-  auto values = c.symmetric_eigen(vectors);
-  std::reverse(values.begin(), values.end());
+  const auto ascending = c.symmetric_eigen(vectors);
+  std::vector<double> values(ascending.rbegin(), ascending.rend());
   if (!values.empty())
     result.magnitude = std::max(std::abs(values.front()), std::abs(values.back()));
   const double threshold =
@@ -68,9 +66,8 @@ removal_basis_result<typename Context::matrix> dense_basis(Context& c, conflict_
   for (index_t j = 0; j < count; ++j)
     c.assign(c.slice(typename Context::const_view(vectors), 0, size, size - 1 - j, 1),
              c.slice(typename Context::view(result.basis), 0, size, j, 1));
-  const index_t seen = std::min<index_t>(count + 8, size);
-  result.spectrum.assign(values.begin(), values.begin() + seen);
-  return result;
+  values.resize(static_cast<std::size_t>(std::min<index_t>(count + 8, size)));
+  result.spectrum = std::move(values);
 }
 
 /// The searches for the leading eigenvectors of several G_k, side by side: what they multiply next
@@ -94,8 +91,7 @@ class basis_searches {
         type == scalar_type::f32 && eigen.tolerance >= 4e-7 ? scalar_type::f32 : scalar_type::f64;
     eigen_options first = eigen;
     if (arithmetic_ == scalar_type::f32) first.products = std::min<index_t>(400, eigen.products);
-    for (std::size_t j = 0; j < tasks_.size(); ++j)
-      searches_.push_back(std::make_unique<search>(c, g.size(), first));
+    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
     run(arithmetic_);
     if (arithmetic_ == scalar_type::f64) return;
 
@@ -103,22 +99,21 @@ class basis_searches {
     // double's tolerance, which tells what is small from what is nothing.
     eigen.tolerance = std::min(eigen.tolerance, default_tolerance(scalar_type::f64));
     for (std::size_t j = 0; j < tasks_.size(); ++j) {
-      const auto found = searches_[j]->result();
+      const auto found = searches_[j].result();
       const double unsure = positive_above(g.size(), g.rounding(scalar_type::f32),
                                            std::max(found.magnitude, g.terms(tasks_[j])));
       bool sure = found.converged;
       for (const double v : found.values) sure = sure && std::abs(v) > unsure;
       if (sure) continue;
       spent_[j] = found.products;
-      const auto start = searches_[j]->leading();
-      searches_[j] =
-          std::make_unique<search>(c, g.size(), eigen, typename Context::const_view(start));
+      const auto start = searches_[j].leading();
+      searches_[j] = search(c, g.size(), eigen, typename Context::const_view(start));
     }
     run(scalar_type::f64);
   }
 
   eigenpairs<Context> result(std::size_t j) {
-    auto found = searches_[j]->result();
+    auto found = searches_[j].result();
     found.products += spent_[j];
     return found;
   }
@@ -127,16 +122,15 @@ class basis_searches {
   void run(scalar_type arithmetic) {
     while (true) {
       std::vector<task_product> list;
-      std::vector<search*> at_work;
       for (std::size_t j = 0; j < searches_.size(); ++j)
-        if (!searches_[j]->done()) {
-          list.push_back({tasks_[j], searches_[j]->block(), searches_[j]->product()});
-          at_work.push_back(searches_[j].get());
-        }
+        if (!searches_[j].done())
+          list.push_back({tasks_[j], searches_[j].block(), searches_[j].product()});
       if (list.empty()) return;
       g_.apply(list, arithmetic);
-      c_.concurrently(std::ssize(at_work),
-                      [&](index_t j) { at_work[static_cast<std::size_t>(j)]->advance(); });
+      c_.concurrently(std::ssize(searches_), [&](index_t j) {
+        auto& s = searches_[static_cast<std::size_t>(j)];
+        if (!s.done()) s.advance();
+      });
     }
   }
 
@@ -144,7 +138,7 @@ class basis_searches {
   conflict_gram<Context>& g_;
   std::vector<index_t> tasks_;
   scalar_type arithmetic_ = scalar_type::f64;
-  std::vector<std::unique_ptr<search>> searches_;
+  std::vector<search> searches_;
   std::vector<index_t> spent_;  // products of searches that others went on from
 };
 
@@ -153,22 +147,23 @@ template <class Context>
 std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
     const projection_options& options, basis_way way) {
-  std::vector<removal_basis_result<typename Context::matrix>> results;
+  std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
   const auto* few = std::get_if<top>(&options.directions);
   if (way == basis_way::dense || few == nullptr) {
-    for (const index_t k : tasks) results.push_back(dense_basis(c, g, k, options.directions));
+    for (std::size_t j = 0; j < tasks.size(); ++j)
+      dense_basis(c, g, tasks[j], options.directions, results[j]);
     return results;
   }
   basis_searches<Context> searches(c, g, tasks, options, few->count);
   for (std::size_t j = 0; j < tasks.size(); ++j) {
     auto pairs = searches.result(j);
+    auto& result = results[j];
     if (!pairs.converged) {
       // The products are spent without the residual asked for: the dense solver always gets there,
       // and result.way says that it was used.
-      results.push_back(dense_basis(c, g, tasks[j], options.directions));
+      dense_basis(c, g, tasks[j], options.directions, result);
       continue;
     }
-    auto& result = results.emplace_back();
     const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
                                             std::max(pairs.magnitude, g.terms(tasks[j])));
     const index_t count = take_directions(options.directions, pairs.values, threshold, result);
@@ -176,7 +171,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),
              result.basis);
     result.spectrum = std::move(pairs.values);
-    result.spectrum.insert(result.spectrum.end(), pairs.after.begin(), pairs.after.end());
+    for (const double v : pairs.after) result.spectrum.push_back(v);
     result.magnitude = pairs.magnitude;
     result.residual = pairs.residual;
     result.products = pairs.products;

@@ -186,10 +186,13 @@ class linear_trim {
   /// B_k of every task, from the untrimmed vectors.
   std::vector<matrix> bases_of(index_t part, const std::vector<view>& t) {
     std::vector<index_t> tasks;
-    for (index_t k = 0; k < std::ssize(t); ++k) tasks.push_back(k);
-    auto [gram, way] =
-        make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics, tasks, options_,
-                  *std::max_element(report_.norm.begin(), report_.norm.end()));
+    double largest = 0;
+    for (index_t k = 0; k < std::ssize(t); ++k) {
+      tasks.push_back(k);
+      largest = std::max(largest, report_.norm[at(k)]);
+    }
+    auto [gram, way] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
+                                 tasks, options_, largest);
     if (diagnostics_)
       for (const index_t k : tasks)
         for (const index_t i : tasks) report_.conflict_before(k, i) += gram.shift_energy(k, i);

@@ -174,19 +174,14 @@ class conflict_gram {
     others_.resize(vectors_.size());
     for (const index_t k : wanted)
       others_[at(k)] = c_.make(type(), (tasks() - 1) * rows_of(k), size());
-    struct piece {
-      index_t from, i;
-      view part;
-    };
-    std::vector<piece> pieces;
     // By experts: what one thread reads of a weight the next product finds in a cache.
-    for (index_t i = 0; i < tasks(); ++i) {
-      pieces.push_back({i, i, c_.slice(view(own_), own_start(i), rows_of(i), 0, size())});
-      for (const index_t k : wanted)
-        if (i != k) pieces.push_back({k, i, shifts_of(k, i)});
-    }
-    c_.concurrently(std::ssize(pieces), [&](index_t p) {
-      form(pieces[at(p)].from, pieces[at(p)].i, pieces[at(p)].part);
+    const index_t each = std::ssize(wanted) + 1;
+    c_.concurrently(tasks() * each, [&](index_t p) {
+      const index_t i = p / each, k = p % each == 0 ? i : wanted[at(p % each - 1)];
+      if (p % each == 0)
+        form(i, i, c_.slice(view(own_), own_start(i), rows_of(i), 0, size()));
+      else if (k != i)
+        form(k, i, shifts_of(k, i));
     });
   }
 
@@ -257,30 +252,25 @@ class conflict_gram {
     row_scale_ = inverse(rows);
   }
 
-  /// y += a S_i x for the rows of x; `energies`, where not null, get |a| tr(x S_i x^T) of every
-  /// `width` rows.
-  void add_gram(double a, index_t i, const const_view& x, const view& y,
-                const std::vector<index_t>& widths, std::vector<double>* energies) {
+  /// y += a S_i x for the rows of x. Returns what energy_of needs of it.
+  matrix add_gram(double a, index_t i, const const_view& x, const view& y) {
     const auto& s = statistics_[at(i)];
     const double factor = a * weight_of(i), r = row_scale_;
-    const bool gram = s.form == statistics_form::gram;
     auto image = c_.make(c_.type(y), c_.rows(x), c_.rows(s.data));
-    if (gram) {
+    if (s.form == statistics_form::gram) {
       c_.multiply(r * r, x, op::none, s.data, op::none, 0, image);
       c_.axpy(factor, image, y);
     } else {
       c_.multiply(r, x, op::none, s.data, op::transpose, 0, image);
       c_.multiply(factor * r, image, op::none, s.data, op::none, 1, y);
     }
-    if (energies == nullptr) return;
-    index_t row = 0;
-    for (const index_t width : widths) {
-      const auto part = c_.slice(const_view(image), row, width, 0, c_.columns(image));
-      energies->push_back(std::abs(factor) *
-                          (gram ? std::abs(c_.dot(c_.slice(x, row, width, 0, c_.columns(x)), part))
-                                : c_.squared_norm(part)));
-      row += width;
-    }
+    return image;
+  }
+
+  /// tr(x S_i x^T) for some rows of an x and its image.
+  double energy_of(index_t i, const const_view& x, const const_view& image) {
+    const bool gram = statistics_[at(i)].form == statistics_form::gram;
+    return weight_of(i) * (gram ? std::abs(c_.dot(x, image)) : c_.squared_norm(image));
   }
 
   /// In three rounds, of which each reads every T_i or every X_k once: x_k T_i for all k at once;
@@ -288,77 +278,66 @@ class conflict_gram {
   void apply_weights(const std::vector<task_product>& list, scalar_type arithmetic) {
     const index_t d_in = c_.columns(vectors_.front()), n = std::ssize(list);
     bool first = false;  // a block of every task is looked at for the size of its terms
-    for (const auto& p : list) first = first || terms_[at(p.task)] == 0;
 
-    // For each expert i the rows of all blocks but its own task's.
-    std::vector<std::vector<index_t>> members(vectors_.size()), widths(vectors_.size());
-    std::vector<index_t> heights(vectors_.size(), 0);
-    for (index_t i = 0; i < tasks(); ++i)
-      for (index_t j = 0; j < n; ++j)
-        if (list[at(j)].task != i) {
-          members[at(i)].push_back(j);
-          widths[at(i)].push_back(c_.rows(list[at(j)].x));
-          heights[at(i)] += widths[at(i)].back();
-        }
-    const auto start_of = [&](index_t i, index_t j) {
-      index_t row = 0;
-      for (std::size_t m = 0; members[at(i)][m] != j; ++m) row += widths[at(i)][m];
-      return row;
+    // The blocks one below the other. Every expert's matrices have all but its own task's.
+    std::vector<index_t> start{0}, own(vectors_.size(), n);
+    for (index_t j = 0; j < n; ++j) {
+      first = first || terms_[at(list[at(j)].task)] == 0;
+      start.push_back(start.back() + c_.rows(list[at(j)].x));
+      own[at(list[at(j)].task)] = j;
+    }
+    start.push_back(start.back());  // an expert whose task has no block has block n, of no rows
+    const auto width = [&](index_t j) { return start[at(j + 1)] - start[at(j)]; };
+    const auto height = [&](index_t i) { return start.back() - width(own[at(i)]); };
+    const auto block = [&](matrix& m, index_t i, index_t j) {  // block j in a matrix of expert i
+      const index_t row = start[at(j)] - (own[at(i)] < j ? width(own[at(i)]) : 0);
+      return c_.slice(view(m), row, width(j), 0, c_.columns(view(m)));
     };
 
-    std::vector<matrix> down(vectors_.size()), across(vectors_.size()), up(vectors_.size());
-    std::vector<std::vector<double>> loss(vectors_.size()), gain(list.size());
+    const std::size_t experts = vectors_.size();
+    std::vector<matrix> down(experts), across(experts), images(experts), up(experts);
     c_.concurrently(tasks(), [&](index_t i) {
-      auto x = c_.make(arithmetic, heights[at(i)], size());
-      index_t row = 0;
-      for (const index_t j : members[at(i)]) {
-        const auto& given = list[at(j)].x;
-        c_.assign(given, c_.slice(view(x), row, c_.rows(given), 0, size()));
-        row += c_.rows(given);
-      }
-      down[at(i)] = c_.make(arithmetic, heights[at(i)], d_in);
-      across[at(i)] = c_.make(arithmetic, heights[at(i)], d_in);
+      auto x = c_.make(arithmetic, height(i), size());
+      for (index_t j = 0; j < n; ++j)
+        if (j != own[at(i)]) c_.assign(list[at(j)].x, block(x, i, j));
+      down[at(i)] = c_.make(arithmetic, height(i), d_in);
+      across[at(i)] = c_.make(arithmetic, height(i), d_in);
       c_.multiply(weight_scale_, x, op::none, vectors_[at(i)], op::none, 0, down[at(i)]);
-      if (lambda_ != 0)
-        add_gram(-lambda_, i, down[at(i)], across[at(i)], widths[at(i)],
-                 first ? &loss[at(i)] : nullptr);
+      if (lambda_ != 0) images[at(i)] = add_gram(-lambda_, i, down[at(i)], across[at(i)]);
     });
+    const double unscale = 1 / (weight_scale_ * row_scale_);
     c_.concurrently(n, [&](index_t j) {
-      const index_t k = list[at(j)].task, width = c_.rows(list[at(j)].x);
-      auto x = c_.make(arithmetic, (tasks() - 1) * width, d_in);
-      auto y = c_.make(arithmetic, (tasks() - 1) * width, d_in);
-      const auto part = [&](matrix& m, index_t i) {
-        return c_.slice(view(m), (i < k ? i : i - 1) * width, width, 0, d_in);
+      const index_t k = list[at(j)].task;
+      auto x = c_.make(arithmetic, (tasks() - 1) * width(j), d_in);
+      auto y = c_.make(arithmetic, (tasks() - 1) * width(j), d_in);
+      const auto of_expert = [&](matrix& m, index_t i) {
+        return c_.slice(view(m), (i < k ? i : i - 1) * width(j), width(j), 0, d_in);
       };
-      const auto share = [&](matrix& m, index_t i) {
-        return c_.slice(view(m), start_of(i, j), width, 0, d_in);
-      };
+      double loss = 0;
       for (index_t i = 0; i < tasks(); ++i)
-        if (i != k) c_.assign(share(down[at(i)], i), part(x, i));
-      add_gram(1, k, x, y, {(tasks() - 1) * width}, first ? &gain[at(j)] : nullptr);
+        if (i != k) {
+          const auto mine = block(down[at(i)], i, j);
+          c_.assign(mine, of_expert(x, i));
+          if (first && lambda_ != 0) loss += energy_of(i, mine, block(images[at(i)], i, j));
+        }
+      const auto image = add_gram(1, k, x, y);
       for (index_t i = 0; i < tasks(); ++i)
-        if (i != k) c_.axpy(1, part(y, i), share(across[at(i)], i));
+        if (i != k) c_.axpy(1, of_expert(y, i), block(across[at(i)], i, j));
+      if (first)
+        see_block(k, width(j), unscale * unscale * energy_of(k, x, image),
+                  unscale * unscale * lambda_ * loss);
     });
     c_.concurrently(tasks(), [&](index_t i) {
-      up[at(i)] = c_.make(arithmetic, heights[at(i)], size());
+      up[at(i)] = c_.make(arithmetic, height(i), size());
       c_.multiply(weight_scale_, across[at(i)], op::none, vectors_[at(i)], op::transpose, 0,
                   up[at(i)]);
     });
-    const double scale = 1 / (weight_scale_ * row_scale_);
     c_.concurrently(n, [&](index_t j) {
       const auto& [k, x, y] = list[at(j)];
       c_.scale(0, y);
       for (index_t i = 0; i < tasks(); ++i)
-        if (i != k)
-          c_.axpy(1, c_.slice(const_view(up[at(i)]), start_of(i, j), c_.rows(x), 0, size()), y);
-      c_.scale(scale * scale, y);
-      if (!first) return;
-      double lost = 0;
-      for (index_t i = 0; i < tasks(); ++i)
-        if (i != k && lambda_ != 0)
-          for (std::size_t m = 0; m < members[at(i)].size(); ++m)
-            if (members[at(i)][m] == j) lost += loss[at(i)][m];
-      see_block(k, c_.rows(x), gain[at(j)].front() * scale * scale, lost * scale * scale);
+        if (i != k) c_.axpy(1, block(up[at(i)], i, j), y);
+      c_.scale(unscale * unscale, y);
     });
   }
 

@@ -284,7 +284,8 @@ layer_report merge_vectors(const Method& m, Context& c, const layer_problem<Cont
 /// tau += sum_k T_k, added in the order of the tasks.
 template <class Context>
 void sum_vectors(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
-  for (const auto& t : vectors) c.axpy(1, t, tau);
+  const std::vector<typename Context::const_view> list(vectors.begin(), vectors.end());
+  c.accumulate(1, list, c.slice(typename Context::const_view(tau), 0, 0, 0, 0), tau);
 }
 
 /// tau += (1/K) sum_k T_k: what most methods do with parameters that their rule is not for.

@@ -51,7 +51,7 @@ struct compact_trim {
     const index_t n = overlap.rows();
     std::vector<index_t> start;  // of the basis that a column belongs to
     for (const auto& b : bases)
-      start.insert(start.end(), static_cast<std::size_t>(c.columns(b)), std::ssize(start));
+      for (index_t j = 0, first = std::ssize(start); j < c.columns(b); ++j) start.push_back(first);
     Eigen::MatrixXd inverse(n, n);  // M^T, by forward substitution
     for (index_t j = 0; j < n; ++j)
       for (index_t i = 0; i < n; ++i) {

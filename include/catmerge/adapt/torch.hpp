@@ -84,16 +84,19 @@ class context<torch_domain> {
 
   void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
                   const view& y) {
-    const auto writing = elementwise(y, b);
+    const bool plain = rows(b) == 0 && columns(b) == 0;
+    const auto writing = plain ? elementwise(y, y) : elementwise(y, b);
     auto c = compute(y, b);
     for (const auto& a : list) {
       elementwise(y, a);
       if (compute(a) == at::kDouble) c = at::kDouble;
     }
-    const at::Tensor under = b.tensor.to(c);
+    const at::Tensor under = plain ? at::Tensor() : b.tensor.to(c);
     at::Tensor sum;
-    for (const auto& a : list)
-      sum = sum.defined() ? sum.add_(a.tensor.to(c).sub(under)) : a.tensor.to(c).sub(under);
+    for (const auto& a : list) {
+      const at::Tensor next = plain ? a.tensor.to(c) : a.tensor.to(c).sub(under);
+      sum = sum.defined() ? sum.add_(next) : plain ? next.clone() : next;
+    }
     if (sum.defined()) add(alpha, sum, y);
   }
 

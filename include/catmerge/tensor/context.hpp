@@ -38,7 +38,8 @@ enum class op : bool {
 /// - `assign(x, y)`: y = x, converting;
 /// - `subtract(a, b, y)`: y = a - b;
 /// - `accumulate(alpha, list, b, y)`: y += alpha sum_i (a_i - b) for a list of const_views, the
-///   differences and their sum, in the order of the list, rounded as computed;
+///   differences and their sum, in the order of the list, rounded as computed; y += alpha sum_i a_i
+///   where b is empty (0 x 0);
 /// - `axpy(alpha, x, y)`: y += alpha x;
 /// - `scale(alpha, y)`: y = alpha y;
 /// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision

@@ -177,15 +177,23 @@ class context<host> {
   bool all_finite(const const_view& x) {
     if (x.rows > 1 && same_lines(x)) return all_finite(line(x));
     const detail::block_grid grid(x.rows, x.columns);
-    std::vector<char> finite(static_cast<std::size_t>(grid.count()), 1);
-    parallel(grid.count(), [&](index_t b) {
-      const auto block = loaded<double>(grid.window(x, b));
-      // 0 * x is 0 for every finite x and NaN for the rest.
-      double sum = 0;
-      for (index_t i = 0, n = grid.size(b); i < n; ++i) sum += 0.0 * block[at(i)];
-      finite[at(b)] = sum == 0;
-    });
-    return std::find(finite.begin(), finite.end(), 0) == finite.end();
+    std::vector<char> finite(at(grid.count()), 1);
+    const auto look = [&]<class C>(C*) {
+      parallel(grid.count(), [&](index_t b) {
+        const auto window = grid.window(x, b);
+        const auto copy = copy_of<C>(window);
+        const auto rows = rows_of<C>(window, copy.get());
+        char all = 1;
+        for (index_t i = 0; i < window.rows; ++i)
+          all &= finite_row(rows.data + i * rows.stride, window.columns);
+        finite[at(b)] = all;
+      });
+    };
+    x.type == scalar_type::f64 ? look(static_cast<double*>(nullptr))
+                               : look(static_cast<float*>(nullptr));
+    for (const char f : finite)
+      if (f == 0) return false;
+    return true;
   }
 
   template <class Matrix = Eigen::MatrixXd>  // (a template: see symmetric_eigen.hpp)
@@ -350,16 +358,17 @@ class context<host> {
   template <class C>
   void accumulate_in(C alpha, std::span<const const_view> list, const const_view& b,
                      const view& y) {
-    require_same_shape(y, b);
+    const bool plain = b.rows == 0 && b.columns == 0;
+    if (!plain) require_same_shape(y, b);
     bool flat = y.rows > 1;
     for (const auto& a : list) {
       require_same_shape(y, a);
-      flat = flat && same_lines(y, a, b);
+      flat = flat && same_lines(y, a, plain ? a : b);
     }
     if (flat) {
       std::vector<const_view> lines;
       for (const auto& a : list) lines.push_back(line(a));
-      return accumulate_in<C>(alpha, lines, line(b), line(y));
+      return accumulate_in<C>(alpha, lines, plain ? b : line(b), line(y));
     }
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t k) {
@@ -367,18 +376,27 @@ class context<host> {
       const index_t n = grid.size(k), width = out.columns;
       const auto copy_a = buffer<C>(n), copy_b = buffer<C>(n), sum = buffer<C>(n);
       std::fill_n(sum.get(), n, C(0));
-      const auto under = rows_of<C>(grid.window(b, k), copy_b.get());
+      const auto under = plain ? row_block<C>{} : rows_of<C>(grid.window(b, k), copy_b.get());
       for (const auto& a : list) {
         const auto next = rows_of<C>(grid.window(a, k), copy_a.get());
         for (index_t i = 0; i < out.rows; ++i)
-          for (index_t j = 0; j < width; ++j)
-            sum[at(i * width + j)] +=
-                next.data[i * next.stride + j] - under.data[i * under.stride + j];
+          add_difference(next.data + i * next.stride,
+                         plain ? nullptr : under.data + i * under.stride, sum.get() + i * width,
+                         width);
       }
       const auto result = loaded<C>(out);
       for (index_t i = 0; i < n; ++i) result[at(i)] += alpha * sum[at(i)];
       detail::store(result.get(), out);
     });
+  }
+
+  /// sum += a - b; b may be null.
+  template <class C>
+  static void add_difference(const C* a, const C* b, C* sum, index_t n) {
+    if (b == nullptr)
+      for (index_t i = 0; i < n; ++i) sum[i] += a[i];
+    else
+      for (index_t i = 0; i < n; ++i) sum[i] += a[i] - b[i];
   }
 
   template <class C>
@@ -392,17 +410,32 @@ class context<host> {
     });
   }
 
+  /// Whether all entries are finite: 0 * x is 0 for every finite x and NaN for the rest.
+  template <class C>
+  static char finite_row(const C* x, index_t n) {
+    C sum[lanes] = {};
+    const index_t whole = n - n % lanes;
+    for (index_t i = 0; i < whole; i += lanes)
+      for (index_t j = 0; j < lanes; ++j) sum[j] += C(0) * x[i + j];
+    for (index_t i = whole; i < n; ++i) sum[i - whole] += C(0) * x[i];
+    for (index_t j = 1; j < lanes; ++j) sum[0] += sum[j];
+    return sum[0] == 0;
+  }
+
   /// How many sums a reduction runs side by side: independent additions keep the adders busy.
   static constexpr index_t lanes = 32;
 
   /// s[j] += p q of every entry number j modulo `lanes`; products and sums in double.
-  static void add_products(const double* p, const double* q, index_t n, double* s) {
+  template <class C>
+  static void add_products(const C* p, const C* q, index_t n, double* s) {
     double sum[lanes];
     std::copy_n(s, lanes, sum);
     const index_t whole = n - n % lanes;
     for (index_t i = 0; i < whole; i += lanes)
-      for (index_t j = 0; j < lanes; ++j) sum[j] += p[i + j] * q[i + j];
-    for (index_t i = whole; i < n; ++i) sum[i - whole] += p[i] * q[i];
+      for (index_t j = 0; j < lanes; ++j)
+        sum[j] += static_cast<double>(p[i + j]) * static_cast<double>(q[i + j]);
+    for (index_t i = whole; i < n; ++i)
+      sum[i - whole] += static_cast<double>(p[i]) * static_cast<double>(q[i]);
     std::copy_n(sum, lanes, s);
   }
 
@@ -412,14 +445,25 @@ class context<host> {
     require_same_shape(x, y);
     const detail::block_grid grid(x.rows, x.columns);
     std::vector<double> part(at(grid.count()));
-    parallel(grid.count(), [&](index_t b) {
-      const auto p = loaded<double>(grid.window(x, b)), q = loaded<double>(grid.window(y, b));
-      double s[lanes] = {};
-      add_products(p.get(), q.get(), grid.size(b), s);
-      for (index_t width = lanes / 2; width > 0; width /= 2)
-        for (index_t j = 0; j < width; ++j) s[j] += s[j + width];
-      part[at(b)] = s[0];
-    });
+    const auto add = [&]<class C>(C*) {
+      parallel(grid.count(), [&](index_t b) {
+        const auto first = grid.window(x, b), second = grid.window(y, b);
+        // The sums run on from row to row: short rows are copied, so that there is one.
+        double s[lanes] = {};
+        if (first.columns % lanes == 0 && has_rows<C>(first) && has_rows<C>(second)) {
+          for (index_t i = 0; i < first.rows; ++i)
+            add_products(static_cast<const C*>(first.at(i, 0)),
+                         static_cast<const C*>(second.at(i, 0)), first.columns, s);
+        } else {
+          const auto p = loaded<C>(first), q = loaded<C>(second);
+          add_products(p.get(), q.get(), grid.size(b), s);
+        }
+        for (index_t width = lanes / 2; width > 0; width /= 2)
+          for (index_t j = 0; j < width; ++j) s[j] += s[j + width];
+        part[at(b)] = s[0];
+      });
+    };
+    any_f64(x, y) ? add(static_cast<double*>(nullptr)) : add(static_cast<float*>(nullptr));
     double sum = 0;
     for (const double p : part) sum += p;
     return sum;
