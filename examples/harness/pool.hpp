@@ -6,6 +6,7 @@
 #include <atomic>
 #include <catmerge/tensor/host.hpp>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -28,8 +29,8 @@ class pool {
     {
       const std::lock_guard lock(mutex_);
       closing_ = true;
+      tell();
     }
-    change_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -55,7 +56,7 @@ class pool {
     {
       const std::lock_guard lock(mutex_);
       jobs_.push_back(&mine);
-      if (sleepers_ > 0) change_.notify_all();
+      tell();
     }
     take_tasks(mine);
     std::unique_lock lock(mutex_);
@@ -85,16 +86,26 @@ class pool {
       lock.unlock();
       take_tasks(other);
       lock.lock();
-      if (--other.helpers == 0 && sleepers_ > 0) change_.notify_all();
+      if (--other.helpers == 0) tell();
       return true;
     }
     return false;
   }
 
+  /// Waits until somebody tells; at first without sleep, from which it takes long to wake.
   void sleep(std::unique_lock<std::mutex>& lock) {
+    const std::uint64_t before = told_;
+    lock.unlock();
+    for (int i = 0; i < 100 && told_ == before; ++i) std::this_thread::yield();
+    lock.lock();
     ++sleepers_;
-    change_.wait(lock);
+    change_.wait(lock, [&] { return told_ != before; });
     --sleepers_;
+  }
+
+  void tell() {
+    ++told_;
+    if (sleepers_ > 0) change_.notify_all();
   }
 
   void take_tasks(job& from) {
@@ -113,6 +124,7 @@ class pool {
   std::mutex mutex_;
   std::condition_variable change_;  // of jobs_, of a job's helpers, of closing_
   std::vector<job*> jobs_;          // oldest first
+  std::atomic<std::uint64_t> told_{0};
   std::size_t sleepers_ = 0;
   bool closing_ = false;
 };

@@ -95,21 +95,27 @@ class basis_searches {
     run(arithmetic_);
     if (arithmetic_ == scalar_type::f64) return;
 
-    // Where float cannot tell the sign of an eigenvalue that may be taken, double does; and to
-    // double's tolerance, which tells what is small from what is nothing.
-    eigen.tolerance = std::min(eigen.tolerance, default_tolerance(scalar_type::f64));
-    for (std::size_t j = 0; j < tasks_.size(); ++j) {
-      const auto found = searches_[j].result();
-      const double unsure = positive_above(g.size(), g.rounding(scalar_type::f32),
-                                           std::max(found.magnitude, g.terms(tasks_[j])));
-      bool sure = found.converged;
-      for (const double v : found.values) sure = sure && std::abs(v) > unsure;
-      if (sure) continue;
-      spent_[j] = found.products;
-      const auto start = searches_[j].leading();
-      searches_[j] = search(c, g.size(), eigen, typename Context::const_view(start));
+    // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
+    // float has found, and then goes on to double's tolerance where a value is smaller than its
+    // residual: that tells what is small from what is nothing.
+    for (const bool last : {false, true}) {
+      eigen.tolerance =
+          last ? default_tolerance(scalar_type::f64) : 2 * eigen.tolerance;  // float's own error
+      for (std::size_t j = 0; j < tasks_.size(); ++j) {
+        const auto found = searches_[j].result();
+        const double terms = std::max(found.magnitude, g.terms(tasks_[j]));
+        const double unsure = last ? 2 * found.residual * found.magnitude
+                                   : positive_above(g.size(), g.rounding(scalar_type::f32), terms);
+        bool sure = found.converged;
+        for (const double v : found.values) sure = sure && std::abs(v) > unsure;
+        if (sure) continue;
+        spent_[j] += found.products;
+        const auto start = searches_[j].leading();
+        searches_[j] =
+            search(c, g.size(), eigen, typename Context::const_view(start), found.magnitude);
+      }
+      run(scalar_type::f64);
     }
-    run(scalar_type::f64);
   }
 
   eigenpairs<Context> result(std::size_t j) {

@@ -107,15 +107,18 @@ class trimmed_vectors {
   template <class Trim>
   void measure(Trim& trim, const std::vector<view>& t, index_t row) {
     const index_t width = c_.columns(p_.base);
-    for (index_t i = 0; i < tasks_; ++i) {
-      const index_t height = c_.rows(t[at(i)]);
-      for (index_t k = 0; k < tasks_; ++k) report_.conflict_after(k, i) += trim.energy(k, t[at(i)]);
+    c_.concurrently(tasks_ * (tasks_ + 1), [&](index_t p) {
+      const index_t i = p / (tasks_ + 1), k = p % (tasks_ + 1), height = c_.rows(t[at(i)]);
+      if (k < tasks_) {
+        report_.conflict_after(k, i) += trim.energy(k, t[at(i)]);
+        return;
+      }
       auto lost = c_.make(c_.type(t[at(i)]), height, width);
       c_.subtract(c_.slice(p_.experts[at(i)], row, height, 0, width),
                   c_.slice(p_.base, row, height, 0, width), lost);
       c_.axpy(-1, t[at(i)], lost);
       report_.deviation[at(i)] += trim.energy(i, lost);
-    }
+    });
   }
 
   Context& c_;
@@ -194,8 +197,10 @@ class linear_trim {
     auto [gram, way] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
                                  tasks, options_, largest);
     if (diagnostics_)
-      for (const index_t k : tasks)
-        for (const index_t i : tasks) report_.conflict_before(k, i) += gram.shift_energy(k, i);
+      c_.concurrently(std::ssize(t) * std::ssize(t), [&, &g = gram](index_t p) {
+        const index_t i = p / std::ssize(t), k = p % std::ssize(t);
+        report_.conflict_before(k, i) += g.shift_energy(k, i);
+      });
     auto all = find_bases(c_, gram, tasks, options_, way);
     std::vector<matrix> bases;
     for (const index_t k : tasks) {

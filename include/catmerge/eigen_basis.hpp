@@ -128,9 +128,9 @@ class eigen_search {
 
  public:
   /// Begins with the rows of `start`, at most as many as a block has, or with what the seed makes.
-  /// `c` must outlive the search.
+  /// magnitude: of eigenvalues seen before. `c` must outlive the search.
   eigen_search(Context& c, index_t size, const eigen_options& options,
-               const std::optional<const_view>& start = {})
+               const std::optional<const_view>& start = {}, double magnitude = 0)
       : c_(&c),
         size_(size),
         options_(options),
@@ -141,7 +141,8 @@ class eigen_search {
         // A basis of this size seldom needs a restart, which costs products. (CAT's layers take 30
         // to 100; the small eigenproblems are still small then.)
         limit_(std::min(size, std::max<index_t>(8 * block_, 96))),
-        ritz_(limit_) {
+        ritz_(limit_),
+        magnitude_(magnitude) {
     if (options_.tolerance == 0) options_.tolerance = default_tolerance(scalar_type::f64);
     if (wanted_ == 0) return;
     grow(block_);
@@ -269,7 +270,7 @@ class eigen_search {
   detail::ritz_problem<Eigen::MatrixXd> ritz_;
   std::optional<matrix> q_, gq_;  // rows: the basis Q and Q G, then the next block and its product
   index_t used_ = 0, fresh_ = 0, products_ = 0;
-  double magnitude_ = 0, residual_ = 0;
+  double magnitude_, residual_ = 0;
   bool converged_ = true;
 };
 

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 /// @file
@@ -30,18 +31,21 @@ enum class pair_function {
 
 namespace detail {
 
+/// x = f(x) for n entries; one loop per function, which compilers can vectorise.
 template <class C>
-C value_of(entry_function f, C a, C x) {
+void apply(entry_function f, C a, C* x, std::ptrdiff_t n) {
+  const auto each = [&](auto function) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) x[i] = function(x[i]);
+  };
   switch (f) {
-    case entry_function::absolute: return std::abs(x);
-    case entry_function::sign: return static_cast<C>((x > 0) - (x < 0));
-    case entry_function::exponential: return std::exp(x);
-    case entry_function::tangent: return std::tanh(x);
-    case entry_function::at_least: return x < a ? a : x;
-    case entry_function::at_most: return x > a ? a : x;
-    case entry_function::above: return x > a ? C(1) : C(0);
+    case entry_function::absolute: return each([](C v) { return std::abs(v); });
+    case entry_function::sign: return each([](C v) { return static_cast<C>((v > 0) - (v < 0)); });
+    case entry_function::exponential: return each([](C v) { return std::exp(v); });
+    case entry_function::tangent: return each([](C v) { return std::tanh(v); });
+    case entry_function::at_least: return each([a](C v) { return v < a ? a : v; });
+    case entry_function::at_most: return each([a](C v) { return v > a ? a : v; });
+    case entry_function::above: return each([a](C v) { return v > a ? C(1) : C(0); });
   }
-  return x;
 }
 
 /// A number's place in the order of all doubles: a < b exactly if order_key(a) < order_key(b), for

@@ -221,6 +221,13 @@ class context<host> {
  private:
   using task = std::function<void(index_t)>;
 
+  /// The rows of a window, each contiguous; see rows_of.
+  template <class C>
+  struct row_block {
+    const C* data;
+    index_t stride;
+  };
+
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
   /// Uninitialised room for n elements.
@@ -374,15 +381,19 @@ class context<host> {
     parallel(grid.count(), [&](index_t k) {
       const auto out = grid.window(y, k);
       const index_t n = grid.size(k), width = out.columns;
-      const auto copy_a = buffer<C>(n), copy_b = buffer<C>(n), sum = buffer<C>(n);
+      const auto copy_a = buffer<C>(group * n), copy_b = buffer<C>(n), sum = buffer<C>(n);
       std::fill_n(sum.get(), n, C(0));
-      const auto under = plain ? row_block<C>{} : rows_of<C>(grid.window(b, k), copy_b.get());
-      for (const auto& a : list) {
-        const auto next = rows_of<C>(grid.window(a, k), copy_a.get());
+      if (plain) std::fill_n(copy_b.get(), n, C(0));
+      const auto under =
+          plain ? row_block<C>{copy_b.get(), width} : rows_of<C>(grid.window(b, k), copy_b.get());
+      for (std::size_t first = 0; first < list.size(); first += group) {
+        const auto count = std::min<index_t>(group, std::ssize(list) - static_cast<index_t>(first));
+        row_block<C> next[group] = {};
+        for (index_t l = 0; l < count; ++l)
+          next[l] = rows_of<C>(grid.window(list[first + at(l)], k), copy_a.get() + l * n);
         for (index_t i = 0; i < out.rows; ++i)
-          add_difference(next.data + i * next.stride,
-                         plain ? nullptr : under.data + i * under.stride, sum.get() + i * width,
-                         width);
+          add_differences(next, count, i, under.data + i * under.stride, sum.get() + i * width,
+                          width);
       }
       const auto result = loaded<C>(out);
       for (index_t i = 0; i < n; ++i) result[at(i)] += alpha * sum[at(i)];
@@ -390,13 +401,22 @@ class context<host> {
     });
   }
 
-  /// sum += a - b; b may be null.
+  /// How many operands are added in one pass over their sum.
+  static constexpr index_t group = 4;
+
+  /// sum += a - b for row i of each a, one after the other.
   template <class C>
-  static void add_difference(const C* a, const C* b, C* sum, index_t n) {
-    if (b == nullptr)
-      for (index_t i = 0; i < n; ++i) sum[i] += a[i];
-    else
-      for (index_t i = 0; i < n; ++i) sum[i] += a[i] - b[i];
+  static void add_differences(const row_block<C> (&a)[group], index_t count, index_t i, const C* b,
+                              C* sum, index_t n) {
+    const auto row = [&](index_t l) { return a[l].data + i * a[l].stride; };
+    if (count < group) {
+      for (index_t l = 0; l < count; ++l)
+        for (index_t j = 0; j < n; ++j) sum[j] += row(l)[j] - b[j];
+      return;
+    }
+    const C *const a0 = row(0), *const a1 = row(1), *const a2 = row(2), *const a3 = row(3);
+    for (index_t j = 0; j < n; ++j)
+      sum[j] = (((sum[j] + (a0[j] - b[j])) + (a1[j] - b[j])) + (a2[j] - b[j])) + (a3[j] - b[j]);
   }
 
   template <class C>
@@ -404,8 +424,7 @@ class context<host> {
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t b) {
       const auto block = loaded<C>(grid.window(x, b));
-      for (index_t i = 0, n = grid.size(b); i < n; ++i)
-        block[at(i)] = detail::value_of(f, a, block[at(i)]);
+      detail::apply(f, a, block.get(), grid.size(b));
       detail::store(block.get(), grid.window(y, b));
     });
   }
@@ -469,17 +488,12 @@ class context<host> {
     return sum;
   }
 
-  /// The rows of a factor, each contiguous: the window itself where it is stored so in type C, else
-  /// a converted copy in `copy`. Products then need one kernel for all types.
-  template <class C>
-  struct row_block {
-    const C* data;
-    index_t stride;
-  };
   template <class C>
   static bool has_rows(const const_view& v) {
     return v.type == scalar_type_v<C> && v.column_stride == 1 && v.row_stride >= v.columns;
   }
+  /// The window itself where it is stored as rows of type C, else a converted copy in `copy`: the
+  /// loops then need to be there once for all types.
   template <class C>
   static row_block<C> rows_of(const const_view& v, C* copy) {
     if (has_rows<C>(v)) return {static_cast<const C*>(v.data), v.row_stride};
@@ -509,7 +523,7 @@ class context<host> {
         const auto left = rows_of<C>(a.window(i, m, k, d), copy_a.get());
         // The second factor where it lies, if its rows or its columns are contiguous.
         const const_view second = b.window(k, d, j, n);
-        const bool flipped = !has_rows<C>(second);
+        const bool flipped = second.column_stride != 1;
         const auto right = rows_of<C>(flipped ? second.transposed() : second, copy_b.get());
         const auto add = [&](const auto& product) {
           product(left.data, left.stride, right.data, right.stride, flipped, sum.get(), width, m, n,
