@@ -244,7 +244,7 @@ double operations_of(const fs::path& report, const shape& s) {
     const auto& extents = shapes_of.at(parameter.at("name").get<std::string>());
     const auto d_out = static_cast<double>(extents[0]), d_in = static_cast<double>(extents[1]);
     const double tasks = experts, n = parameter.at("rows").front().get<double>();
-    for (const auto& p : parameter.at("protections")) {
+    for (const auto& p : parameter.at("removed")) {
       const auto products = p.at("products").get<double>();
       const auto taken = static_cast<double>(p.at("eigenvalues").size());
       const double pairs = tasks - 1;

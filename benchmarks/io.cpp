@@ -1,0 +1,358 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+// What files cost: checkpoints written and read, values converted, headers parsed, beside memcpy of
+// as many bytes in the same run. Files lie in a folder of their own under TMPDIR. What is read was
+// written a moment ago, so it comes from the system's cache. See README.md in this folder.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <bit>
+#include <catmerge/io/checkpoint.hpp>
+#include <catmerge/io/checkpoint_writer.hpp>
+#include <catmerge/io/convert.hpp>
+#include <catmerge/io/npy.hpp>
+#include <catmerge/io/output_file.hpp>
+#include <catmerge/io/safetensors_header.hpp>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "measure.hpp"
+
+namespace {
+
+using namespace catmerge_benchmark;
+using catmerge::index_t;
+using catmerge::scalar_type;
+namespace fs = std::filesystem;
+namespace io = catmerge::io;
+
+// ---- the folder and what lies in it ----
+
+/// A folder of its own, removed at the end.
+class temporary_folder {
+ public:
+  temporary_folder() {
+    std::string pattern = (fs::temp_directory_path() / "catmerge-benchmark-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr)
+      throw std::system_error(errno, std::generic_category(), pattern);
+    path_ = pattern;
+  }
+  temporary_folder(const temporary_folder&) = delete;
+  temporary_folder& operator=(const temporary_folder&) = delete;
+  ~temporary_folder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// Made when a benchmark first asks for it, and removed however the program exits.
+const fs::path& folder() {
+  static const temporary_folder made;
+  return made.path();
+}
+
+constexpr std::size_t megabytes_64 = std::size_t{1} << 26;
+constexpr index_t side = 1024;  // of every tensor
+constexpr std::size_t tensor_size = std::size_t{side} * side;
+
+/// A million numbers in [-1, 1).
+const std::vector<float>& numbers() {
+  static const std::vector<float> made = [] {
+    std::vector<float> all(tensor_size);
+    std::uint32_t state = 1;
+    for (float& x : all) {
+      state = state * 1664525U + 1013904223U;  // Numerical Recipes' generator
+      x = static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31F;
+    }
+    return all;
+  }();
+  return made;
+}
+
+/// Room for so many values, in large pages where memcpy's are.
+class buffer {
+ public:
+  buffer(scalar_type type, std::size_t count)
+      : memory_(type, 1, static_cast<index_t>(count)), size_(count * size_of(type)) {}
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(all_.writable()), size_}; }
+
+ private:
+  catmerge::host_matrix memory_;
+  catmerge::host_view all_ = memory_;
+  std::size_t size_;
+};
+
+/// As many of them, in their order and again, in a type.
+buffer values_of(scalar_type type, std::size_t count) {
+  buffer made(type, count);
+  for (std::size_t first = 0; first < count; first += tensor_size) {
+    const std::size_t n = std::min(tensor_size, count - first);
+    io::convert(std::span<const float>(numbers()).first(n),
+                made.bytes().subspan(first * size_of(type), n * size_of(type)), type);
+  }
+  return made;
+}
+
+/// Tensors of 64 MiB in all.
+std::vector<io::tensor_info> tensors_of(scalar_type type) {
+  std::vector<io::tensor_info> tensors;
+  for (std::size_t i = 0; i < megabytes_64 / (tensor_size * size_of(type)); ++i)
+    tensors.push_back({std::string("layers.").append(std::to_string(i)).append(".weight"),
+                       io::dtype_of(type),
+                       {side, side}});
+  return tensors;
+}
+
+/// Writes them from floats, as a merge does.
+void write_checkpoint(const fs::path& path, scalar_type type) {
+  const auto tensors = tensors_of(type);
+  io::checkpoint_writer::options options;
+  options.target = io::existing::replace;
+  io::checkpoint_writer writer(path, tensors, options);
+  const buffer block(type, tensor_size);
+  for (const auto& tensor : tensors) {
+    if (type == scalar_type::f32) {
+      writer.write(tensor.name, std::as_bytes(std::span(numbers())));
+      continue;
+    }
+    io::convert(std::span<const float>(numbers()), block.bytes(), type);
+    writer.write(tensor.name, block.bytes());
+  }
+  writer.commit();
+}
+
+/// A checkpoint of 64 MiB, written once.
+fs::path checkpoint_of(scalar_type type) {
+  const fs::path path = folder() / std::string(name_of(type)).append(".safetensors");
+  if (!fs::exists(path)) write_checkpoint(path, type);
+  return path;
+}
+
+// ---- the benchmarks ----
+
+/// Not the library's: what the system takes to write 64 MiB to a file and to the disk.
+void write_plain(benchmark::State& state) {
+  const auto values = values_of(scalar_type::f32, megabytes_64 / sizeof(float));
+  const fs::path path = folder() / "plain";
+  const auto once = [&] {
+    io::output_file file(path);
+    file.write_at(0, values.bytes());
+    file.close();
+  };
+  once();  // the first one makes the system find memory for it
+  quickest best;
+  for (auto _ : state) {
+    fs::remove(path);
+    best(once);
+  }
+  fs::remove(path);
+  report_bytes(state, 2.0 * megabytes_64, best.seconds());
+}
+
+/// From floats to a file of 64 MiB, on the disk.
+void write(benchmark::State& state, scalar_type type) {
+  const fs::path path = folder() / "written.safetensors";
+  write_checkpoint(path, type);
+  quickest best;
+  for (auto _ : state) best([&] { write_checkpoint(path, type); });
+  fs::remove(path);
+  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))),
+               best.seconds());
+}
+
+/// Opens a file of 64 MiB and reads all of it as floats.
+void read(benchmark::State& state, scalar_type type) {
+  const fs::path path = checkpoint_of(type);
+  const buffer values(scalar_type::f32, megabytes_64 / size_of(type));
+  quickest best;
+  for (auto _ : state)
+    best([&] {
+      const io::checkpoint file(path);
+      auto rest = values.bytes();
+      for (const auto& name : file.names()) {
+        const std::size_t size = tensor_size * sizeof(float);
+        io::convert(file.at(name).bytes, type, rest.first(size), scalar_type::f32);
+        rest = rest.subspan(size);
+      }
+    });
+  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))),
+               best.seconds());
+}
+
+/// Opens a file of 64 MiB and adds up all of its words where they lie.
+void read_in_place(benchmark::State& state) {
+  const fs::path path = checkpoint_of(scalar_type::f32);
+  quickest best;
+  for (auto _ : state)
+    best([&] {
+      const io::checkpoint file(path);
+      std::uint32_t sum = 0;
+      for (const auto& name : file.names())
+        for (const float x : io::values_of<float>(file.at(name)))
+          sum += std::bit_cast<std::uint32_t>(x);
+      benchmark::DoNotOptimize(sum);
+    });
+  report_bytes(state, megabytes_64, best.seconds());
+}
+
+/// A block of values into another type.
+void convert(benchmark::State& state, scalar_type from, scalar_type to, std::size_t count) {
+  const buffer values = values_of(from, count), result(to, count);
+  quickest best;
+  for (auto _ : state) best([&] { io::convert(values.bytes(), from, result.bytes(), to); });
+  report_bytes(state, static_cast<double>(count * (size_of(from) + size_of(to))), best.seconds());
+}
+
+constexpr int many = 500;
+
+/// A checkpoint of many small tensors, written once.
+fs::path checkpoint_of_many() {
+  fs::path path = folder() / "many.safetensors";
+  if (fs::exists(path)) return path;
+  std::vector<io::tensor_info> tensors;
+  for (int i = 0; i < many; ++i)
+    tensors.push_back({std::string("vision_model.encoder.layers.")
+                           .append(std::to_string(i))
+                           .append(".self_attn.q_proj.weight"),
+                       io::dtype::f32,
+                       {4, 4}});
+  io::checkpoint_writer writer(path, tensors, {});
+  for (const auto& tensor : tensors)
+    writer.write(tensor.name, std::as_bytes(std::span(numbers()).first(16)));
+  writer.commit();
+  return path;
+}
+
+/// Counters of what goes through a header: its bytes, and its tensors per second.
+void report_header(benchmark::State& state, const fs::path& path, double seconds) {
+  const double values = many * 16 * sizeof(float);
+  report_bytes(state, static_cast<double>(fs::file_size(path)) - values, seconds);
+  state.counters["tensors"] =
+      benchmark::Counter(many, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// The header of many tensors, in memory.
+void parse_header(benchmark::State& state) {
+  const fs::path path = checkpoint_of_many();
+  const io::mapped_file file(path);
+  quickest best;
+  for (auto _ : state)
+    best([&] { benchmark::DoNotOptimize(io::parse_safetensors(file.bytes(), path)); });
+  report_header(state, path, best.seconds());
+}
+
+/// The whole checkpoint of many tensors, opened.
+void open(benchmark::State& state) {
+  const fs::path path = checkpoint_of_many();
+  quickest best;
+  for (auto _ : state) best([&] { benchmark::DoNotOptimize(io::checkpoint(path)); });
+  report_header(state, path, best.seconds());
+}
+
+/// An array of 64 MiB in a .npy file, written once.
+fs::path array_of(bool column_major) {
+  fs::path path = folder() / (column_major ? "columns.npy" : "rows.npy");
+  if (fs::exists(path)) return path;
+  const io::tensor_info info{"array", io::dtype::f32, {4 * side, 4 * side}};
+  std::string header = io::make_npy_header(info, path);
+  if (column_major) header.replace(header.find("False"), 5, "True ");
+  const auto values = values_of(scalar_type::f32, megabytes_64 / sizeof(float));
+  io::output_file file(path);
+  file.write_at(0, std::as_bytes(std::span(header)));
+  file.write_at(header.size(), values.bytes());
+  file.close();
+  return path;
+}
+
+/// Opens an array and reads all of it. (A column-major one is copied as it is opened.)
+void read_npy(benchmark::State& state, bool column_major) {
+  const fs::path path = array_of(column_major);
+  const buffer values(scalar_type::f32, megabytes_64 / sizeof(float));
+  quickest best;
+  for (auto _ : state)
+    best([&] {
+      const io::npy_file file(path, "array");
+      if (!file.is_copy())
+        io::convert(file.entry().bytes, scalar_type::f32, values.bytes(), scalar_type::f32);
+      benchmark::DoNotOptimize(file.entry().bytes[0]);
+    });
+  report_bytes(state, 2.0 * megabytes_64, best.seconds());
+}
+
+// ---- names ----
+
+bool failed = false;
+
+/// Registers f(state, arguments...). A failure ends the benchmark and not the program, which has a
+/// folder to remove. Rates are by the time that passes: files are waited for.
+template <class... Arguments>
+benchmark::internal::Benchmark* add(const std::string& name,
+                                    void (*f)(benchmark::State&, Arguments...),
+                                    std::type_identity_t<Arguments>... arguments) {
+  return benchmark::RegisterBenchmark(name.c_str(),
+                                      [=](benchmark::State& state) {
+                                        try {
+                                          f(state, arguments...);
+                                        } catch (const std::exception& e) {
+                                          failed = true;
+                                          state.SkipWithError(e.what());
+                                        }
+                                      })
+      ->Unit(benchmark::kMillisecond)
+      ->UseRealTime();
+}
+
+std::string short_name(scalar_type type) {
+  return std::string(io::name_of(io::dtype_of(type)));
+}
+
+void add_all() {
+  constexpr auto f64 = scalar_type::f64, f32 = scalar_type::f32, f16 = scalar_type::f16,
+                 bf16 = scalar_type::bf16;
+  // (Appended: GCC 12 warns wrongly of "text" + std::string, GCC bug 105651.)
+  add("write_plain/64MiB", write_plain);
+  for (const auto type : {f32, f16, bf16})
+    add(std::string("write/").append(short_name(type)).append("/64MiB"), write, type);
+  for (const auto type : {f32, f16, bf16})
+    add(std::string("read/").append(short_name(type)).append("/64MiB"), read, type);
+  add("read_in_place/F32/64MiB", read_in_place);
+  for (const auto& [from, to] :
+       {std::pair(f16, f32), {bf16, f32}, {f32, f16}, {f32, bf16}, {f64, f32}, {f32, f32}})
+    for (const std::size_t thousands : {16U, 16384U}) {
+      const std::string name = std::string("convert/")
+                                   .append(short_name(from))
+                                   .append("_to_")
+                                   .append(short_name(to))
+                                   .append("/values:")
+                                   .append(std::to_string(1024 * thousands));
+      add(name, convert, from, to, 1024 * thousands);
+    }
+  add("parse_header/tensors:500", parse_header);
+  add("open/tensors:500", open);
+  add("read_npy/row_major/64MiB", read_npy, false);
+  add("read_npy/column_major/64MiB", read_npy, true);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_all();
+  const int code = run_registered(argc, argv);
+  return failed ? 1 : code;
+}
