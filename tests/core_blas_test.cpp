@@ -57,7 +57,7 @@ TEST_CASE("removal bases belong to the largest eigenvalues of G_k") {
       return Eigen::MatrixXd(x.transpose().lazyProduct(x));
     };
     const Eigen::MatrixXd own = square(l.features[0].cast<double>());
-    for (const std::size_t i : {1, 2}) {
+    for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
       const Eigen::MatrixXd t = l.vectors[i].cast<double>(),
                             s = own - defaults.lambda * square(l.features[i].cast<double>());
       gram += t.lazyProduct(s.lazyProduct(t.transpose()).eval());
