@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Compiles every public header alone, as a user's -I include, under strict warnings.
 #
-#     bash cmake/headers_alone.sh COMPILER [--torch] [--link]
+#     bash cmake/headers_alone.sh COMPILER [--torch] [--link] [--together]
 #
 # --torch: the header of libtorch's adapter as well. --link: also links all of them into one program, which fails where a
-# header defines something twice.
+# header defines something twice. --together: all in one source only, for the warnings of a second compiler.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/setup.sh"
-compiler="$1" torch='' link=''
+compiler="$1" torch='' link='' together=''
 shift
 for option in "$@"; do
   case "$option" in
     --torch) torch=yes ;;
     --link) link=yes ;;
+    --together) together=yes ;;
     *) echo "unknown option $option" >&2; exit 2 ;;
   esac
 done
@@ -43,11 +44,15 @@ alone() {
   fi
 }
 export -f alone
+sed 's/.*/#include <&>/' "$work/headers" > "$work/all_headers"
+if [ -n "$together" ]; then
+  "$compiler" "${flags[@]}" -fsyntax-only -x c++ "$work/all_headers"
+  echo "$(wc -l < "$work/headers") headers together, by $compiler: no warning"
+  exit
+fi
 xargs -a "$work/headers" -I{} -P "$(catmerge_jobs)" bash -c 'alone "$@"' alone {} "${flags[@]}"
 # And all of them at once with the standard library's checks, whose containers are other types.
-sed 's/.*/#include <&>/' "$work/headers" > "$work/debug.cpp"
-"$compiler" "${flags[@]}" -D_GLIBCXX_DEBUG -fsyntax-only "$work/debug.cpp"
-rm "$work/debug.cpp"
+"$compiler" "${flags[@]}" -D_GLIBCXX_DEBUG -fsyntax-only -x c++ "$work/all_headers"
 if [ -n "$link" ]; then
   echo 'int main() {}' > "$work/main.cpp"
   libraries=()
