@@ -15,20 +15,18 @@
 #include <catmerge/io/npy.hpp>
 #include <catmerge/io/output_file.hpp>
 #include <catmerge/io/safetensors_header.hpp>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <span>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "measure.hpp"
+#include "temporary_folder.hpp"
 
 namespace {
 
@@ -40,30 +38,9 @@ namespace io = catmerge::io;
 
 // ---- the folder and what lies in it ----
 
-/// A folder of its own, removed at the end.
-class temporary_folder {
- public:
-  temporary_folder() {
-    std::string pattern = (fs::temp_directory_path() / "catmerge-benchmark-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr)
-      throw std::system_error(errno, std::generic_category(), pattern);
-    path_ = pattern;
-  }
-  temporary_folder(const temporary_folder&) = delete;
-  temporary_folder& operator=(const temporary_folder&) = delete;
-  ~temporary_folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 /// Made when a benchmark first asks for it, and removed however the program exits.
 const fs::path& folder() {
-  static const temporary_folder made;
+  static const temporary_folder made(fs::temp_directory_path());
   return made.path();
 }
 
@@ -169,54 +146,47 @@ void write_plain(benchmark::State& state) {
 void write(benchmark::State& state, scalar_type type) {
   const fs::path path = folder() / "written.safetensors";
   write_checkpoint(path, type);
-  quickest best;
-  for (auto _ : state) best([&] { write_checkpoint(path, type); });
+  const double seconds = timed(state, [&] { write_checkpoint(path, type); });
   fs::remove(path);
-  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))),
-               best.seconds());
+  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))), seconds);
 }
 
 /// Opens a file of 64 MiB and reads all of it as floats.
 void read(benchmark::State& state, scalar_type type) {
   const fs::path path = checkpoint_of(type);
   const buffer values(scalar_type::f32, megabytes_64 / size_of(type));
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      const io::checkpoint file(path);
-      auto rest = values.bytes();
-      for (const auto& name : file.names()) {
-        const std::size_t size = tensor_size * sizeof(float);
-        io::convert(file.at(name).bytes, type, rest.first(size), scalar_type::f32);
-        rest = rest.subspan(size);
-      }
-    });
-  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))),
-               best.seconds());
+  const double seconds = timed(state, [&] {
+    const io::checkpoint file(path);
+    auto rest = values.bytes();
+    for (const auto& name : file.names()) {
+      const std::size_t size = tensor_size * sizeof(float);
+      io::convert(file.at(name).bytes, type, rest.first(size), scalar_type::f32);
+      rest = rest.subspan(size);
+    }
+  });
+  report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))), seconds);
 }
 
 /// Opens a file of 64 MiB and adds up all of its words where they lie.
 void read_in_place(benchmark::State& state) {
   const fs::path path = checkpoint_of(scalar_type::f32);
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      const io::checkpoint file(path);
-      std::uint32_t sum = 0;
-      for (const auto& name : file.names())
-        for (const float x : io::values_of<float>(file.at(name)))
-          sum += std::bit_cast<std::uint32_t>(x);
-      benchmark::DoNotOptimize(sum);
-    });
-  report_bytes(state, megabytes_64, best.seconds());
+  const double seconds = timed(state, [&] {
+    const io::checkpoint file(path);
+    std::uint32_t sum = 0;
+    for (const auto& name : file.names())
+      for (const float x : io::values_of<float>(file.at(name)))
+        sum += std::bit_cast<std::uint32_t>(x);
+    benchmark::DoNotOptimize(sum);
+  });
+  report_bytes(state, megabytes_64, seconds);
 }
 
 /// A block of values into another type.
 void convert(benchmark::State& state, scalar_type from, scalar_type to, std::size_t count) {
   const buffer values = values_of(from, count), result(to, count);
-  quickest best;
-  for (auto _ : state) best([&] { io::convert(values.bytes(), from, result.bytes(), to); });
-  report_bytes(state, static_cast<double>(count * (size_of(from) + size_of(to))), best.seconds());
+  const double seconds =
+      timed(state, [&] { io::convert(values.bytes(), from, result.bytes(), to); });
+  report_bytes(state, static_cast<double>(count * (size_of(from) + size_of(to))), seconds);
 }
 
 constexpr int many = 500;
@@ -251,18 +221,16 @@ void report_header(benchmark::State& state, const fs::path& path, double seconds
 void parse_header(benchmark::State& state) {
   const fs::path path = checkpoint_of_many();
   const io::mapped_file file(path);
-  quickest best;
-  for (auto _ : state)
-    best([&] { benchmark::DoNotOptimize(io::parse_safetensors(file.bytes(), path)); });
-  report_header(state, path, best.seconds());
+  const double seconds =
+      timed(state, [&] { benchmark::DoNotOptimize(io::parse_safetensors(file.bytes(), path)); });
+  report_header(state, path, seconds);
 }
 
 /// The whole checkpoint of many tensors, opened.
 void open(benchmark::State& state) {
   const fs::path path = checkpoint_of_many();
-  quickest best;
-  for (auto _ : state) best([&] { benchmark::DoNotOptimize(io::checkpoint(path)); });
-  report_header(state, path, best.seconds());
+  const double seconds = timed(state, [&] { benchmark::DoNotOptimize(io::checkpoint(path)); });
+  report_header(state, path, seconds);
 }
 
 /// An array of 64 MiB in a .npy file, written once.
@@ -284,15 +252,13 @@ fs::path array_of(bool column_major) {
 void read_npy(benchmark::State& state, bool column_major) {
   const fs::path path = array_of(column_major);
   const buffer values(scalar_type::f32, megabytes_64 / sizeof(float));
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      const io::npy_file file(path, "array");
-      if (!file.is_copy())
-        io::convert(file.entry().bytes, scalar_type::f32, values.bytes(), scalar_type::f32);
-      benchmark::DoNotOptimize(file.entry().bytes[0]);
-    });
-  report_bytes(state, 2.0 * megabytes_64, best.seconds());
+  const double seconds = timed(state, [&] {
+    const io::npy_file file(path, "array");
+    if (!file.is_copy())
+      io::convert(file.entry().bytes, scalar_type::f32, values.bytes(), scalar_type::f32);
+    benchmark::DoNotOptimize(file.entry().bytes[0]);
+  });
+  report_bytes(state, 2.0 * megabytes_64, seconds);
 }
 
 // ---- names ----

@@ -116,9 +116,8 @@ void report_operations(benchmark::State& state, double count, scalar_type type, 
 void large_product(benchmark::State& state, scalar_type type, bool by_eigen) {
   factors f(type, roof_rows, roof_shape, op::none);
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { by_eigen ? f.multiply_by_eigen() : f.multiply(c); });
-  report_operations(state, operations(roof_rows, roof_shape), type, best.seconds());
+  const double seconds = timed(state, [&] { by_eigen ? f.multiply_by_eigen() : f.multiply(c); });
+  report_operations(state, operations(roof_rows, roof_shape), type, seconds);
 }
 
 /// y = x T^T or x T for a weight T, as all methods have them: few rows in x.
@@ -128,10 +127,9 @@ void product(benchmark::State& state, scalar_type type, shape s, index_t rows, o
   static std::map<std::tuple<scalar_type, index_t, index_t, index_t, op>, double> known;
   double& eigen = known[{type, s.rows, s.columns, rows, turned}];
   if (eigen == 0) eigen = quickest_of([&] { f.multiply_by_eigen(); });
-  quickest best;
-  for (auto _ : state) best([&] { f.multiply(c); });
-  report_operations(state, operations(rows, s), type, best.seconds());
-  state.counters["to_eigen"] = eigen / best.seconds();
+  const double seconds = timed(state, [&] { f.multiply(c); });
+  report_operations(state, operations(rows, s), type, seconds);
+  state.counters["to_eigen"] = eigen / seconds;
 }
 
 // ---- entry by entry, and reductions ----
@@ -240,18 +238,17 @@ const std::vector<view>& operands(const std::vector<scalar_type>& types, const s
 void entry_by_entry(benchmark::State& state, const entry_operation& o, shape s) {
   const auto& m = operands(o.types, s);
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { o.run(c, m); });
-  report_memory(state, o.bytes * static_cast<double>(s.rows * s.columns), best.seconds());
+  const double seconds = timed(state, [&] { o.run(c, m); });
+  report_memory(state, o.bytes * static_cast<double>(s.rows * s.columns), seconds);
 }
 
 void plain_memcpy(benchmark::State& state) {
   constexpr auto half = static_cast<std::size_t>(memory_bytes / 2);
   const matrix from(scalar_type::f32, 1, half / sizeof(float));
   matrix to(scalar_type::f32, 1, half / sizeof(float));
-  quickest best;
-  for (auto _ : state) best([&] { std::memcpy(to.data<float>(), from.data<float>(), half); });
-  report_memory(state, memory_bytes, best.seconds());
+  const double seconds =
+      timed(state, [&] { std::memcpy(to.data<float>(), from.data<float>(), half); });
+  report_memory(state, memory_bytes, seconds);
 }
 
 // ---- features ----
@@ -261,13 +258,11 @@ void features_rows(benchmark::State& state, index_t width) {
   const auto batch = random_matrix(scalar_type::f32, 100, width);
   const index_t batches = width / batch.rows();
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      catmerge::feature_statistics<> statistics;
-      for (index_t i = 0; i < batches; ++i) statistics.update(batch, c);
-    });
-  report_memory(state, 8.0 * static_cast<double>(batches * batch.rows() * width), best.seconds());
+  const double seconds = timed(state, [&] {
+    catmerge::feature_statistics<> statistics;
+    for (index_t i = 0; i < batches; ++i) statistics.update(batch, c);
+  });
+  report_memory(state, 8.0 * static_cast<double>(batches * batch.rows() * width), seconds);
 }
 
 /// Statistics that are a Gram matrix already. Kept until another width is asked for.
@@ -284,9 +279,8 @@ void features_gram(benchmark::State& state, index_t width, index_t rows) {
   const auto batch = random_matrix(scalar_type::f32, rows, width);
   auto& statistics = gram_statistics(width);
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { statistics.update(batch, c); });
-  report_operations(state, operations(rows, {width, width}), scalar_type::f64, best.seconds());
+  const double seconds = timed(state, [&] { statistics.update(batch, c); });
+  report_operations(state, operations(rows, {width, width}), scalar_type::f64, seconds);
 }
 
 /// Two Gram matrices into one.
@@ -295,9 +289,8 @@ void features_combine(benchmark::State& state, index_t width) {
   auto statistics = catmerge::feature_statistics<>();
   statistics.combine(other);
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { statistics.combine(other, c); });
-  report_memory(state, 24.0 * static_cast<double>(width * width), best.seconds());
+  const double seconds = timed(state, [&] { statistics.combine(other, c); });
+  report_memory(state, 24.0 * static_cast<double>(width * width), seconds);
 }
 
 /// Second moments of a batch.
@@ -305,19 +298,17 @@ void features_moments(benchmark::State& state, index_t width, index_t rows) {
   const auto batch = random_matrix(scalar_type::f32, rows, width);
   catmerge::moment_statistics<> statistics;
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { statistics.update(batch, c); });
-  report_memory(state, 4.0 * static_cast<double>(rows * width), best.seconds());
+  const double seconds = timed(state, [&] { statistics.update(batch, c); });
+  report_memory(state, 4.0 * static_cast<double>(rows * width), seconds);
 }
 
 /// The diagonal of a Gram matrix.
 void moments_of_gram(benchmark::State& state, index_t width) {
   const auto gram = gram_statistics(width).view();
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] { benchmark::DoNotOptimize(catmerge::detail::second_moment(c, gram)); });
-  report_bytes(state, 16.0 * static_cast<double>(width), best.seconds());
+  const double seconds =
+      timed(state, [&] { benchmark::DoNotOptimize(catmerge::detail::second_moment(c, gram)); });
+  report_bytes(state, 16.0 * static_cast<double>(width), seconds);
 }
 
 // ---- masks ----
@@ -341,60 +332,52 @@ struct mask_input {
 void scale_scores(benchmark::State& state, index_t size) {
   const mask_input in(size);
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      benchmark::DoNotOptimize(
-          catmerge::detail::scale_scores(c, 0, in.vector_views, in.moment_views, 10));
-    });
-  report_bytes(state, static_cast<double>(size) * (8 * (4 + 8) + 8), best.seconds());
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(
+        catmerge::detail::scale_scores(c, 0, in.vector_views, in.moment_views, 10));
+  });
+  report_bytes(state, static_cast<double>(size) * (8 * (4 + 8) + 8), seconds);
 }
 
 /// s_k of a shift: reads seven vectors, writes s_k.
 void shift_scores(benchmark::State& state, index_t size) {
   const mask_input in(size);
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] { benchmark::DoNotOptimize(catmerge::detail::shift_scores(c, 0, in.vector_views)); });
-  report_bytes(state, static_cast<double>(size) * (7 * 4 + 8), best.seconds());
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(catmerge::detail::shift_scores(c, 0, in.vector_views));
+  });
+  report_bytes(state, static_cast<double>(size) * (7 * 4 + 8), seconds);
 }
 
 /// The four largest of the scores.
 void largest_positions(benchmark::State& state, index_t size) {
   const auto scores = random_matrix(scalar_type::f64, size, 1);
   const std::span<const double> all(scores.data<double>(), static_cast<std::size_t>(size));
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      benchmark::DoNotOptimize(catmerge::detail::largest_positions(all, catmerge::top{4}));
-    });
-  report_bytes(state, 8.0 * static_cast<double>(size), best.seconds());
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(catmerge::detail::largest_positions(all, catmerge::top{4}));
+  });
+  report_bytes(state, 8.0 * static_cast<double>(size), seconds);
 }
 
 /// A whole mask from 100 rows of features a task: reads these and the vectors.
 void scale_mask(benchmark::State& state, index_t size) {
   const mask_input in(size);
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      benchmark::DoNotOptimize(
-          catmerge::scale_mask(0, in.vectors, in.features, catmerge::scale_mask_options{}, c));
-    });
-  report_bytes(state, 8.0 * 4 * 101 * static_cast<double>(size), best.seconds());
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(
+        catmerge::scale_mask(0, in.vectors, in.features, catmerge::scale_mask_options{}, c));
+  });
+  report_bytes(state, 8.0 * 4 * 101 * static_cast<double>(size), seconds);
 }
 
 void shift_mask(benchmark::State& state, index_t size) {
   const mask_input in(size);
   context c;
-  quickest best;
-  for (auto _ : state)
-    best([&] {
-      benchmark::DoNotOptimize(
-          catmerge::shift_mask(0, in.vectors, catmerge::shift_mask_options{}, c));
-    });
-  report_bytes(state, 8.0 * 4 * static_cast<double>(size), best.seconds());
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(
+        catmerge::shift_mask(0, in.vectors, catmerge::shift_mask_options{}, c));
+  });
+  report_bytes(state, 8.0 * 4 * static_cast<double>(size), seconds);
 }
 
 // ---- small dense problems ----
@@ -423,12 +406,11 @@ void orthonormalise(benchmark::State& state, index_t size) {
   context c;
   catmerge::detail::orthonormalise(c, basis, 0, basis);
   catmerge::detail::orthonormalise(c, basis, used, block);
-  quickest best;
-  for (auto _ : state)
-    best(
-        [&] { benchmark::DoNotOptimize(catmerge::detail::orthonormalise(c, basis, used, block)); });
+  const double seconds = timed(state, [&] {
+    benchmark::DoNotOptimize(catmerge::detail::orthonormalise(c, basis, used, block));
+  });
   report_operations(state, operations(fresh, {2 * used + 3 * fresh, size}), scalar_type::f64,
-                    best.seconds());
+                    seconds);
 }
 
 // ---- names ----

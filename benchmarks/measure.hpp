@@ -36,6 +36,14 @@ class quickest {
   double best_ = std::numeric_limits<double>::infinity(), total_ = 0;
 };
 
+/// What a benchmark does: f in every iteration. Seconds of the quickest.
+template <class F>
+double timed(benchmark::State& state, const F& f) {
+  quickest best;
+  for (auto _ : state) best(f);
+  return best.seconds();
+}
+
 /// Seconds of the quickest of some calls, made now: eight at least, and 0.2 s of them.
 template <class F>
 double quickest_of(const F& f) {

@@ -59,9 +59,8 @@ void merge(benchmark::State& state, call method) {
   const input& in = all_input();
   const double plain = task_arithmetic_seconds(method);
   context c;
-  quickest best;
-  for (auto _ : state) best([&] { method(in, c); });
-  state.counters["to_task_arithmetic"] = best.seconds() / plain;
+  const double seconds = timed(state, [&] { method(in, c); });
+  state.counters["to_task_arithmetic"] = seconds / plain;
 }
 
 /// A method that has no call for one parameter: as merge_stream calls it.

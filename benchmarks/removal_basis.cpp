@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "layers.hpp"
+#include "measure.hpp"
 
 namespace {
 
@@ -205,9 +206,5 @@ int main(int argc, char** argv) {
   for (const char* a : arguments)
     filtered = filtered || std::string(a).rfind("--benchmark_filter", 0) == 0;
   if (!filtered) arguments.push_back(everything.data());
-  int count = static_cast<int>(arguments.size());
-  benchmark::Initialize(&count, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  return run_registered(static_cast<int>(arguments.size()), arguments.data());
 }

@@ -37,6 +37,8 @@
 #include <thread>
 #include <vector>
 
+#include "temporary_folder.hpp"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -194,26 +196,11 @@ cost shell(const std::string& script) {
   return run({"/bin/sh", "-c", script});
 }
 
-/// A folder for outputs, in memory where there is any; removed at the end.
-class scratch {
- public:
-  scratch() {
-    const fs::path shm = "/dev/shm";
-    path_ = (fs::is_directory(shm) ? shm : fs::temp_directory_path()) /
-            ("whole-merge-" + std::to_string(::getpid()));
-    fs::create_directories(path_);
-  }
-  scratch(const scratch&) = delete;
-  scratch& operator=(const scratch&) = delete;
-  ~scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
+/// Where outputs go: memory, where there is any.
+fs::path outputs() {
+  const fs::path shm = "/dev/shm";
+  return fs::is_directory(shm) ? shm : fs::temp_directory_path();
+}
 
 /// Products of floats per second, times two, of 3072 x 3072 by as many threads as the program's.
 double product_rate() {
@@ -271,7 +258,7 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     make_checkpoint(folder / ("model-" + std::to_string(k)), s, k);
     if (k > 0) make_samples(folder / ("samples-" + std::to_string(k) + ".safetensors"), k);
   }
-  const scratch out;
+  const catmerge_benchmark::temporary_folder out(outputs());
   std::vector<std::string> merge = {
       given.program,      "merge",       "--quiet",  "--base",
       folder / "model-0", "--overwrite", "--output", out.path() / "merged"};

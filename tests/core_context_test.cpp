@@ -833,7 +833,7 @@ TEST_CASE("count_keys counts what begins with the digits before, for every type 
 TEST_CASE("symmetric_eigen: ascending values, vectors in their place") {
   host_context c;
   generator g(15);
-  for (const index_t d : {0, 1, 2, 17, 60}) {
+  for (const index_t d : {0, 1, 2, 17, 33, 34, 60, 65, 130}) {  // reflections go by 32
     const Eigen::MatrixXd half = g.matrix(d, d);
     const Eigen::MatrixXd s = half + half.transpose();
     window y(scalar_type::f64, d, d, layout::padded_columns);
@@ -848,6 +848,16 @@ TEST_CASE("symmetric_eigen: ascending values, vectors in their place") {
     }
     const Eigen::MatrixXd defect = v.transpose() * v - Eigen::MatrixXd::Identity(d, d);
     if (d > 0) CHECK(defect.cwiseAbs().maxCoeff() <= tolerance::orthonormal<double>);
+    // Units that are powers of two change no bit, though squares of entries overflow or vanish.
+    for (const double unit : {0x1p700, 0x1p-700}) {
+      window scaled(scalar_type::f64, d, d, layout::row_major);
+      scaled.fill([&](index_t i, index_t j) { return unit * s(i, j); });
+      const auto in_unit = c.symmetric_eigen(scaled);
+      index_t wrong = 0;
+      for (index_t j = 0; j < d; ++j) wrong += in_unit[at(j)] != unit * values[at(j)];
+      CHECK(wrong == 0);
+      CHECK(same_bits(c.to_host(scaled), v));
+    }
   }
 }
 

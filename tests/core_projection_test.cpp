@@ -607,3 +607,30 @@ TEST_CASE_TEMPLATE("project_out: P^2 = P, nothing left along B, the rest untouch
     if (c == 0) CHECK(same_bits(once, p.data.vectors[1]));
   }
 }
+
+TEST_CASE("eigenvalues below float's tolerance are told from nothing") {
+  // G_0 is diagonal: four entries of 1e-7 to 4e-7, many of minus a little less, and large negative
+  // ones. To a residual of 1e-6, which float may stop at, the small ones are one heap.
+  constexpr index_t d = 120;
+  matrix_of<float> zero = matrix_of<float>::Zero(d, d), one = matrix_of<float>::Identity(d, d),
+                   gains = zero, losses = zero;
+  std::vector<double> expected;
+  for (index_t j = 0; j < 4; ++j) {
+    gains(j, j) = std::sqrt(static_cast<float>(4 - j) * 1e-7F);
+    expected.push_back(std::pow(static_cast<double>(gains(j, j)), 2));
+  }
+  for (index_t j = 4; j < 80; ++j) losses(j, j) = std::sqrt(static_cast<float>(j) * 4e-9F);
+  for (index_t j = 80; j < d; ++j) losses(j, j) = std::sqrt(static_cast<float>(j) / d);
+  const std::vector<matrix_of<float>> vectors{zero, one}, features{gains, losses};
+  for (const auto way : {catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+    catmerge::projection_options options;
+    options.way = way;
+    options.lambda = 1;
+    const auto found = catmerge::removal_basis(0, vectors, features, options);
+    CHECK(found.way == way);
+    REQUIRE(found.eigenvalues.size() == 4);
+    // A residual of 1e-8 moves an eigenvalue by no more.
+    for (std::size_t j = 0; j < 4; ++j)
+      CHECK(std::abs(found.eigenvalues[j] - expected[j]) <= 1e-8 * found.magnitude);
+  }
+}

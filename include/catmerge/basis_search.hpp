@@ -99,8 +99,7 @@ class basis_searches {
     // float has found, and then goes on to double's tolerance where a value is smaller than its
     // residual: that tells what is small from what is nothing.
     for (const bool last : {false, true}) {
-      // (Twice what float had to reach: its own error adds to the residual that it saw.)
-      eigen.tolerance = last ? default_tolerance(scalar_type::f64) : 2 * eigen.tolerance;
+      if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
       for (std::size_t j = 0; j < tasks_.size(); ++j) {
         const auto found = searches_[j].result();
         const double terms = std::max(found.magnitude, g.terms(tasks_[j]));

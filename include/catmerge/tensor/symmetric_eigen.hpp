@@ -27,43 +27,44 @@ template <class Matrix, class Coefficients>
 void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
   using kernel = product_kernel<double>;
   constexpr index_t block = 32;
-  const index_t n = z.rows(), stride = (n + kernel::width - 1) / kernel::width * kernel::width;
-  constexpr index_t square = (block + kernel::width - 1) / kernel::width * kernel::width;
-  const auto room = [](index_t size) {
-    return std::vector<double>(static_cast<std::size_t>(size));
+  const index_t n = z.rows();
+  // Zeros, row after row, with the room that products want around their result.
+  using room = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const auto make = [](index_t rows, index_t columns) {
+    room m(rows + kernel::height, (columns + kernel::width - 1) / kernel::width * kernel::width);
+    std::fill_n(m.data(), m.size(), 0.0);
+    return m;
   };
-  auto rows = room((n + kernel::height) * stride);  // z, row after row
+  const auto multiply = [](const room& x, const double* t, index_t t_stride, bool flipped,
+                           double* y, index_t y_stride, index_t m, index_t columns, index_t depth) {
+    add_product(x.data(), x.cols(), t, t_stride, flipped, y, y_stride, m, columns, depth);
+  };
+  auto rows = make(n, n);
+  const index_t stride = rows.cols();
   for (index_t j = 0; j < n; ++j)
-    for (index_t i = 0; i < n; ++i) rows[static_cast<std::size_t>(i * stride + j)] = z(i, j);
+    for (index_t i = 0; i < n; ++i) rows(i, j) = z(i, j);
   for (index_t start = (n - 2) / block * block; start >= 0; start -= block) {
     const index_t count = std::min(block, n - 1 - start), below = start + 1, deep = n - below;
-    auto v = room(count * deep), v_columns = room(deep * count);
+    auto v = make(count, deep), v_columns = make(deep, count);
     for (index_t j = 0; j < count; ++j)
-      for (index_t r = j; r < deep; ++r) {
-        const double entry = r == j ? 1 : packed(below + r, start + j);
-        v[static_cast<std::size_t>(j * deep + r)] = entry;
-        v_columns[static_cast<std::size_t>(r * count + j)] = entry;
-      }
-    auto gram = room((block + kernel::height) * square), t = room(count * count);
-    add_product(v.data(), deep, v.data(), deep, true, gram.data(), square, count, count, deep);
+      for (index_t r = j; r < deep; ++r)
+        v(j, r) = v_columns(r, j) = r == j ? 1 : packed(below + r, start + j);
+    auto gram = make(count, count), t = make(count, count);
+    multiply(v, v.data(), v.cols(), true, gram.data(), gram.cols(), count, count, deep);
     for (index_t j = 0; j < count; ++j)  // -T, upper triangular
       for (index_t i = 0; i <= j; ++i) {
         double sum = i == j ? -1 : 0;
-        for (index_t l = i; l < j; ++l)
-          sum -= t[static_cast<std::size_t>(i * count + l)] *
-                 gram[static_cast<std::size_t>(l * square + j)];
-        t[static_cast<std::size_t>(i * count + j)] = h(start + j) * sum;
+        for (index_t l = i; l < j; ++l) sum -= t(i, l) * gram(l, j);
+        t(i, j) = h(start + j) * sum;
       }
-    auto image = room((block + kernel::height) * stride), turned = image;
+    auto image = make(count, n), turned = make(count, n);
     double* const part = rows.data() + below * stride;
-    add_product(v.data(), deep, part, stride, false, image.data(), stride, count, n, deep);
-    add_product(t.data(), count, image.data(), stride, false, turned.data(), stride, count, n,
-                count);
-    add_product(v_columns.data(), count, turned.data(), stride, false, part, stride, deep, n,
-                count);
+    multiply(v, part, stride, false, image.data(), stride, count, n, deep);
+    multiply(t, image.data(), stride, false, turned.data(), stride, count, n, count);
+    multiply(v_columns, turned.data(), stride, false, part, stride, deep, n, count);
   }
   for (index_t j = 0; j < n; ++j)
-    for (index_t i = 0; i < n; ++i) z(i, j) = rows[static_cast<std::size_t>(i * stride + j)];
+    for (index_t i = 0; i < n; ++i) z(i, j) = rows(i, j);
 }
 
 /// All eigenpairs of a symmetric matrix on the host; reads the lower triangle. The one place that
