@@ -28,12 +28,14 @@ namespace catmerge::detail {
 
 /// The kernel for one type: registers hold the sums of `height` rows of x with `packets` packets of
 /// columns.
-template <compute_scalar C>
+template <compute_scalar C, int Packets>
 struct product_kernel {
   using packet = typename Eigen::internal::packet_traits<C>::type;
   static constexpr index_t packet_size = Eigen::internal::unpacket_traits<packet>::size;
-  static constexpr int packets = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;
-  static constexpr int height = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 6 : 4;
+  static constexpr bool many_registers = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32;
+  static constexpr int most_packets = many_registers ? 4 : 2;
+  static constexpr int packets = Packets;
+  static constexpr int height = Packets == 1 ? 8 : 6;
   static constexpr index_t width = packets * packet_size;
 
   /// Has the cache (the second level: the first is full) fetch what lies `next` elements on. Not a
@@ -77,10 +79,10 @@ struct product_kernel {
     }
   }
 
-  /// panel (depth x width, dense) = the transpose of t (columns x depth); zeros where columns end.
-  /// `next` as in run.
+  /// panel (depth x width) = the transpose of t (columns x depth); zeros where columns end. `next`
+  /// as in run.
   static void flip(const C* t, index_t t_stride, index_t columns, index_t depth, C* panel,
-                   index_t next) {
+                   index_t stride, index_t next) {
     using namespace Eigen::internal;
     constexpr index_t side = packet_size;
     for (index_t left = 0; left < width; left += side)
@@ -94,55 +96,110 @@ struct product_kernel {
           }
           ptranspose(block);
           for (index_t r = 0; r < side; ++r)
-            pstoreu(panel + (top + r) * width + left, block.packet[r]);
+            pstoreu(panel + (top + r) * stride + left, block.packet[r]);
           continue;
         }
         for (index_t l = top; l < std::min(top + side, depth); ++l)
           for (index_t j = left; j < left + side; ++j)
-            panel[l * width + j] = j < columns ? t[j * t_stride + l] : C(0);
+            panel[l * stride + j] = j < columns ? t[j * t_stride + l] : C(0);
       }
+  }
+
+  /// panel (depth x width, dense) = t (depth x columns); zeros where columns end.
+  static void copy(const C* t, index_t t_stride, index_t columns, index_t depth, C* panel,
+                   index_t next) {
+    using namespace Eigen::internal;
+    for (index_t r = 0; r < depth; ++r, t += t_stride, panel += width) {
+      touch(t, next);
+      if (columns == width) {
+        CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
+          pstoreu(panel + p * packet_size, ploadu<packet>(t + p * packet_size));
+        }
+      } else {
+        std::copy_n(t, columns, panel);
+        std::fill_n(panel + columns, width - columns, C(0));
+      }
+    }
+  }
+
+  /// y += x t for all m rows of x and at most `width` columns. A panel of t (128 KiB at most) stays
+  /// in a second-level cache while all rows of x pass by.
+  static void add(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped, C* y,
+                  index_t y_stride, index_t m, index_t columns, index_t depth, C* panel) {
+    index_t next = flipped ? width * t_stride : width;
+    // A line of the cache per row, pages apart: such rows push one another out of the first level.
+    const bool copied = columns < width || (m > 8 * height && width * sizeof(C) <= 64);
+    if (flipped) {
+      flip(t, t_stride, columns, depth, panel, width, next);
+    } else if (copied) {
+      copy(t, t_stride, columns, depth, panel, next);
+    }
+    if (flipped || copied) t = panel, t_stride = width, next = 0;
+    for (index_t i = 0; i < m; i += height) {
+      const C* rows[height];  // the last one stands in for those that are not there
+      for (index_t r = 0; r < height; ++r) rows[r] = x + std::min(i + r, m - 1) * x_stride;
+      run(rows, t, t_stride, y + i * y_stride, y_stride, depth, i == 0 ? next : 0);
+    }
   }
 };
 
+/// The extents of y that add_product needs room for: what it writes beyond m x n means nothing.
+template <compute_scalar C>
+constexpr index_t product_rows(index_t m) {
+  return m + product_kernel<C, 1>::height - 1;
+}
+template <compute_scalar C>
+constexpr index_t product_columns(index_t n) {
+  constexpr index_t side = product_kernel<C, 1>::width;
+  return (n + side - 1) / side * side;
+}
+
 /// y += x t for row-major x (m x k), t and y (m x n), strides between rows. `flipped`: t is stored
-/// as n x k, else as k x n; sums are the same. There must be room for y where m is rounded up to
-/// product_kernel's height and n to its width; what is written there means nothing.
+/// as n x k, else as k x n; sums are the same. There must be room for product_rows(m) x
+/// product_columns(n) in y.
 template <compute_scalar C>
 void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped, C* y,
                  index_t y_stride, index_t m, index_t n, index_t k) {
-  using kernel = product_kernel<C>;
-  constexpr index_t width = kernel::width, height = kernel::height;
-  // A panel of t, `width` columns by this depth (128 KiB), stays in a second-level cache while all
-  // rows of x pass by.
+  using one = product_kernel<C, 1>;
+  using widest = product_kernel<C, one::most_packets>;
   constexpr index_t depth = 512;
-  alignas(64) C panel[depth * width];
+  alignas(64) C panel[depth * widest::width];
   for (index_t l = 0; l < k; l += depth) {
     const index_t deep = std::min(depth, k - l);
-    for (index_t j = 0; j < n; j += width) {
-      const index_t wide = std::min(width, n - j);
+    for (index_t j = 0; j < n; j += widest::width) {
       const C* from = flipped ? t + j * t_stride + l : t + l * t_stride + j;
-      index_t stride = t_stride, next = flipped ? width * t_stride : width;
-      if (flipped) {
-        kernel::flip(from, t_stride, wide, deep, panel, next);
-      } else if (wide < width) {
-        for (index_t r = 0; r < deep; ++r) {
-          std::copy_n(from + r * t_stride, wide, panel + r * width);
-          std::fill_n(panel + r * width + wide, width - wide, C(0));
-        }
-      }
-      if (flipped || wide < width) from = panel, stride = width, next = 0;
-      for (index_t i = 0; i < m; i += height) {
-        const C* rows[height];  // the last one stands in for those that are not there
-        for (index_t r = 0; r < height; ++r) rows[r] = x + std::min(i + r, m - 1) * x_stride + l;
-        kernel::run(rows, from, stride, y + i * y_stride + j, y_stride, deep, i == 0 ? next : 0);
-      }
+      const index_t wide = std::min(widest::width, n - j);
+      const auto add = [&]<int Packets>(std::integral_constant<int, Packets>) {
+        product_kernel<C, Packets>::add(x + l, x_stride, from, t_stride, flipped, y + j, y_stride,
+                                        m, wide, deep, panel);
+      };
+      // What is left at the end is as narrow as it may be, and the higher.
+      const index_t left = (wide + one::width - 1) / one::width;
+      if (left == 1)
+        add(std::integral_constant<int, 1>{});
+      else if (left == 2 || one::most_packets == 2)
+        add(std::integral_constant<int, 2>{});
+      else if (left == 3)
+        add(std::integral_constant < int, one::many_registers ? 3 : 2 > {});
+      else
+        add(std::integral_constant<int, one::most_packets>{});
     }
   }
 }
 
+/// y (columns x rows) = the transpose of t (rows x columns). There must be room for
+/// product_columns(rows) columns in y.
+template <compute_scalar C>
+void flip(const C* t, index_t t_stride, index_t rows, index_t columns, C* y, index_t y_stride) {
+  using kernel = product_kernel<C, 1>;
+  for (index_t j = 0; j < rows; j += kernel::width)
+    kernel::flip(t + j * t_stride, t_stride, std::min(kernel::width, rows - j), columns, y + j,
+                 y_stride, 0);
+}
+
 #ifdef EIGEN_USE_BLAS
 
-/// The same by the BLAS, for many rows: some percent faster, and in an order of its own.
+/// add_product by the BLAS, for many rows: some percent faster, and in an order of its own.
 template <compute_scalar C>
 void add_product_by_blas(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped,
                          C* y, index_t y_stride, index_t m, index_t n, index_t k) {

@@ -509,14 +509,17 @@ class context<host> {
     constexpr index_t tile = 256, piece = 512;
     const index_t depth = a.columns, deepest = std::min(piece, depth),
                   down = (y.rows + tile - 1) / tile, across = (y.columns + tile - 1) / tile;
+    // Few rows times a transposed weight: as the weight, where it lies, times these rows
+    // transposed. The smaller factor is the one that is brought into order.
+    const bool turned = b.column_stride != 1 && y.rows <= 128 && 2 * y.rows <= y.columns;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * tile;
       const index_t m = std::min(tile, y.rows - i), n = std::min(tile, y.columns - j);
-      using kernel = detail::product_kernel<C>;
-      const index_t width = (n + kernel::width - 1) / kernel::width * kernel::width,
-                    room = (m + kernel::height - 1) / kernel::height * kernel::height * width;
-      const auto sum = buffer<C>(room), copy_a = buffer<C>(m * deepest),
-                 copy_b = buffer<C>(n * deepest);
+      const index_t height = turned ? n : m, length = turned ? m : n,
+                    room = detail::product_rows<C>(height) * detail::product_columns<C>(length);
+      index_t stride = detail::product_columns<C>(length);
+      auto sum = buffer<C>(room);
+      const auto copy_a = buffer<C>(m * deepest), copy_b = buffer<C>(n * deepest);
       std::fill_n(sum.get(), room, C(0));
       for (index_t k = 0; k < depth; k += piece) {
         const index_t d = std::min(piece, depth - k);
@@ -525,19 +528,28 @@ class context<host> {
         const const_view second = b.window(k, d, j, n);
         const bool flipped = second.column_stride != 1;
         const auto right = rows_of<C>(flipped ? second.transposed() : second, copy_b.get());
-        const auto add = [&](const auto& product) {
-          product(left.data, left.stride, right.data, right.stride, flipped, sum.get(), width, m, n,
-                  d);
+        const auto add = [&](const auto& product, const auto& x, const auto& factor) {
+          product(x.data, x.stride, factor.data, factor.stride, flipped, sum.get(), stride, height,
+                  length, d);
         };
 #ifdef EIGEN_USE_BLAS
-        if (y.rows > 128)
-          add(detail::add_product_by_blas<C>);
-        else
+        if (y.rows > 128) {
+          add(detail::add_product_by_blas<C>, left, right);
+          continue;
+        }
 #endif
-          add(detail::add_product<C>);
+        turned ? add(detail::add_product<C>, right, left)
+               : add(detail::add_product<C>, left, right);
       }
-      if (width > n)
-        for (index_t r = 1; r < m; ++r) std::copy_n(sum.get() + r * width, n, sum.get() + r * n);
+      if (turned) {
+        const index_t wide = detail::product_columns<C>(n);
+        auto result = buffer<C>(m * wide);
+        detail::flip(sum.get(), stride, n, m, result.get(), wide);
+        sum = std::move(result);
+        stride = wide;
+      }
+      if (stride > n)
+        for (index_t r = 1; r < m; ++r) std::copy_n(sum.get() + r * stride, n, sum.get() + r * n);
       const auto out = y.window(i, m, j, n);
       if (alpha != 1)
         for (index_t e = 0; e < m * n; ++e) sum[at(e)] *= static_cast<C>(alpha);

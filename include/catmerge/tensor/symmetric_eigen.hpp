@@ -25,13 +25,12 @@ struct symmetric_pairs {
 /// 1989). (Eigen's own product with Q would be a third of what a call of CAT takes to compile.)
 template <class Matrix, class Coefficients>
 void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
-  using kernel = product_kernel<double>;
   constexpr index_t block = 32;
   const index_t n = z.rows();
   // Zeros, row after row, with the room that products want around their result.
   using room = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const auto make = [](index_t rows, index_t columns) {
-    room m(rows + kernel::height, (columns + kernel::width - 1) / kernel::width * kernel::width);
+    room m(product_rows<double>(rows), product_columns<double>(columns));
     std::fill_n(m.data(), m.size(), 0.0);
     return m;
   };
