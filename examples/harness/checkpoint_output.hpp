@@ -6,6 +6,7 @@
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/io/checkpoint_writer.hpp>
 #include <catmerge/io/json.hpp>
+#include <future>
 #include <harness/checkpoint_set.hpp>
 #include <map>
 #include <optional>
@@ -20,6 +21,7 @@ struct output_options {
   std::optional<io::dtype> type;  ///< of every merged tensor; nothing: the base's own
   std::uint64_t most_in_shard = 0;
   io::existing target = io::existing::refuse;
+  bool behind = false;  ///< on a thread of its own, one tensor behind what is merged
 };
 
 /// The text of a config.json whose tensors have another type now: "torch_dtype" and "dtype",
@@ -49,7 +51,11 @@ inline std::string with_dtype(const std::filesystem::path& config, io::dtype typ
 class checkpoint_output {
  public:
   checkpoint_output(const std::string& path, const checkpoint_set& set, const output_options& how)
-      : path_(path), set_(set), type_(how.type), writer_(path, declare(), options(how)) {
+      : path_(path),
+        set_(set),
+        type_(how.type),
+        behind_(how.behind),
+        writer_(path, declare(), options(how)) {
     for (const auto& [alias, owner] : set.tied()) aliases_[owner].push_back(alias);
     for (const auto& name : set.fixed()) {
       writer_.write(name, set.base_file().at(name).bytes);
@@ -57,7 +63,26 @@ class checkpoint_output {
     }
   }
 
+  /// Errors of a tensor that is written behind are thrown by the next call.
   void put(const parameter_info& p, host_matrix merged) {
+    if (!behind_) return write(p, merged);
+    finish();
+    last_ =
+        std::async(std::launch::async, [this, p, merged = std::move(merged)] { write(p, merged); });
+  }
+
+  /// Makes the output appear under its name.
+  void commit() {
+    finish();
+    writer_.commit();
+  }
+
+ private:
+  void finish() {
+    if (last_.valid()) last_.get();
+  }
+
+  void write(const parameter_info& p, const host_matrix& merged) {
     const std::string& name = set_.tensor_of(p.name);
     const host_const_view logical = merged;
     const host_const_view stored = p.transposed ? logical.transposed() : logical;
@@ -84,10 +109,6 @@ class checkpoint_output {
     if (stored.rows == 0 || stored.columns == 0) append(name, {});
   }
 
-  /// Makes the output appear under its name.
-  void commit() { writer_.commit(); }
-
- private:
   void append(const std::string& name, std::span<const std::byte> bytes) {
     writer_.append(name, bytes);
     if (const auto found = aliases_.find(name); found != aliases_.end())
@@ -125,7 +146,9 @@ class checkpoint_output {
   const checkpoint_set& set_;
   std::optional<io::dtype> type_;
   std::map<std::string, std::vector<std::string>> aliases_;  // by owner
+  bool behind_;
   io::checkpoint_writer writer_;
+  std::future<void> last_;  // uses the writer: its destructor waits
 };
 
 /// Each expert's own tensors (merge_policy::task_heads), bit for bit: TASK.safetensors in a folder.

@@ -258,6 +258,7 @@ struct merge_plan {
       coefficient = method.find_alpha() != nullptr ? *method.find_alpha() : a.alpha;
     output.type = out_dtype(a.out_dtype);
     output.most_in_shard = parse_size("--max-shard-size", a.max_shard_size);
+    output.behind = a.threads > 1;
     if (a.overwrite) output.target = io::existing::replace;
   }
 
