@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "layers.hpp"
@@ -142,6 +143,27 @@ void trims(benchmark::State& state, shape s, index_t rows) {
     for (index_t k = 1; k < tasks; ++k) catmerge::project_out(b, t, c);
 }
 
+/// A whole layer by CAT by one of the ways, beside what the cost model predicts for its bases (and
+/// beside the other way: where they cross, the model's choice should).
+void layer_by_way(benchmark::State& state, shape s, index_t rows, basis_way way) {
+  const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
+  catmerge::cat_options options;
+  options.diagnostics = false;
+  options.linear.way = way;
+  context c;
+  std::vector<index_t> all;
+  for (index_t k = 0; k < tasks; ++k) all.push_back(k);
+  const auto costs = catmerge::detail::cost_of_ways(
+      c, catmerge::detail::read_all<context>(l.vectors),
+      catmerge::detail::as_statistics_list(l.features), all, options.linear.directions);
+  timed(state, [&] {
+    benchmark::DoNotOptimize(catmerge::cat_linear(l.base, l.experts, l.features, options, c));
+  });
+  state.counters["predicted_GFLOP"] =
+      1e-9 * (way == basis_way::shifts ? costs.shifts : costs.weights);
+  state.SetLabel(costs.cheapest() == way ? "what the model chooses" : "");
+}
+
 /// A whole layer by CAT, and how many times longer than Task Arithmetic it takes.
 void whole_layer(benchmark::State& state, shape s, index_t rows, bool diagnostics) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
@@ -168,17 +190,24 @@ void sum_only(benchmark::State& state, shape s, index_t rows) {
     benchmark::DoNotOptimize(catmerge::task_arithmetic(l.base, l.experts, 0.3, c));
 }
 
-/// Names: what/d_out x d_in/rows. What takes seconds runs once, whatever --benchmark_min_time says.
+/// Names: what/d_out x d_in/rows.
+template <class F, class... Arguments>
+benchmark::internal::Benchmark* add_one(const std::string& what, const shape& s, index_t rows, F f,
+                                        Arguments... arguments) {
+  // (Appended piece by piece: GCC 12 warns wrongly of "text" + std::string, GCC bug 105651.)
+  std::string name = what + "/";
+  name.append(std::to_string(s.d_out)).append("x").append(std::to_string(s.d_in));
+  name.append("/rows:").append(std::to_string(rows));
+  return benchmark::RegisterBenchmark(name.c_str(), f, s, rows, arguments...)
+      ->Unit(benchmark::kMillisecond);
+}
+
+/// What takes seconds runs once or three times, whatever --benchmark_min_time says.
 void add_all() {
   for (const index_t rows : {100, 10, 400})
     for (const shape& s : shapes) {
-      // (Appended piece by piece: GCC 12 warns wrongly of "text" + std::string, GCC bug 105651.)
-      std::string where = "/";
-      where.append(std::to_string(s.d_out)).append("x").append(std::to_string(s.d_in));
-      where.append("/rows:").append(std::to_string(rows));
       const auto add = [&](const std::string& what, auto f, auto... arguments) {
-        return benchmark::RegisterBenchmark((what + where).c_str(), f, s, rows, arguments...)
-            ->Unit(benchmark::kMillisecond);
+        return add_one(what, s, rows, f, arguments...);
       };
       add("product_f32", plain_product<float>);
       add("product_f64", plain_product<double>);
@@ -193,6 +222,11 @@ void add_all() {
       add("layer_cat", whole_layer, false);
       add("layer_cat_diagnostics", whole_layer, true);
     }
+  for (const shape& s : shapes)
+    for (const index_t rows : {10, 25, 50, 100, 200, 400})
+      for (const auto& [name, way] : {std::pair("slow_layer_by_shifts", basis_way::shifts),
+                                      std::pair("slow_layer_by_weights", basis_way::weights)})
+        add_one(name, s, rows, layer_by_way, way)->Iterations(3);
 }
 
 }  // namespace

@@ -63,12 +63,20 @@ class checkpoint_output {
     }
   }
 
-  /// Errors of a tensor that is written behind are thrown by the next call.
+  /// Errors of a tensor that is written behind are thrown by the next call of any member. (Without
+  /// one there is no output.)
   void put(const parameter_info& p, host_matrix merged) {
     if (!behind_) return write(p, merged);
     finish();
-    last_ =
-        std::async(std::launch::async, [this, p, merged = std::move(merged)] { write(p, merged); });
+    last_ = std::async(std::launch::async, [this, p, merged = std::move(merged)]() mutable {
+      const host_matrix mine = std::move(merged);  // given back when it is written
+      write(p, mine);
+    });
+  }
+
+  /// Waits until everything is written.
+  void finish() {
+    if (last_.valid()) last_.get();
   }
 
   /// Makes the output appear under its name.
@@ -78,10 +86,6 @@ class checkpoint_output {
   }
 
  private:
-  void finish() {
-    if (last_.valid()) last_.get();
-  }
-
   void write(const parameter_info& p, const host_matrix& merged) {
     const std::string& name = set_.tensor_of(p.name);
     const host_const_view logical = merged;

@@ -442,6 +442,7 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   std::vector<parameter_report> reports =
       a.reports.empty() ? merge_stream(method, set, knowledge, output, c, seen)
                         : merge_stream(with_drift{method}, set, knowledge, output, c, seen);
+  output.finish();
   reports = whole_tensors(std::move(reports), set);
   seen.clear();
 

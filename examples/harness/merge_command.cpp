@@ -70,7 +70,10 @@ void add_merge(CLI::App& program) {
       "--overwrite", a->overwrite,
       "Replace outputs that exist, once the new ones are finished. A folder goes as a whole; it is "
       "refused if it holds a file, other than weights, that the new one does not");
-  command->add_option("--threads", a->threads, "Threads; the result does not depend on it")
+  command
+      ->add_option("--threads", a->threads,
+                   "Threads that compute (with more than one, another writes); the result does not "
+                   "depend on it")
       ->check(CLI::Range(1U, 1024U));
   command
       ->add_option("--report", a->reports,

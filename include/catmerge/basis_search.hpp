@@ -195,7 +195,7 @@ std::pair<conflict_gram<Context>, basis_way> make_gram(
   using gram = conflict_gram<Context>;
   basis_way way = options.way;
   if (way == basis_way::automatic)
-    way = cheapest_way(c, vectors, statistics, tasks, options.directions);
+    way = cost_of_ways(c, vectors, statistics, tasks, options.directions).cheapest();
   const bool stack =
       way == basis_way::shifts || (way == basis_way::dense && gram::has_rows(statistics));
   return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,

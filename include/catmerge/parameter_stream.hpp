@@ -103,7 +103,7 @@ concept statistics_source = requires(S& s, const parameter_info& p, const parame
 /// };
 /// @endcode
 /// The library has no model, as for sources; examples/embedding.cpp has one,
-/// examples/harness/checkpoint_set.hpp one on io::checkpoint_writer.
+/// examples/harness/checkpoint_output.hpp one on io::checkpoint_writer.
 template <class S, class Tensor>
 concept parameter_sink = requires(S& s, const parameter_info& p, Tensor&& t) {
   s.put(p, std::move(t));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/conflict_gram.hpp>
+#include <limits>
 #include <variant>
 
 /// @file
@@ -104,18 +105,29 @@ inline void validate(const projection_options& options) {
     throw error("the tolerance of eigenpairs cannot be negative");
 }
 
-/// The cheapest way for some tasks, by operations counted from the extents, at the rate of a large
-/// product of floats. What the constants stand for was measured with benchmarks/removal_basis
-/// (AVX-512): products of m rows run at m / (m + 16) of that rate; block Krylov takes some 11
-/// vectors for each that is wanted; the dense solver, in double, takes as long as 28 n^3
-/// operations, and twice that once the matrix has left the cache (n > 1024). benchmarks/README.md
-/// has the times.
+/// What the ways of finding removal bases cost: operations, each as long as one of a large product
+/// of floats.
+struct way_costs {
+  double shifts, weights, dense;
+
+  basis_way cheapest() const {
+    if (dense <= weights && dense <= shifts) return basis_way::dense;
+    return shifts <= weights ? basis_way::shifts : basis_way::weights;
+  }
+};
+
+/// What the ways cost for some tasks, counted from the extents; infinite where a way cannot be
+/// used. What the constants stand for: products of m rows run at m / (m + 16) of that rate; block
+/// Krylov takes some 11 vectors for each that is wanted; the dense solver, in double, takes as long
+/// as 28 n^3 operations, and twice that once the matrix has left the cache (n > 1024). Where the
+/// ways cross by this count and by the clock: benchmarks/README.md.
 template <class Context>
-basis_way cheapest_way(Context& c, const std::vector<typename Context::const_view>& vectors,
+way_costs cost_of_ways(Context& c, const std::vector<typename Context::const_view>& vectors,
                        const std::vector<statistics_view<typename Context::domain>>& statistics,
                        const std::vector<index_t>& tasks, const direction_rule& rule) {
+  constexpr double never = std::numeric_limits<double>::infinity();
   const auto* few = std::get_if<top>(&rule);
-  if (few == nullptr) return basis_way::dense;  // all positive eigenvalues have to be known
+  if (few == nullptr) return {never, never, 0};  // all positive eigenvalues have to be known
   const double d_out = static_cast<double>(c.rows(vectors[0])),
                d_in = static_cast<double>(c.columns(vectors[0])),
                all = static_cast<double>(vectors.size()), some = static_cast<double>(tasks.size()),
@@ -135,8 +147,7 @@ basis_way cheapest_way(Context& c, const std::vector<typename Context::const_vie
   const double form_dense = can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out
                                       : 2 * apply_weights * d_out;
   const double dense = form_dense + some * (d_out <= 1024 ? 28 : 56) * d_out * d_out * d_out;
-  if (dense <= by_weights && (!can_stack || dense <= by_shifts)) return basis_way::dense;
-  return can_stack && by_shifts <= by_weights ? basis_way::shifts : basis_way::weights;
+  return {can_stack ? by_shifts : never, by_weights, dense};
 }
 
 }  // namespace detail

@@ -90,11 +90,13 @@ namespace detail {
 
 /// Width of a character in ems, on the wide side: those of DejaVu Sans, which is wider than the
 /// fonts that browsers take by default (its digits are 0.636 em, lower-case letters 0.61 in mean,
-/// capitals 0.69, M 0.86, W 0.99), in classes.
+/// capitals 0.69, M 0.86, W 0.99, mathematical signs 0.838), in classes.
 inline double em_width(char32_t c) {
-  constexpr std::u32string_view narrow = U"ijltfrI.,:;'|!()[]/\\ -", wide = U"mwMW@%\u2026";
+  constexpr std::u32string_view narrow = U"ijltfrI.,:;'|!()[]/\\ -", wide = U"mwMW@%\u2026",
+                                signs = U"<>=+~^#&";
   if (narrow.find(c) != std::u32string_view::npos) return 0.42;
   if (wide.find(c) != std::u32string_view::npos) return 1;
+  if (signs.find(c) != std::u32string_view::npos) return 0.84;
   if (c >= 0x300) return 1.1;  // ideographs and symbols fill an em
   return c >= 'A' && c <= 'Z' ? 0.75 : 0.64;
 }

@@ -10,10 +10,11 @@
 
 /// The one product of matrices on the host. Most of CAT are products of 4 to 100 rows with a large
 /// matrix, for which other GEMMs are not made: they copy the large factor into an order of their
-/// own first, which takes as long as multiplying it with 30 rows. This one reads it where it lies.
-/// (28 rows, a factor of 768 x 768 floats, one core at 2.6 GHz with AVX-512: Eigen 3.4 49 GFLOP/s,
-/// OpenBLAS 0.3.21 51, this 85; 100 rows: 70, 82 and 95.) Written in Eigen's packets: one source
-/// for SSE, AVX, AVX-512 and NEON.
+/// own first, which takes as long as multiplying it with 30 rows. This one reads it where it lies,
+/// unless many rows pay for the copy. (28 rows, a factor of 3072 x 768 floats from memory, as it
+/// is and transposed, GFLOP/s of one core: Zen 3 with AVX2 66 and 69, Eigen 3.4 45 and 40. Zen 4
+/// with AVX-512, 768 x 768: 85, Eigen 49, OpenBLAS 0.3.21 51.) Written in Eigen's packets: one
+/// source for SSE, AVX, AVX-512 and NEON.
 
 // Loops that must unroll, so that sums stay in registers: Clang does so by itself, GCC under -O3.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -173,16 +174,18 @@ void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, boo
         product_kernel<C, Packets>::add(x + l, x_stride, from, t_stride, flipped, y + j, y_stride,
                                         m, wide, deep, panel);
       };
-      // What is left at the end is as narrow as it may be, and the higher.
+      // What is left at the end takes a kernel as narrow as it may be.
       const index_t left = (wide + one::width - 1) / one::width;
       if (left == 1)
         add(std::integral_constant<int, 1>{});
-      else if (left == 2 || one::most_packets == 2)
+      else if (left == 2)
         add(std::integral_constant<int, 2>{});
-      else if (left == 3)
-        add(std::integral_constant < int, one::many_registers ? 3 : 2 > {});
-      else
-        add(std::integral_constant<int, one::most_packets>{});
+      else if constexpr (one::most_packets == 4) {
+        if (left == 3)
+          add(std::integral_constant<int, 3>{});
+        else
+          add(std::integral_constant<int, 4>{});
+      }
     }
   }
 }

@@ -511,7 +511,8 @@ class context<host> {
                   down = (y.rows + tile - 1) / tile, across = (y.columns + tile - 1) / tile;
     // Few rows times a transposed weight: as the weight, where it lies, times these rows
     // transposed. The smaller factor is the one that is brought into order.
-    const bool turned = b.column_stride != 1 && y.rows <= 128 && 2 * y.rows <= y.columns;
+    const bool few = y.rows <= 128;
+    const bool turned = few && b.column_stride != 1 && 2 * y.rows <= y.columns;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * tile;
       const index_t m = std::min(tile, y.rows - i), n = std::min(tile, y.columns - j);
@@ -528,18 +529,17 @@ class context<host> {
         const const_view second = b.window(k, d, j, n);
         const bool flipped = second.column_stride != 1;
         const auto right = rows_of<C>(flipped ? second.transposed() : second, copy_b.get());
-        const auto add = [&](const auto& product, const auto& x, const auto& factor) {
+        const auto &x = turned ? right : left, &factor = turned ? left : right;
+        const auto add = [&](const auto& product) {
           product(x.data, x.stride, factor.data, factor.stride, flipped, sum.get(), stride, height,
                   length, d);
         };
 #ifdef EIGEN_USE_BLAS
-        if (y.rows > 128) {
-          add(detail::add_product_by_blas<C>, left, right);
-          continue;
-        }
+        if (!few)
+          add(detail::add_product_by_blas<C>);
+        else
 #endif
-        turned ? add(detail::add_product<C>, right, left)
-               : add(detail::add_product<C>, left, right);
+          add(detail::add_product<C>);
       }
       if (turned) {
         const index_t wide = detail::product_columns<C>(n);
