@@ -108,23 +108,31 @@ def trim_linear(vectors, grams, rank, strength):
     return trimmed, energy, [b.shape[1] for b in bases]
 
 
-def time_shapes(a, experts, features):
-    """Prints what all linear weights would take, from one of every shape; in float32."""
+def time_linear(a, experts, features, in_full):
+    """Prints what all linear weights take in float32: every one, or the quicker of two runs of one of
+    each shape, times their number."""
     shapes = {}
     for name, start in read(a.base, lambda name: kind_of(name) == "linear", np.float32)[0].items():
         shapes.setdefault(start.shape, []).append(name)
-    total = 0
-    for shape, names in shapes.items():
-        one = lambda path: read(path, lambda name: name == names[0], np.float32)[0][names[0]]
+
+    def seconds_of(name):
+        one = lambda path: read(path, lambda other: other == name, np.float32)[0][name]
         start, tuned = one(a.base), [one(path) for path in experts]
         began = time.perf_counter()
         vectors = [t - start for t in tuned]
-        grams = [f.gram(names[0]) for f in features]
+        grams = [f.gram(name) for f in features]
         trimmed, _, _ = trim_linear(vectors, grams, a.rank, a.strength)
         start + a.alpha * sum(trimmed)
-        seconds = time.perf_counter() - began
-        print(f"{shape}: {seconds:.1f} s, {len(names)} times", file=sys.stderr)
-        total += seconds * len(names)
+        return time.perf_counter() - began
+
+    total = 0
+    for shape, names in shapes.items():
+        if in_full:
+            seconds = sum(seconds_of(name) for name in names)
+        else:
+            seconds = min(seconds_of(names[0]) for _ in range(2)) * len(names)
+        print(f"{shape}: {len(names)} weights, {seconds:.1f} s", file=sys.stderr)
+        total += seconds
     print(f"{total:.1f}")
 
 
@@ -165,18 +173,18 @@ def main():
     parser.add_argument("--output")
     parser.add_argument("--summary")
     parser.add_argument(
-        "--time-shapes",
-        action="store_true",
-        help="merge nothing: time the trims and the sum of one linear weight of every shape, in float32, and print "
-        "the seconds that all of them would take, everything else left out",
+        "--time",
+        choices=("shapes", "all"),
+        help="merge nothing: time the trims and the sum of linear weights, one of every shape or all, in float32, and "
+        "print the seconds that all of them take, everything else left out",
     )
     a = parser.parse_args()
 
     tasks = [e.split("=", 1)[0] for e in a.expert]
     paths = dict(f.split("=", 1) for f in a.features)
     files = [e.split("=", 1)[1] for e in a.expert]
-    if a.time_shapes:
-        return time_shapes(a, files, [Features(paths[t], np.float32) for t in tasks])
+    if a.time:
+        return time_linear(a, files, [Features(paths[t], np.float32) for t in tasks], a.time == "all")
     base, _ = read(a.base)
     experts = [read(f)[0] for f in files]
     features = [Features(paths[t]) for t in tasks]
