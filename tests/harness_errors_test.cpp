@@ -387,6 +387,18 @@ TEST_CASE("a disk that fills up") {
     check_error(command({}, output) + arguments{"--overwrite"}, words, full);
     CHECK(get(output) == "the old one");
   }
+  // One byte too many, whether tensors are written at once or behind the merge.
+  const fs::path whole = clips().fresh();
+  run_well(command({}, whole));
+  for (const std::string threads : {"1", "3"}) {
+    CAPTURE(threads);
+    surroundings almost;
+    almost.file_size_limit = fs::file_size(whole) - 1;
+    const fs::path cut = clips().fresh();
+    check_error(command({}, cut) + arguments{"--threads", threads},
+                {cut.string(), "tensor '", "cannot write", "File too large"}, almost);
+    CHECK(!fs::exists(cut));
+  }
   surroundings full;
   full.file_size_limit = 5000;
   const fs::path output = clips().fresh();
@@ -515,8 +527,9 @@ TEST_CASE("results that a type cannot hold") {
         "merge",    "--base",          base_path,  "--expert", "a=" + a.string(),
         "--expert", "b=" + b.string(), "--method", "average",  "--output",
         output,     "--overwrite"};
-    check_error(merge + arguments{"--out-dtype", "f16"},
-                {output.string(), name, "float16", "--out-dtype"});
+    for (const std::string threads : {"1", "3"})
+      check_error(merge + arguments{"--out-dtype", "f16", "--threads", threads},
+                  {output.string(), name, "float16", "--out-dtype"});
     run_well(merge);
     run_well(merge + arguments{"--out-dtype", "bf16"});
     fs::remove(output);

@@ -369,6 +369,14 @@ TEST_CASE("numbers as text") {
   CHECK(page::memory(1.2e9) == "1.20 GB");
 }
 
+TEST_CASE("text is taken to be as wide as browsers draw it in DejaVu Sans") {
+  // Chromium's own measurements at 11 pixels, rounded to hundredths.
+  const double rounding = 0.005;
+  CHECK(page::text_width("'><b>bold</b>", 11) >= 90.53 - rounding);
+  CHECK(page::text_width("'><b>b\u2026d</b>", 11) >= 91.75 - rounding);
+  CHECK(page::text_width("0.0", 11) >= 17.49 - rounding);
+}
+
 TEST_CASE("shortened text fits, keeps both ends, and is left alone where it fits") {
   const std::string name = "vision_model.encoder.layers.11.self_attn.q_proj.weight";
   CHECK(page::shortened(name, page::text_width(name, 11), 11) == name);

@@ -88,17 +88,19 @@ inline std::string escaped(std::string_view s) {
 
 namespace detail {
 
-/// Width of a character in ems, on the wide side: those of DejaVu Sans, which is wider than the
-/// fonts that browsers take by default (its digits are 0.636 em, lower-case letters 0.61 in mean,
-/// capitals 0.69, M 0.86, W 0.99, mathematical signs 0.838), in classes.
+/// Width of a character in ems: that of DejaVu Sans, which is wider than the fonts that browsers
+/// take by default, for ASCII (from space to ~, in 2048ths of an em: the font's own table); the
+/// rest of what there is fills an em and a little.
 inline double em_width(char32_t c) {
-  constexpr std::u32string_view narrow = U"ijltfrI.,:;'|!()[]/\\ -", wide = U"mwMW@%\u2026",
-                                signs = U"<>=+~^#&";
-  if (narrow.find(c) != std::u32string_view::npos) return 0.42;
-  if (wide.find(c) != std::u32string_view::npos) return 1;
-  if (signs.find(c) != std::u32string_view::npos) return 0.84;
-  if (c >= 0x300) return 1.1;  // ideographs and symbols fill an em
-  return c >= 'A' && c <= 'Z' ? 0.75 : 0.64;
+  constexpr int ascii[] = {651,  821,  942,  1716, 1303, 1946, 1597, 563,  799,  799,  1024, 1716,
+                           651,  739,  651,  690,  1303, 1303, 1303, 1303, 1303, 1303, 1303, 1303,
+                           1303, 1303, 690,  690,  1716, 1716, 1716, 1087, 2048, 1401, 1405, 1430,
+                           1577, 1294, 1178, 1587, 1540, 604,  604,  1343, 1141, 1767, 1532, 1612,
+                           1235, 1612, 1423, 1300, 1251, 1499, 1401, 2025, 1403, 1251, 1403, 799,
+                           690,  799,  1716, 1024, 1024, 1255, 1300, 1126, 1300, 1260, 721,  1300,
+                           1298, 569,  569,  1186, 569,  1995, 1298, 1253, 1300, 1300, 842,  1067,
+                           803,  1298, 1212, 1675, 1212, 1212, 1075, 1303, 690,  1303, 1716};
+  return c >= ' ' && c <= '~' ? ascii[c - ' '] / 2048.0 : 1.1;
 }
 
 }  // namespace detail
