@@ -40,10 +40,12 @@ class trimmed_vectors {
   }
 
   /// Trims every vector to protect all the other tasks, part by part. A Trim has
-  ///   trim(part, t)   trims the vectors t of one part in place and reports what it took
-  ///   energy(k, t)    ||Df(X_k; t)||^2
-  ///   rows(k)         how many rows that sums over
-  ///   size()          whether trimmed vectors are rescaled
+  ///   trim(part, t)     trims the vectors t of one part in place and reports what it took
+  ///   energy(k, t)      ||Df(X_k; t)||^2
+  ///   energy_left(k, i, t, square)   the same for t_i, which has been trimmed and then multiplied
+  ///                     by the root of `square`
+  ///   rows(k)           how many rows that sums over
+  ///   size()            whether trimmed vectors are rescaled
   template <class Trim>
   void run() {
     Trim trim(c_, p_, options_, report_);
@@ -84,14 +86,18 @@ class trimmed_vectors {
       before.push_back(whole ? energies_[at(i)] : c_.squared_norm(t.back()));
     }
     trim.trim(part, t);
-    for (index_t i = 0; i < tasks_; ++i)
-      left[at(i)] += settle(t[at(i)], before[at(i)], trim.size());
-    if (options_.diagnostics) measure(trim, t, row);
+    std::vector<double> squares;
+    for (index_t i = 0; i < tasks_; ++i) {
+      const double after = c_.squared_norm(t[at(i)]);
+      squares.push_back(settle(t[at(i)], before[at(i)], after, trim.size()));
+      if (squares.back() > 0) left[at(i)] += after;
+    }
+    if (options_.diagnostics) measure(trim, t, squares, row);
   }
 
-  /// Gives a trimmed vector its final size; returns the energy that the trim had left.
-  double settle(const view& t, double before, rescale size) {
-    const double after = c_.squared_norm(t);
+  /// Gives a trimmed vector its final size; returns the square of what that multiplied it with.
+  /// before, after: its energy before the trim and now.
+  double settle(const view& t, double before, double after, rescale size) {
     // Below 100 roundings of its norm (one per trim and then some) a vector is noise: it is zero.
     const double eps = c_.type(t) == scalar_type::f64 ? std::numeric_limits<double>::epsilon()
                                                       : std::numeric_limits<float>::epsilon();
@@ -99,18 +105,20 @@ class trimmed_vectors {
       c_.scale(0, t);
       return 0;
     }
-    if (size == rescale::frobenius) c_.scale(std::sqrt(before / after), t);
-    return after;
+    if (size == rescale::none) return 1;
+    c_.scale(std::sqrt(before / after), t);
+    return before / after;
   }
 
   /// Conflict and deviation of what is really merged: the trimmed, rescaled vectors.
   template <class Trim>
-  void measure(Trim& trim, const std::vector<view>& t, index_t row) {
+  void measure(Trim& trim, const std::vector<view>& t, const std::vector<double>& squares,
+               index_t row) {
     const index_t width = c_.columns(p_.base);
     c_.concurrently(tasks_ * (tasks_ + 1), [&](index_t p) {
       const index_t i = p / (tasks_ + 1), k = p % (tasks_ + 1), height = c_.rows(t[at(i)]);
       if (k < tasks_) {
-        report_.conflict_after(k, i) += trim.energy(k, t[at(i)]);
+        report_.conflict_after(k, i) += trim.energy_left(k, i, t[at(i)], squares[at(i)]);
         return;
       }
       auto lost = c_.make(c_.type(t[at(i)]), height, width);
@@ -152,6 +160,16 @@ class linear_trim {
     return linear_energy(c_, p_.statistics[at(k)], t);
   }
 
+  /// From what the trim took, V C, and the energy before it: with T' = T - V C,
+  ///     ||X T'^T||^2 = ||X T^T||^2 - <X C^T, X (T + T')^T V>,
+  /// products of a few rows. Where little is left, so that rounding would show, it is measured.
+  double energy_left(index_t k, index_t i, const const_view& t, double square) {
+    const double before = before_(k, i);
+    const auto& [taken, sums] = taken_[at(i)];
+    const double left = before - linear_product(c_, p_.statistics[at(k)], taken, sums);
+    return left >= 0.1 * before ? square * left : energy(k, t);
+  }
+
   void trim(index_t part, const std::vector<view>& t) {
     const auto bases = bases_of(part, t);
     const index_t tasks = std::ssize(t);
@@ -168,6 +186,8 @@ class linear_trim {
           squares += cosines.data()[e] * cosines.data()[e];
         report_.overlap(k, l) += squares / static_cast<double>(narrow);
       }
+    taken_.clear();
+    taken_.resize(t.size());
     c_.concurrently(tasks, [&](index_t i) {
       std::vector<const_view> others;
       for (index_t k = 0; k < tasks; ++k)
@@ -175,16 +195,35 @@ class linear_trim {
       const index_t size = c_.rows(t[at(i)]);
       if (options_.order == trim_order::sequential) {
         const compact_trim<Context> all(c_, others, size);
-        remove_directions(c_, all.v, all.u, t[at(i)]);
+        take(all.v, all.u, i, t[at(i)]);
       } else {
         const auto joint = joint_basis(c_, others, size);
-        remove_directions(c_, joint, joint, t[at(i)]);
+        take(joint, joint, i, t[at(i)]);
       }
     });
   }
 
  private:
+  /// What a trim took of a vector T: T - V C.
+  struct taken_part {
+    matrix coefficients;  ///< C, m x d_in
+    matrix sums;          ///< V^T (T + T'), likewise
+  };
+
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+  /// T_i -= V (U^T T_i); notes what diagnostics need.
+  void take(const const_view& v, const const_view& u, index_t i, const view& t) {
+    if (!diagnostics_) {
+      remove_directions(c_, v, u, t);
+      return;
+    }
+    auto& [coefficients, sums] = taken_[at(i)];
+    sums = c_.make(compute_type(c_.type(t)), c_.columns(v), c_.columns(t));
+    c_.multiply(1, v, op::transpose, t, op::none, 0, sums);
+    coefficients = remove_directions(c_, v, u, t);
+    c_.multiply(1, v, op::transpose, t, op::none, 1, sums);
+  }
 
   /// B_k of every task, from the untrimmed vectors.
   std::vector<matrix> bases_of(index_t part, const std::vector<view>& t) {
@@ -196,11 +235,14 @@ class linear_trim {
     }
     auto [gram, way] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
                                  tasks, options_, largest);
-    if (diagnostics_)
+    if (diagnostics_) {
+      before_ = Eigen::MatrixXd(std::ssize(t), std::ssize(t));
       c_.concurrently(std::ssize(t) * std::ssize(t), [&, &g = gram](index_t p) {
         const index_t i = p / std::ssize(t), k = p % std::ssize(t);
-        report_.conflict_before(k, i) += g.shift_energy(k, i);
+        before_(k, i) = g.shift_energy(k, i);
+        report_.conflict_before(k, i) += before_(k, i);
       });
+    }
     auto all = find_bases(c_, gram, tasks, options_, way);
     std::vector<matrix> bases;
     for (const index_t k : tasks) {
@@ -225,6 +267,8 @@ class linear_trim {
   const projection_options& options_;
   bool diagnostics_;
   layer_report& report_;
+  Eigen::MatrixXd before_;         // ||X_k T_i^T||^2 of this part, untrimmed; for diagnostics
+  std::vector<taken_part> taken_;  // from each vector of this part, likewise
 };
 
 /// The trim of scales and shifts: by masks.
@@ -247,6 +291,7 @@ class mask_trim {
     if (!scale()) return c_.squared_norm(t);
     return scale_energy(c_, moments_[at(k)], p_.statistics[at(k)].rows, t);
   }
+  double energy_left(index_t k, index_t, const const_view& t, double) { return energy(k, t); }
 
   void trim(index_t part, const std::vector<view>& t) {
     const index_t tasks = std::ssize(t);

@@ -32,6 +32,23 @@ double linear_energy(Context& c, const Statistics& s, typename Context::const_vi
   return c.squared_norm(shifts);
 }
 
+/// tr(P S Q^T) = <X P^T, X Q^T> for P and Q (m x d_in) and statistics of X, S = X^T X, in any form
+/// but moments.
+template <class Context, class Statistics>
+double linear_product(Context& c, const Statistics& s, typename Context::const_view p,
+                      typename Context::const_view q) {
+  if (s.form == statistics_form::gram) {
+    auto product = c.make(scalar_type::f64, c.rows(p), c.columns(p));
+    c.multiply(1, p, op::none, s.data, op::none, 0, product);
+    return c.dot(product, q);
+  }
+  auto left = c.make(compute_type(c.type(p)), c.rows(s.data), c.rows(p));
+  auto right = c.make(compute_type(c.type(q)), c.rows(s.data), c.rows(q));
+  c.multiply(1, s.data, op::none, p, op::transpose, 0, left);
+  c.multiply(1, s.data, op::none, q, op::transpose, 0, right);
+  return c.dot(left, right);
+}
+
 /// n sum_j E[x_j^2] t_j^2 for a scale; `moment` is E[x^2], d x 1.
 template <class Context>
 double scale_energy(Context& c, typename Context::const_view moment, double rows,

@@ -11,14 +11,16 @@ namespace catmerge {
 
 namespace detail {
 
-/// T -= V (U^T T).
+/// T -= V (U^T T); returns U^T T.
 template <class Context>
-void remove_directions(Context& c, typename Context::const_view v, typename Context::const_view u,
-                       typename Context::view t) {
-  if (c.columns(v) == 0) return;
+typename Context::matrix remove_directions(Context& c, typename Context::const_view v,
+                                           typename Context::const_view u,
+                                           typename Context::view t) {
   auto coefficients = c.make(compute_type(c.type(t)), c.columns(u), c.columns(t));
+  if (c.columns(v) == 0) return coefficients;
   c.multiply(1, u, op::transpose, t, op::none, 0, coefficients);
   c.multiply(-1, v, op::none, coefficients, op::none, 1, t);
+  return coefficients;
 }
 
 /// Bases side by side, d_out x (the sum of their widths), f64.
