@@ -374,8 +374,8 @@ bool measure(const settings& given, const shape& s, index_t layers) {
           (given.in_full ? " --time all > " : " --time shapes > ") + times.string());
     double seconds = 0;
     std::ifstream(times) >> seconds;
-    line(given.in_full ? "NumPy port" : "NumPy port, one of each shape, times its count", 0, seconds,
-         cat.seconds, "of CAT");
+    line(given.in_full ? "NumPy port" : "NumPy port, one of each shape, times its count", 0,
+         seconds, cat.seconds, "of CAT");
   }
   if (!good) std::printf("more than the %.0f MB that are allowed\n", s.limit_mb);
   return good;
