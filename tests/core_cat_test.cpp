@@ -88,6 +88,13 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
       const auto experts = oracle::exact_all(l.experts), features = oracle::exact_all(l.features);
       double size = 0;
       for (const auto& t : l.vectors) size += static_cast<double>(t.norm());
+      std::vector<Eigen::MatrixXd> squares;
+      for (const auto& x : l.features)
+        squares.push_back(x.template cast<double>().transpose() * x.template cast<double>());
+      std::vector<catmerge::statistics_view<>> grams;
+      for (std::size_t k = 0; k < rows.size(); ++k)
+        grams.push_back({catmerge::statistics_form::gram, catmerge::detail::read(squares[k]),
+                         static_cast<double>(rows[k])});
       for (const choice& f : forks)
         for (const double lambda : {0.5, 5.0}) {
           const auto expected =
@@ -95,11 +102,8 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
           if (expected.gap < 1e-3) continue;  // the subspace is not defined well enough to compare
           ++compared;
           const double allowed = tolerance::merged<S>(expected.gap) * size;
-          for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::shifts,
-                                 catmerge::basis_way::weights}) {
-            auto o = options_of(f, 2, lambda);
-            o.linear.way = way;
-            const auto [merged, report] = catmerge::cat_linear(l.base, l.experts, l.features, o);
+          const auto check = [&](const auto& found) {
+            const auto& [merged, report] = found;
             CHECK(distance(merged, expected.merged) <= allowed);
             CHECK(report.trimmed);
             // The report's conflicts and deviations, of the trimmed and rescaled vectors.
@@ -127,6 +131,14 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
                           std::sqrt(static_cast<double>(before) + static_cast<double>(after)));
               }
             }
+          };
+          for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::shifts,
+                                 catmerge::basis_way::weights}) {
+            auto o = options_of(f, 2, lambda);
+            o.linear.way = way;
+            check(catmerge::cat_linear(l.base, l.experts, l.features, o));
+            if (way != catmerge::basis_way::shifts)
+              check(catmerge::cat_linear(l.base, l.experts, grams, o));
           }
         }
     }

@@ -186,8 +186,7 @@ class linear_trim {
           squares += cosines.data()[e] * cosines.data()[e];
         report_.overlap(k, l) += squares / static_cast<double>(narrow);
       }
-    taken_.clear();
-    taken_.resize(t.size());
+    taken_ = std::vector<taken_part>(t.size());
     c_.concurrently(tasks, [&](index_t i) {
       std::vector<const_view> others;
       for (index_t k = 0; k < tasks; ++k)
