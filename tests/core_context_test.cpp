@@ -385,14 +385,17 @@ TEST_CASE("multiply: few rows and many, around the shapes of the kernel for few"
   host_context c;
   for (const auto type : {scalar_type::f32, scalar_type::f64})
     for (const auto second : {op::none, op::transpose})
-      for (const index_t k : {1, 17}) {
-        for (const index_t m : {1, 2, 3, 4, 5, 6, 7, 11, 28, 40, 127, 128, 129})
+      for (const index_t k : {1, 17, 65}) {
+        for (const index_t m : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 28, 40, 127, 128, 129})
           for (const index_t n : {1, 3, 8, 15, 16, 20, 31, 33, 63, 64, 65, 130, 300})
             check_product(c, {m, k, n, op::none, second, -2, 0.5}, type, type, type,
                           layout::row_major, layout::row_major, layout::row_major, 1);
         for (const index_t m : {3, 13, 60})
           check_product(c, {m, 512 + k, 67, op::none, second, 1, 0}, type, type, type,
                         layout::padded_rows, layout::padded_rows, layout::row_major, 0);
+        for (const index_t n : {511, 512, 513, 530})
+          check_product(c, {15, 63 + k, n, op::none, second, 1, 1}, type, type, type,
+                        layout::padded_rows, layout::row_major, layout::padded_rows, 1);
       }
 }
 

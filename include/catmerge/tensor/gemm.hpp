@@ -38,6 +38,11 @@ struct product_kernel {
   static constexpr int packets = Packets;
   static constexpr int height = Packets == 1 ? 8 : 6;
   static constexpr index_t width = packets * packet_size;
+  /// A row of a panel is one line of the cache. Such rows, pages apart, push one another out of
+  /// every level: a panel has few of them and goes where they lie together.
+  static constexpr bool narrow = width * sizeof(C) <= 64;
+  /// How many rows of a factor that is read where it lies are taken at a time.
+  static constexpr index_t depth_in_place = narrow ? 64 : 512;
 
   /// Has the cache (the second level: the first is full) fetch what lies `next` elements on. Not a
   /// read: the address may be nobody's.
@@ -47,14 +52,19 @@ struct product_kernel {
     __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
   }
 
-  /// y += x t for `height` rows of `depth` entries, and `width` columns of t and y, row-major with
-  /// strides. Every sum is made in the order of the depth. What lies `next` elements after t is
-  /// brought into the cache: rows of t are pages apart, which no prefetcher of a machine follows.
-  static void run(const C* const (&x)[height], const C* t, index_t t_stride, C* y, index_t y_stride,
-                  index_t depth, index_t next) {
+  /// y += x t for `Rows` rows of x, of which all after the first `m` are the last one again, and
+  /// `width` columns of t and y, row-major with strides. Every sum is made in the order of the
+  /// depth. What lies `next` elements after t is brought into the cache: rows of t are pages apart,
+  /// which no prefetcher of a machine follows. Copied: t goes to `panel` on the way, row after row
+  /// without gaps.
+  template <int Rows, bool Copied>
+  static void run(const C* first, index_t x_stride, index_t m, const C* t, index_t t_stride, C* y,
+                  index_t y_stride, index_t depth, index_t next, C* panel) {
     using namespace Eigen::internal;
-    packet sum[height][packets];
-    CATMERGE_UNROLL for (int r = 0; r < height; ++r) {
+    const C* x[Rows];
+    for (index_t r = 0; r < Rows; ++r) x[r] = first + std::min(r, m - 1) * x_stride;
+    packet sum[Rows][packets];
+    CATMERGE_UNROLL for (int r = 0; r < Rows; ++r) {
       CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
         sum[r][p] = ploadu<packet>(y + r * y_stride + p * packet_size);
       }
@@ -65,15 +75,16 @@ struct product_kernel {
         const C* const at = t + l * t_stride + p * packet_size;
         touch(at, next);
         row[p] = ploadu<packet>(at);
+        if constexpr (Copied) pstoreu(panel + l * width + p * packet_size, row[p]);
       }
-      CATMERGE_UNROLL for (int r = 0; r < height; ++r) {
+      CATMERGE_UNROLL for (int r = 0; r < Rows; ++r) {
         const packet factor = pset1<packet>(x[r][l]);
         CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
           sum[r][p] = pmadd(factor, row[p], sum[r][p]);
         }
       }
     }
-    CATMERGE_UNROLL for (int r = 0; r < height; ++r) {
+    CATMERGE_UNROLL for (int r = 0; r < Rows; ++r) {
       CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
         pstoreu(y + r * y_stride + p * packet_size, sum[r][p]);
       }
@@ -107,19 +118,10 @@ struct product_kernel {
   }
 
   /// panel (depth x width, dense) = t (depth x columns); zeros where columns end.
-  static void copy(const C* t, index_t t_stride, index_t columns, index_t depth, C* panel,
-                   index_t next) {
-    using namespace Eigen::internal;
+  static void copy(const C* t, index_t t_stride, index_t columns, index_t depth, C* panel) {
     for (index_t r = 0; r < depth; ++r, t += t_stride, panel += width) {
-      touch(t, next);
-      if (columns == width) {
-        CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
-          pstoreu(panel + p * packet_size, ploadu<packet>(t + p * packet_size));
-        }
-      } else {
-        std::copy_n(t, columns, panel);
-        std::fill_n(panel + columns, width - columns, C(0));
-      }
+      std::copy_n(t, columns, panel);
+      std::fill_n(panel + columns, width - columns, C(0));
     }
   }
 
@@ -127,19 +129,31 @@ struct product_kernel {
   /// in a second-level cache while all rows of x pass by.
   static void add(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped, C* y,
                   index_t y_stride, index_t m, index_t columns, index_t depth, C* panel) {
-    index_t next = flipped ? width * t_stride : width;
-    // A line of the cache per row, pages apart: such rows push one another out of the first level.
-    const bool copied = columns < width || (m > 8 * height && width * sizeof(C) <= 64);
-    if (flipped) {
+    index_t next = flipped ? width * t_stride : narrow ? 2 * width : width;
+    const bool brought = flipped || columns < width;
+    if (flipped)
       flip(t, t_stride, columns, depth, panel, width, next);
-    } else if (copied) {
-      copy(t, t_stride, columns, depth, panel, next);
-    }
-    if (flipped || copied) t = panel, t_stride = width, next = 0;
+    else if (brought)
+      copy(t, t_stride, columns, depth, panel);
+    if (brought) t = panel, t_stride = width, next = 0;
+    const bool copied = narrow && !brought && m > 2 * height;
     for (index_t i = 0; i < m; i += height) {
-      const C* rows[height];  // the last one stands in for those that are not there
-      for (index_t r = 0; r < height; ++r) rows[r] = x + std::min(i + r, m - 1) * x_stride;
-      run(rows, t, t_stride, y + i * y_stride, y_stride, depth, i == 0 ? next : 0);
+      const auto go = [&]<int Rows, bool Copied>(std::integral_constant<int, Rows>,
+                                                 std::bool_constant<Copied>) {
+        run<Rows, Copied>(x + i * x_stride, x_stride, m - i, t, t_stride, y + i * y_stride,
+                          y_stride, depth, next, panel);
+      };
+      if (i == 0 && copied) {
+        go(std::integral_constant<int, height>{}, std::true_type{});
+        t = panel, t_stride = width;
+      } else if (m - i > 4) {
+        go(std::integral_constant<int, height>{}, std::false_type{});
+      } else if (m - i > 2) {
+        go(std::integral_constant<int, 4>{}, std::false_type{});
+      } else {
+        go(std::integral_constant<int, 2>{}, std::false_type{});
+      }
+      next = 0;
     }
   }
 };
@@ -163,8 +177,9 @@ void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, boo
                  index_t y_stride, index_t m, index_t n, index_t k) {
   using one = product_kernel<C, 1>;
   using widest = product_kernel<C, one::most_packets>;
-  constexpr index_t depth = 512;
-  alignas(64) C panel[depth * widest::width];
+  constexpr index_t deepest = 512;
+  alignas(64) C panel[deepest * widest::width];
+  const index_t depth = flipped ? deepest : widest::depth_in_place;
   for (index_t l = 0; l < k; l += depth) {
     const index_t deep = std::min(depth, k - l);
     for (index_t j = 0; j < n; j += widest::width) {

@@ -505,17 +505,19 @@ class context<host> {
   template <class C>
   void product(double alpha, const const_view& a, const const_view& b, double beta, const view& y) {
     // 256 x 256 results over a depth of 512: a factor's piece (512 KiB in float) stays in a
-    // second-level cache while it is used, and copying one, where types differ, costs little.
+    // second-level cache while it is used, and copying one, where types differ, costs little. Few
+    // rows times a weight as it lies: 512 columns, the weight is read in longer runs.
     constexpr index_t tile = 256, piece = 512;
-    const index_t depth = a.columns, deepest = std::min(piece, depth),
-                  down = (y.rows + tile - 1) / tile, across = (y.columns + tile - 1) / tile;
+    const bool few = y.rows <= 128;
+    const index_t wide = few && b.column_stride == 1 ? 2 * tile : tile, depth = a.columns,
+                  deepest = std::min(piece, depth), down = (y.rows + tile - 1) / tile,
+                  across = (y.columns + wide - 1) / wide;
     // Few rows times a transposed weight: as the weight, where it lies, times these rows
     // transposed. The smaller factor is the one that is brought into order.
-    const bool few = y.rows <= 128;
     const bool turned = few && b.column_stride != 1 && 2 * y.rows <= y.columns;
     parallel(down * across, [&](index_t t) {
-      const index_t i = (t / across) * tile, j = (t % across) * tile;
-      const index_t m = std::min(tile, y.rows - i), n = std::min(tile, y.columns - j);
+      const index_t i = (t / across) * tile, j = (t % across) * wide;
+      const index_t m = std::min(tile, y.rows - i), n = std::min(wide, y.columns - j);
       const index_t height = turned ? n : m, length = turned ? m : n,
                     room = detail::product_rows<C>(height) * detail::product_columns<C>(length);
       index_t stride = detail::product_columns<C>(length);
@@ -542,25 +544,26 @@ class context<host> {
           add(detail::add_product<C>);
       }
       if (turned) {
-        const index_t wide = detail::product_columns<C>(n);
-        auto result = buffer<C>(m * wide);
-        detail::flip(sum.get(), stride, n, m, result.get(), wide);
+        const index_t columns = detail::product_columns<C>(n);
+        auto result = buffer<C>(m * columns);
+        detail::flip(sum.get(), stride, n, m, result.get(), columns);
         sum = std::move(result);
-        stride = wide;
+        stride = columns;
       }
-      if (stride > n)
-        for (index_t r = 1; r < m; ++r) std::copy_n(sum.get() + r * stride, n, sum.get() + r * n);
       const auto out = y.window(i, m, j, n);
-      if (alpha != 1)
-        for (index_t e = 0; e < m * n; ++e) sum[at(e)] *= static_cast<C>(alpha);
-      if (beta != 0) {
-        const auto copy = copy_of<C>(out);
-        const auto old = rows_of<C>(out, copy.get());
-        for (index_t r = 0; r < m; ++r)
-          for (index_t e = 0; e < n; ++e)
-            sum[at(r * n + e)] += static_cast<C>(beta) * old.data[r * old.stride + e];
+      const auto copy = copy_of<C>(out);
+      if (copy && beta != 0) detail::load(out, copy.get());
+      C* const result = copy ? copy.get() : static_cast<C*>(out.writable());
+      const C factor = static_cast<C>(alpha), share = static_cast<C>(beta);
+      for (index_t r = 0; r < m; ++r) {
+        const C* const from = sum.get() + r * stride;
+        C* const to = result + r * (copy ? n : out.row_stride);
+        if (beta != 0)
+          for (index_t e = 0; e < n; ++e) to[e] = factor * from[e] + share * to[e];
+        else
+          for (index_t e = 0; e < n; ++e) to[e] = factor * from[e];
       }
-      detail::store<C>(sum.get(), out);
+      if (copy) detail::store(result, out);
     });
   }
 
