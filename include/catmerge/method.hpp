@@ -245,16 +245,18 @@ void check_importance(Context& c, const layer_problem<Context>& p) {
 /// where one is not finite.
 template <class Context>
 std::vector<typename Context::matrix> form_vectors(Context& c, const layer_problem<Context>& p) {
-  std::vector<typename Context::matrix> vectors;
+  std::vector<typename Context::matrix> vectors(p.experts.size());
   const bool base_is_double = c.type(p.base) == scalar_type::f64;
-  for (index_t i = 0; i < std::ssize(p.experts); ++i) {
+  c.concurrently(std::ssize(vectors), [&](index_t i) {
     const auto& expert = p.experts[static_cast<std::size_t>(i)];
     const auto type = base_is_double ? scalar_type::f64 : compute_type(c.type(expert));
-    auto t = c.make(type, c.rows(p.base), c.columns(p.base));
+    auto& t = vectors[static_cast<std::size_t>(i)];
+    t = c.make(type, c.rows(p.base), c.columns(p.base));
     c.subtract(expert, p.base, t);
-    check_finite(c, p, t, ": the task vector of '" + p.names.task(i) + "'");
-    vectors.push_back(std::move(t));
-  }
+  });
+  for (index_t i = 0; i < std::ssize(vectors); ++i)
+    check_finite(c, p, vectors[static_cast<std::size_t>(i)],
+                 ": the task vector of '" + p.names.task(i) + "'");
   return vectors;
 }
 
