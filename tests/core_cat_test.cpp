@@ -5,6 +5,7 @@
 #include <catmerge/catmerge.hpp>
 
 #include "support/data.hpp"
+#include "support/executor.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
 
@@ -696,6 +697,19 @@ TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
   l.experts[1](2, 1) = 1e150;  // the square fits
   CHECK_NOTHROW(catmerge::cat_linear(l.base, l.experts,
                                      std::vector<Eigen::MatrixXd>(2, Eigen::MatrixXd(0, 3))));
+}
+
+TEST_CASE("of several task vectors that overflow the first is named, at any number of threads") {
+  auto l = random_linear<double>(41, 4, 3, {2, 2, 2, 2, 2, 2});
+  l.base(2, 1) = -1.5e308;
+  for (const std::size_t i : {2, 3, 5}) l.experts[i](2, 1) = 1.5e308;
+  for (const int threads : {1, 2, 3, 8}) {
+    catmerge::context<catmerge::host> c(scrambled(threads));
+    for (int run = 0; run < 20; ++run)
+      CHECK_THROWS_WITH_AS(catmerge::cat_linear(l.base, l.experts, l.features, {}, c),
+                           "the parameter: the task vector of 'task 2' overflows float64",
+                           catmerge::error);
+  }
 }
 
 TEST_CASE("cat_group: every weight is merged as alone, and what does not match is an error") {

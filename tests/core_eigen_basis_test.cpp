@@ -212,6 +212,67 @@ TEST_CASE("largest_eigenpairs: far cheaper than size products on a layer's spect
   CHECK(found.products < 300);
 }
 
+TEST_CASE("largest_eigenpairs: small values beside a large negative end, without gaps") {
+  // What a removal basis sees where tasks have similar features: the wanted values are a thousandth
+  // of the largest magnitude, their gaps 3 % of that, and half of the spectrum lies below.
+  std::vector<double> values;
+  for (index_t i = 0; i < 600; ++i)
+    values.push_back(i < 100 ? 1e-3 * std::pow(0.97, static_cast<double>(i))
+                             : -std::pow(0.97, static_cast<double>(i - 100)));
+  const Eigen::MatrixXd g = with_spectrum(values, 13);
+  catmerge::eigen_options options;
+  options.tolerance = 1e-6;
+  const auto found = largest(g, 4, options);
+  CHECK(found.converged);
+  CHECK(found.magnitude == doctest::Approx(1).epsilon(1e-6));
+  for (index_t j = 0; j < 4; ++j) {
+    CHECK((g * found.vectors.col(j) - found.values[at(j)] * found.vectors.col(j)).norm() <= 1.1e-6);
+    // A Ritz value is off by at most the residual's square over the gap (2.7e-5), here 4e-8.
+    CHECK(std::abs(found.values[at(j)] - values[at(j)]) <= 4e-8);
+  }
+  CHECK(found.products < 400);  // 321; with a basis of 96 vectors 1760
+}
+
+TEST_CASE("eigen_search: what a restart keeps is a start that loses little, and fits in any size") {
+  host_context c;
+  for (const index_t n : {index_t(300), index_t(41), index_t(6), index_t(3)}) {
+    std::vector<double> values;
+    for (index_t i = 0; i < n; ++i) values.push_back(std::pow(0.95, static_cast<double>(i)) - 0.5);
+    const Eigen::MatrixXd g = with_spectrum(values, 14);
+    catmerge::eigen_options options;
+    options.tolerance = 1e-5;
+    catmerge::eigen_search<host_context> first(c, n, options);
+    const auto run = [&](catmerge::eigen_search<host_context>& search) {
+      while (!search.done()) {
+        c.from_host(c.to_host(search.block()) * g, search.product());
+        search.advance();
+      }
+    };
+    run(first);
+    const auto kept = first.kept();
+    CAPTURE(n);
+    CHECK(c.rows(kept) <= n);
+    CHECK(c.rows(kept) >= std::min<index_t>(n, 4));
+    options.tolerance = 1e-10;
+    catmerge::eigen_search<host_context> second(c, n, options, catmerge::host_const_view(kept),
+                                                first.magnitude());
+    run(second);
+    catmerge::eigen_search<host_context> alone(c, n, options);
+    run(alone);
+    const auto found = second.result();
+    CHECK(found.converged);
+    CHECK(found.residual <= 1e-10);
+    for (index_t j = 0; j < std::min<index_t>(4, n); ++j)
+      CHECK(std::abs(found.values[at(j)] - values[at(j)]) <= 1e-10);
+    if (n < 300) {
+      CHECK(alone.products() <= n);  // the whole space, without a restart
+    } else {
+      CHECK(c.rows(kept) > 4);
+      CHECK(found.products < alone.result().products);
+    }
+  }
+}
+
 TEST_CASE("eigen_search: side by side, or from a given start, searches find what they find alone") {
   host_context c;
   std::vector<Eigen::MatrixXd> matrices;

@@ -536,6 +536,96 @@ TEST_CASE(
   CHECK(catmerge::removal_basis(0, p.data.vectors, p.data.features).way != basis_way::automatic);
 }
 
+TEST_CASE("removal basis: where float stalls, double goes on from what it has") {
+  // Features that differ by a hundredth between tasks, and lambda 1: what is left of G_k's sums is
+  // some hundredth of them, and products in float leave more than the tolerance of it.
+  auto l = random_linear<float>(18, 400, 300, {80, 80, 80});
+  generator noise(19);
+  for (auto& x : l.features) {
+    if (&x != &l.features[0]) x = l.features[0];
+    x += noise.matrix<float>(80, 300, 0.01);
+  }
+  Eigen::MatrixXd gram = Eigen::MatrixXd::Zero(400, 400);
+  const auto add = [&](double factor, index_t k, index_t i) {
+    const Eigen::MatrixXd shifts =
+        l.features[at(k)].cast<double>() * l.vectors[at(i)].cast<double>().transpose();
+    gram += factor * shifts.transpose() * shifts;
+  };
+  for (const index_t i : {1, 2}) add(1, 0, i), add(-1, i, i);
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(gram);
+  const Eigen::VectorXd& values = solver.eigenvalues();  // ascending
+  const double magnitude = std::max(values(399), -values(0)),
+               gap = (values(396) - values(395)) / magnitude;
+  REQUIRE(gap > 1e-3);
+  const Eigen::MatrixXd best = solver.eigenvectors().rightCols(4);
+  const auto found =
+      catmerge::removal_basis(0, l.vectors, l.features, with(top{4}, 1, basis_way::weights));
+  CHECK(found.way == basis_way::weights);
+  CHECK(found.residual <= 1e-6);
+  CHECK(found.products < 500);  // and not all of the budget, 4000
+  const Eigen::MatrixXd b = found.basis.cast<double>();
+  REQUIRE(b.cols() == 4);
+  // Davis and Kahan: sin of the angles <= residuals / gap; B is rounded to float besides.
+  CHECK((b * b.transpose() - best * best.transpose()).norm() <= std::sqrt(8.0) * 1e-6 / gap + 1e-6);
+}
+
+TEST_CASE("removal basis: a search that is given up ends at the dense solver's result") {
+  const problem<double> p(20, 30, 20, {3, 4, 5});
+  using host_context = catmerge::context<catmerge::host>;
+  host_context c;
+  const auto views = catmerge::detail::read_all<host_context>(p.data.vectors);
+  auto statistics = catmerge::detail::as_statistics_list(p.data.features);
+  std::vector<Eigen::MatrixXd> squares;
+  for (const auto& x : p.data.features) squares.push_back(x.transpose() * x);
+  std::vector<catmerge::statistics_view<catmerge::host>> grams;
+  for (std::size_t k = 0; k < squares.size(); ++k)
+    grams.push_back({statistics_form::gram, catmerge::detail::read(std::as_const(squares[k])),
+                     static_cast<double>(p.data.features[k].rows())});
+  const std::vector<index_t> tasks{0, 2};
+  for (const bool rows : {true, false})
+    for (const auto way : {basis_way::shifts, basis_way::weights}) {
+      if (!rows && way == basis_way::shifts) continue;
+      const auto options = with(top{2}, 5, way);
+      auto [g, plan] =
+          catmerge::detail::make_gram(c, views, rows ? statistics : grams, tasks, options);
+      CHECK(plan.way == way);
+      CHECK(plan.products == options.eigen.products);  // a way that was asked for keeps its budget
+      plan.products = 6;
+      const auto found = catmerge::detail::find_bases(c, g, tasks, options, plan);
+      for (std::size_t j = 0; j < tasks.size(); ++j) {
+        CHECK(found[j].way == basis_way::dense);
+        CHECK(found[j].products >= 6);
+        CHECK(found[j].products < 16);
+        const auto best =
+            oracle::leading(oracle::decompose(oracle::gram(tasks[j], p.vectors, p.features, 5)), 2);
+        const Eigen::MatrixXd b = c.to_host(found[j].basis);
+        CHECK((b * b.transpose() - oracle::onto(best)).norm() <= 1e-9);
+      }
+    }
+}
+
+TEST_CASE(
+    "removal basis: left to itself, a search costs at most twice what the dense solver would") {
+  using host_context = catmerge::context<catmerge::host>;
+  host_context c;
+  for (const index_t rows : {4, 200}) {
+    const auto l = random_linear<float>(21, 300, 250, {rows, rows, rows});
+    const auto views = catmerge::detail::read_all<host_context>(l.vectors);
+    const auto statistics = catmerge::detail::as_statistics_list(l.features);
+    auto options = with(top{4}, 5);
+    const auto plan = catmerge::detail::plan_bases(c, views, statistics, {0, 1, 2}, options);
+    const auto costs =
+        catmerge::detail::cost_of_ways(c, views, statistics, {0, 1, 2}, options.directions);
+    REQUIRE(plan.way == (rows == 4 ? basis_way::shifts : basis_way::weights));
+    const double one = plan.way == basis_way::shifts ? costs.by_shifts : costs.by_weights;
+    CHECK(static_cast<double>(plan.products) * one <= 2 * costs.dense);
+    const bool all = plan.products == options.eigen.products;
+    CHECK((all || static_cast<double>(plan.products + 1) * one > 2 * costs.dense));
+    options.eigen.products = 7;
+    CHECK(catmerge::detail::plan_bases(c, views, statistics, {0, 1, 2}, options).products == 7);
+  }
+}
+
 TEST_CASE("removal basis and project_out: errors") {
   const problem<double> p(16, 6, 5, {3, 4});
   const auto& v = p.data.vectors;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/projection_options.hpp>
+#include <optional>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -79,21 +80,19 @@ class basis_searches {
 
  public:
   basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& wanted,
-                 const projection_options& options, index_t count)
+                 eigen_options eigen)
       : c_(c), g_(g), tasks_(wanted), spent_(wanted.size(), 0) {
-    eigen_options eigen = options.eigen;
-    eigen.count = count;
     const scalar_type type = g.type();
     if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
     // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
     // that nothing is reached. A search that stalls all the same goes on in double.
-    arithmetic_ =
-        type == scalar_type::f32 && eigen.tolerance >= 4e-7 ? scalar_type::f32 : scalar_type::f64;
-    eigen_options first = eigen;
-    if (arithmetic_ == scalar_type::f32) first.products = std::min<index_t>(400, eigen.products);
-    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
-    run(arithmetic_);
-    if (arithmetic_ == scalar_type::f64) return;
+    const bool single = type == scalar_type::f32 && eigen.tolerance >= 4e-7;
+    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), eigen);
+    if (!single) {
+      run(scalar_type::f64);
+      return;
+    }
+    run(scalar_type::f32, 16 * eigen.tolerance);
 
     // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
     // float has found, and then goes on to double's tolerance where a value is smaller than its
@@ -109,9 +108,11 @@ class basis_searches {
         for (const double v : found.values) sure = sure && std::abs(v) > unsure;
         if (sure) continue;
         spent_[j] += found.products;
-        const auto start = searches_[j].leading();
+        eigen_options rest = eigen;
+        rest.products -= spent_[j];
+        const auto start = found.converged ? searches_[j].leading() : searches_[j].kept();
         searches_[j] =
-            search(c, g.size(), eigen, typename Context::const_view(start), found.magnitude);
+            search(c, g.size(), rest, typename Context::const_view(start), found.magnitude);
       }
       run(scalar_type::f64);
     }
@@ -124,17 +125,31 @@ class basis_searches {
   }
 
  private:
-  void run(scalar_type arithmetic) {
+  /// Goes on with all searches, each until it is done, or until rounding seems to keep it where it
+  /// is: its residual is below `floor` and has not fallen for a hundred products.
+  void run(scalar_type arithmetic, double floor = 0) {
+    constexpr index_t patience = 100;
+    struct progress {
+      double residual = std::numeric_limits<double>::infinity();
+      index_t products = 0;  // when it was as low as that
+      bool stalled = false;
+    };
+    std::vector<progress> seen(searches_.size());
     while (true) {
       std::vector<task_product> list;
       for (std::size_t j = 0; j < searches_.size(); ++j)
-        if (!searches_[j].done())
+        if (!searches_[j].done() && !seen[j].stalled)
           list.push_back({tasks_[j], searches_[j].block(), searches_[j].product()});
       if (list.empty()) return;
       g_.apply(list, arithmetic);
-      c_.concurrently(std::ssize(searches_), [&](index_t j) {
-        auto& s = searches_[static_cast<std::size_t>(j)];
-        if (!s.done()) s.advance();
+      c_.concurrently(std::ssize(searches_), [&](index_t t) {
+        const auto j = static_cast<std::size_t>(t);
+        search& s = searches_[j];
+        if (s.done() || seen[j].stalled) return;
+        s.advance();
+        const double residual = s.residual() * std::min(1.0, s.magnitude() / g_.terms(tasks_[j]));
+        if (residual < 0.9 * seen[j].residual) seen[j] = {residual, s.products()};
+        seen[j].stalled = residual < floor && s.products() - seen[j].products >= patience;
       });
     }
   }
@@ -142,7 +157,6 @@ class basis_searches {
   Context& c_;
   conflict_gram<Context>& g_;
   std::vector<index_t> tasks_;
-  scalar_type arithmetic_ = scalar_type::f64;
   std::vector<search> searches_;
   std::vector<index_t> spent_;  // products of searches that others went on from
 };
@@ -151,56 +165,73 @@ class basis_searches {
 template <class Context>
 std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
-    const projection_options& options, basis_way way) {
+    const projection_options& options, const basis_plan& plan) {
   std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
+  std::vector<index_t> left;  // positions in `tasks` of what the dense solver is to do
   const auto* few = std::get_if<top>(&options.directions);
-  if (way == basis_way::dense || few == nullptr) {
-    for (std::size_t j = 0; j < tasks.size(); ++j)
-      dense_basis(c, g, tasks[j], options.directions, results[j]);
-    return results;
-  }
-  basis_searches<Context> searches(c, g, tasks, options, few->count);
-  for (std::size_t j = 0; j < tasks.size(); ++j) {
-    auto pairs = searches.result(j);
-    auto& result = results[j];
-    if (!pairs.converged) {
-      // The products are spent without the residual asked for: the dense solver always gets there,
-      // and result.way says that it was used.
-      dense_basis(c, g, tasks[j], options.directions, result);
-      continue;
+  if (plan.way == basis_way::dense || few == nullptr) {
+    for (index_t j = 0; j < std::ssize(tasks); ++j) left.push_back(j);
+  } else {
+    eigen_options eigen = options.eigen;
+    eigen.count = few->count;
+    eigen.products = plan.products;
+    basis_searches<Context> searches(c, g, tasks, eigen);
+    for (std::size_t j = 0; j < tasks.size(); ++j) {
+      auto pairs = searches.result(j);
+      auto& result = results[j];
+      result.products = pairs.products;
+      if (!pairs.converged) {
+        // The products are spent without the residual asked for: the dense solver always gets
+        // there, and result.way says that it was used.
+        left.push_back(static_cast<index_t>(j));
+        continue;
+      }
+      const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
+                                              std::max(pairs.magnitude, g.terms(tasks[j])));
+      const index_t count = take_directions(options.directions, pairs.values, threshold, result);
+      result.basis = c.make(scalar_type::f64, g.size(), count);
+      c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),
+               result.basis);
+      result.spectrum = std::move(pairs.values);
+      for (const double v : pairs.after) result.spectrum.push_back(v);
+      result.magnitude = pairs.magnitude;
+      result.residual = pairs.residual;
+      result.way = plan.way;
     }
-    const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
-                                            std::max(pairs.magnitude, g.terms(tasks[j])));
-    const index_t count = take_directions(options.directions, pairs.values, threshold, result);
-    result.basis = c.make(scalar_type::f64, g.size(), count);
-    c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),
-             result.basis);
-    result.spectrum = std::move(pairs.values);
-    for (const double v : pairs.after) result.spectrum.push_back(v);
-    result.magnitude = pairs.magnitude;
-    result.residual = pairs.residual;
-    result.products = pairs.products;
-    result.way = way;
   }
+  if (left.empty()) return results;
+
+  std::vector<index_t> who;
+  for (const index_t j : left) who.push_back(tasks[static_cast<std::size_t>(j)]);
+  std::optional<conflict_gram<Context>> stacked;  // quicker than products with an identity
+  if (plan.way == basis_way::weights && g.has_rows()) stacked.emplace(g.by_shifts(who));
+  auto& dense = stacked ? *stacked : g;
+  const auto solve = [&](index_t j) {
+    const auto at = static_cast<std::size_t>(j);
+    dense_basis(c, dense, who[at], options.directions, results[static_cast<std::size_t>(left[at])]);
+  };
+  // The solver needs five matrices of this size: large ones are decomposed one after the other.
+  if (g.size() <= 1024)
+    c.concurrently(std::ssize(left), solve);
+  else
+    for (index_t j = 0; j < std::ssize(left); ++j) solve(j);
   return results;
 }
 
-/// The G_k of the options for some tasks, by the way that they ask for or the cheapest one. norm:
-/// the largest ||T_i||_F, if it is known.
+/// The G_k of the options for some tasks, and how their bases are to be found: as the options say
+/// or the cheapest way. norm: the largest ||T_i||_F, if it is known.
 template <class Context>
-std::pair<conflict_gram<Context>, basis_way> make_gram(
+std::pair<conflict_gram<Context>, basis_plan> make_gram(
     Context& c, std::vector<typename Context::const_view> vectors,
     std::vector<statistics_view<typename Context::domain>> statistics,
     const std::vector<index_t>& tasks, const projection_options& options, double norm = 0) {
   using gram = conflict_gram<Context>;
-  basis_way way = options.way;
-  if (way == basis_way::automatic)
-    way = cost_of_ways(c, vectors, statistics, tasks, options.directions).cheapest();
+  const basis_plan plan = plan_bases(c, vectors, statistics, tasks, options);
   const bool stack =
-      way == basis_way::shifts || (way == basis_way::dense && gram::has_rows(statistics));
+      plan.way == basis_way::shifts || (plan.way == basis_way::dense && gram::has_rows(statistics));
   return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,
                stack ? gram::way::shifts : gram::way::weights, tasks, norm),
-          way};
+          plan};
 }
 
 }  // namespace catmerge::detail

@@ -232,8 +232,8 @@ class linear_trim {
       tasks.push_back(k);
       largest = std::max(largest, report_.norm[at(k)]);
     }
-    auto [gram, way] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
-                                 tasks, options_, largest);
+    auto [gram, plan] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
+                                  tasks, options_, largest);
     if (diagnostics_) {
       before_ = Eigen::MatrixXd(std::ssize(t), std::ssize(t));
       c_.concurrently(std::ssize(t) * std::ssize(t), [&, &g = gram](index_t p) {
@@ -242,7 +242,7 @@ class linear_trim {
         report_.conflict_before(k, i) += before_(k, i);
       });
     }
-    auto all = find_bases(c_, gram, tasks, options_, way);
+    auto all = find_bases(c_, gram, tasks, options_, plan);
     std::vector<matrix> bases;
     for (const index_t k : tasks) {
       auto& found = all[at(k)];

@@ -51,39 +51,33 @@ namespace detail {
 template <class Matrix>
 class ritz_problem {
  public:
-  explicit ritz_problem(index_t limit) : h_(limit, limit) {}
-
   /// Q has grown by as many rows as `side` = Q (new rows G)^T has columns; symmetrised.
   void extend(const Matrix& side) {
     const index_t fresh = side.cols(), used = side.rows() - fresh;
+    Matrix h(used + fresh, used + fresh);
+    for (index_t j = 0; j < used; ++j)
+      for (index_t i = 0; i < used; ++i) h(i, j) = h_(i, j);
     for (index_t j = 0; j < fresh; ++j) {
-      for (index_t i = 0; i < used; ++i) h_(i, used + j) = h_(used + j, i) = side(i, j);
+      for (index_t i = 0; i < used; ++i) h(i, used + j) = h(used + j, i) = side(i, j);
       for (index_t i = 0; i < fresh; ++i)
-        h_(used + i, used + j) = 0.5 * (side(used + i, j) + side(used + j, i));
+        h(used + i, used + j) = 0.5 * (side(used + i, j) + side(used + j, i));
     }
-    used_ = used + fresh;
+    h_ = std::move(h);
   }
 
   /// Q has been replaced by its leading `keep` Ritz vectors.
   void restart(index_t keep) {
+    h_ = Matrix(keep, keep);
     for (index_t j = 0; j < keep; ++j)
       for (index_t i = 0; i < keep; ++i) h_(i, j) = i == j ? value(j) : 0;
-    used_ = keep;
   }
 
   void solve() {
-    Matrix h(used_, used_);
-    for (index_t j = 0; j < used_; ++j)
-      for (index_t i = 0; i < used_; ++i) {
-        h(i, j) = h_(i, j);
-        if (!std::isfinite(h(i, j)))
-          throw error(
-              "an eigenproblem overflows, or its operator holds values that are not finite");
-      }
-    pairs_ = solve_symmetric(h);
+    for (index_t e = 0; e < h_.size(); ++e)
+      if (!std::isfinite(h_.data()[e]))
+        throw error("an eigenproblem overflows, or its operator holds values that are not finite");
+    pairs_ = solve_symmetric(h_);
   }
-
-  index_t used() const { return used_; }
 
   /// The Ritz values, descending.
   double value(index_t j) const {
@@ -104,7 +98,6 @@ class ritz_problem {
 
  private:
   Matrix h_;
-  index_t used_ = 0;
   symmetric_pairs pairs_;
 };
 
@@ -127,8 +120,8 @@ class eigen_search {
   using matrix = typename Context::matrix;
 
  public:
-  /// Begins with the rows of `start`, at most as many as a block has, or with what the seed makes.
-  /// magnitude: of eigenvalues seen before. `c` must outlive the search.
+  /// Begins with the rows of `start`, or with what the seed makes. magnitude: of eigenvalues seen
+  /// before. `c` must outlive the search.
   eigen_search(Context& c, index_t size, const eigen_options& options,
                const std::optional<const_view>& start = {}, double magnitude = 0)
       : c_(&c),
@@ -139,21 +132,18 @@ class eigen_search {
         // columns use what is read of a matrix better than fewer.)
         block_(std::min(size, std::max<index_t>(wanted_, 4))),
         // A basis of this size seldom needs a restart, which costs products. (CAT's layers take 30
-        // to 100; the small eigenproblems are still small then.)
-        limit_(std::min(size, std::max<index_t>(8 * block_, 96))),
-        ritz_(limit_),
+        // to 100, and some 200 where tasks have similar features: with restarts at 96 that would be
+        // 400 to 900.)
+        limit_(std::min(size, std::max<index_t>(8 * block_, 256))),
         magnitude_(magnitude) {
     if (options_.tolerance == 0) options_.tolerance = default_tolerance(scalar_type::f64);
     if (wanted_ == 0) return;
-    grow(block_);
-    index_t first = 0;
-    if (start) {
-      first = std::min(c.rows(*start), block_);
+    const index_t first = start ? std::min(c.rows(*start), limit_) : block_;
+    grow(std::max(first, block_));
+    if (start)
       c.assign(c.slice(*start, 0, first, 0, size_), rows(*q_, 0, first));
-    } else {
-      first = block_;
+    else
       c.from_host(detail::seeded_block(block_, size_, options_.seed), rows(*q_, 0, first));
-    }
     fresh_ = detail::orthonormalise(c, *q_, 0, rows(*q_, 0, first));
     converged_ = false;
   }
@@ -174,13 +164,15 @@ class eigen_search {
     look();
   }
 
+  double magnitude() const { return magnitude_; }  ///< as result() says it
+  double residual() const { return residual_; }    ///< likewise
+  index_t products() const { return products_; }   ///< likewise
+
   /// The leading Ritz vectors, at most options.count, as the rows of a matrix.
-  matrix leading() {
-    const index_t have = std::min(wanted_, used_);
-    auto lead = c_->make(scalar_type::f64, have, size_);
-    if (have > 0) detail::times_small(*c_, ritz_.leading(have), rows(*q_, 0, used_), lead);
-    return lead;
-  }
+  matrix leading() { return ritz_vectors(wanted_); }
+
+  /// Likewise those that a restart keeps: another search that begins with them loses little.
+  matrix kept() { return ritz_vectors(restart_size()); }
 
   /// What was found.
   eigenpairs<Context> result() {
@@ -200,6 +192,13 @@ class eigen_search {
  private:
   view rows(matrix& m, index_t first, index_t count) {
     return c_->slice(view(m), first, count, 0, size_);
+  }
+
+  matrix ritz_vectors(index_t count) {
+    const index_t have = std::min(count, used_);
+    auto lead = c_->make(scalar_type::f64, have, size_);
+    if (have > 0) detail::times_small(*c_, ritz_.leading(have), rows(*q_, 0, used_), lead);
+    return lead;
   }
 
   /// Room for `count` rows.
@@ -241,7 +240,7 @@ class eigen_search {
         if (count != j) c_->assign(rows(residuals, j, 1), rows(residuals, count, 1));
         ++count;
       }
-    if (used_ + count > limit_) restart(looked);
+    if (used_ + count > limit_ && limit_ < size_) restart();  // else this is the whole space
     count = std::min(count, limit_ - used_);
     grow(used_ + count);
     count = detail::orthonormalise(*c_, *q_, used_, rows(residuals, 0, count));
@@ -250,9 +249,13 @@ class eigen_search {
     if (fresh_ == 0) converged_ = worst <= accept;
   }
 
-  /// Thick restart: half the room for the leading Ritz vectors, whose images need no new product.
-  void restart(index_t looked) {
-    const index_t keep = std::min(used_, std::max(looked, limit_ / 2));
+  /// How many Ritz vectors outlive a restart: an eighth of the room. (With half of it searches that
+  /// restart take up to twice as many products.)
+  index_t restart_size() const { return std::max(block_, limit_ / 8); }
+
+  /// Thick restart with the leading Ritz vectors, whose images need no new product.
+  void restart() {
+    const index_t keep = std::min(used_, restart_size());
     const Eigen::MatrixXd lead = ritz_.leading(keep);
     auto rotated = c_->make(scalar_type::f64, keep, size_);
     for (matrix* m : {&*q_, &*gq_}) {

@@ -129,8 +129,8 @@ struct removal_basis_fn {
         throw error("removal_basis: features " + std::to_string(i) +
                     " hold a value that is not finite");
     }
-    auto [gram, way] = make_gram(c, std::move(views), std::move(statistics), {k}, options);
-    auto found = std::move(find_bases(c, gram, {k}, options, way).front());
+    auto [gram, plan] = make_gram(c, std::move(views), std::move(statistics), {k}, options);
+    auto found = std::move(find_bases(c, gram, {k}, options, plan).front());
     const T& like = unwrap(*std::begin(vectors));
     removal_basis_result<result_t<T>> result{
         make_result(c, like, typename Context::const_view(found.basis)),

@@ -109,6 +109,7 @@ inline void validate(const projection_options& options) {
 /// of floats.
 struct way_costs {
   double shifts, weights, dense;
+  double by_shifts, by_weights;  ///< of it one product of every G_k with a vector
 
   basis_way cheapest() const {
     if (dense <= weights && dense <= shifts) return basis_way::dense;
@@ -127,7 +128,7 @@ way_costs cost_of_ways(Context& c, const std::vector<typename Context::const_vie
                        const std::vector<index_t>& tasks, const direction_rule& rule) {
   constexpr double never = std::numeric_limits<double>::infinity();
   const auto* few = std::get_if<top>(&rule);
-  if (few == nullptr) return {never, never, 0};  // all positive eigenvalues have to be known
+  if (few == nullptr) return {never, never, 0, 0, 0};  // all positive eigenvalues are asked for
   const double d_out = static_cast<double>(c.rows(vectors[0])),
                d_in = static_cast<double>(c.columns(vectors[0])),
                all = static_cast<double>(vectors.size()), some = static_cast<double>(tasks.size()),
@@ -139,15 +140,37 @@ way_costs cost_of_ways(Context& c, const std::vector<typename Context::const_vie
   const bool can_stack = conflict_gram<Context>::has_rows(statistics);
 
   const double form_shifts = 2 * (some * (all - 1) + all) * rows * d_in * d_out * of_rows(rows);
-  const double by_shifts =
-      form_shifts + some * found * 8 * (all - 1) * rows * d_out * of_rows(block);
-  const double apply_weights =
+  const double by_shifts = some * 8 * (all - 1) * rows * d_out * of_rows(block);
+  const double by_weights =
       some * (all - 1) * (4 * d_out * d_in + 8 * rows * d_in) * of_rows(some * block);
-  const double by_weights = found * apply_weights;
-  const double form_dense = can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out
-                                      : 2 * apply_weights * d_out;
+  const double form_dense =
+      can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out : 2 * by_weights * d_out;
   const double dense = form_dense + some * (d_out <= 1024 ? 28 : 56) * d_out * d_out * d_out;
-  return {can_stack ? by_shifts : never, by_weights, dense};
+  return {can_stack ? form_shifts + found * by_shifts : never, found * by_weights, dense, by_shifts,
+          by_weights};
+}
+
+/// How removal bases are found.
+struct basis_plan {
+  basis_way way;     ///< not automatic
+  index_t products;  ///< after so many of each G_k a search is given up
+};
+
+/// As the options say. Where the way is left to the library, a search that has cost twice what the
+/// dense solver would is given up for it: spectra without gaps, or without anything positive to be
+/// found, are that slow.
+template <class Context>
+basis_plan plan_bases(Context& c, const std::vector<typename Context::const_view>& vectors,
+                      const std::vector<statistics_view<typename Context::domain>>& statistics,
+                      const std::vector<index_t>& tasks, const projection_options& options) {
+  basis_plan plan{options.way, options.eigen.products};
+  if (plan.way != basis_way::automatic) return plan;
+  const way_costs costs = cost_of_ways(c, vectors, statistics, tasks, options.directions);
+  plan.way = costs.cheapest();
+  const double one = plan.way == basis_way::shifts ? costs.by_shifts : costs.by_weights;
+  if (const double enough = 2 * costs.dense / one; enough < static_cast<double>(plan.products))
+    plan.products = static_cast<index_t>(enough);
+  return plan;
 }
 
 }  // namespace detail

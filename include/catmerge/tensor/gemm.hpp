@@ -11,10 +11,10 @@
 /// The one product of matrices on the host. Most of CAT are products of 4 to 100 rows with a large
 /// matrix, for which other GEMMs are not made: they copy the large factor into an order of their
 /// own first, which takes as long as multiplying it with 30 rows. This one reads it where it lies,
-/// unless many rows pay for the copy. (28 rows, a factor of 3072 x 768 floats from memory, as it
-/// is and transposed, GFLOP/s of one core: Zen 3 with AVX2 66 and 69, Eigen 3.4 45 and 40.
-/// 768 x 768 with AVX-512 at 2.6 GHz: 85, Eigen 49, OpenBLAS 0.3.21 51.) Written in Eigen's
-/// packets: one source for SSE, AVX, AVX-512 and NEON.
+/// a few rows at a time, and the first rows of x copy what later ones read again. (28 rows, a
+/// factor of 3072 x 768 floats from memory, as it is and transposed, GFLOP/s of one core: Zen 3
+/// with AVX2 66 and 69, Eigen 3.4 45 and 40. 768 x 768 with AVX-512 at 2.6 GHz: 85, Eigen 49,
+/// OpenBLAS 0.3.21 51.) Written in Eigen's packets: one source for SSE, AVX, AVX-512 and NEON.
 
 // Loops that must unroll, so that sums stay in registers: Clang does so by itself, GCC under -O3.
 #if defined(__GNUC__) && !defined(__clang__)
