@@ -233,6 +233,34 @@ TEST_CASE("largest_eigenpairs: small values beside a large negative end, without
   CHECK(found.products < 400);  // 321; with a basis of 96 vectors 1760
 }
 
+TEST_CASE("eigen_search: what it has can be looked at after every step, restarts among them") {
+  host_context c;
+  std::vector<double> values;
+  for (index_t i = 0; i < 320; ++i)
+    values.push_back(i < 50 ? 1e-3 * std::pow(0.97, static_cast<double>(i))
+                            : -std::pow(0.97, static_cast<double>(i - 50)));
+  const Eigen::MatrixXd g = with_spectrum(values, 15);
+  catmerge::eigen_options options;
+  options.tolerance = 1e-13;
+  options.products = 600;
+  catmerge::eigen_search<host_context> search(c, 320, options);
+  while (!search.done()) {
+    c.from_host(c.to_host(search.block()) * g, search.product());
+    search.advance();
+    const auto found = search.result();
+    const Eigen::MatrixXd v = c.to_host(found.vectors), kept = c.to_host(search.kept());
+    const index_t n = v.cols(), k = kept.rows();
+    REQUIRE(k >= n);
+    CHECK((v.transpose() * v - Eigen::MatrixXd::Identity(n, n)).norm() <= 1e-12);
+    CHECK((kept * kept.transpose() - Eigen::MatrixXd::Identity(k, k)).norm() <= 1e-11);
+    for (index_t j = 0; j < n; ++j) {
+      const double left = (g * v.col(j) - found.values[at(j)] * v.col(j)).norm();
+      CHECK(left <= (found.residual + 1e-13) * found.magnitude * 1.01);
+    }
+  }
+  CHECK(search.products() > 256);  // there has been a restart
+}
+
 TEST_CASE("eigen_search: what a restart keeps is a start that loses little, and fits in any size") {
   host_context c;
   for (const index_t n : {index_t(300), index_t(41), index_t(6), index_t(3)}) {

@@ -562,21 +562,26 @@ TEST_CASE("removal basis: where float stalls, double goes on from what it has") 
       catmerge::removal_basis(0, l.vectors, l.features, with(top{4}, 1, basis_way::weights));
   CHECK(found.way == basis_way::weights);
   CHECK(found.residual <= 1e-6);
-  CHECK(found.products < 500);  // and not all of the budget, 4000
+  CHECK(found.products > 100);  // that a stall takes, and not half of the budget, 2000
+  CHECK(found.products < 500);
   const Eigen::MatrixXd b = found.basis.cast<double>();
   REQUIRE(b.cols() == 4);
   // Davis and Kahan: sin of the angles <= residuals / gap; B is rounded to float besides.
   CHECK((b * b.transpose() - best * best.transpose()).norm() <= std::sqrt(8.0) * 1e-6 / gap + 1e-6);
 }
 
-TEST_CASE("removal basis: a search that is given up ends at the dense solver's result") {
-  const problem<double> p(20, 30, 20, {3, 4, 5});
+TEST_CASE_TEMPLATE("removal basis: a search that is given up ends at the dense solver's result", S,
+                   double, float) {
+  const problem<S> p(20, 30, 20, {3, 4, 5});
   using host_context = catmerge::context<catmerge::host>;
   host_context c;
   const auto views = catmerge::detail::read_all<host_context>(p.data.vectors);
   auto statistics = catmerge::detail::as_statistics_list(p.data.features);
   std::vector<Eigen::MatrixXd> squares;
-  for (const auto& x : p.data.features) squares.push_back(x.transpose() * x);
+  for (const matrix_of<S>& x : p.data.features) {
+    const Eigen::MatrixXd wide = x.template cast<double>();
+    squares.push_back(wide.transpose() * wide);
+  }
   std::vector<catmerge::statistics_view<catmerge::host>> grams;
   for (std::size_t k = 0; k < squares.size(); ++k)
     grams.push_back({statistics_form::gram, catmerge::detail::read(std::as_const(squares[k])),
@@ -599,13 +604,15 @@ TEST_CASE("removal basis: a search that is given up ends at the dense solver's r
         const auto best =
             oracle::leading(oracle::decompose(oracle::gram(tasks[j], p.vectors, p.features, 5)), 2);
         const Eigen::MatrixXd b = c.to_host(found[j].basis);
-        CHECK((b * b.transpose() - oracle::onto(best)).norm() <= 1e-9);
+        // Shifts of floats are rounded to float, relative to some gap of 1e-2 at least.
+        const bool rounded = std::is_same_v<S, float> && way == basis_way::shifts;
+        CHECK((b * b.transpose() - oracle::onto(best)).norm() <= (rounded ? 1e-4 : 1e-9));
       }
     }
 }
 
 TEST_CASE(
-    "removal basis: left to itself, a search costs at most twice what the dense solver would") {
+    "removal basis: left to itself, a search's products cost at most twice the dense solver") {
   using host_context = catmerge::context<catmerge::host>;
   host_context c;
   for (const index_t rows : {4, 200}) {
@@ -613,14 +620,14 @@ TEST_CASE(
     const auto views = catmerge::detail::read_all<host_context>(l.vectors);
     const auto statistics = catmerge::detail::as_statistics_list(l.features);
     auto options = with(top{4}, 5);
+    options.eigen.products = 1'000'000;
     const auto plan = catmerge::detail::plan_bases(c, views, statistics, {0, 1, 2}, options);
     const auto costs =
         catmerge::detail::cost_of_ways(c, views, statistics, {0, 1, 2}, options.directions);
     REQUIRE(plan.way == (rows == 4 ? basis_way::shifts : basis_way::weights));
-    const double one = plan.way == basis_way::shifts ? costs.by_shifts : costs.by_weights;
+    const double one = plan.way == basis_way::shifts ? costs.shifts_product : costs.weights_product;
     CHECK(static_cast<double>(plan.products) * one <= 2 * costs.dense);
-    const bool all = plan.products == options.eigen.products;
-    CHECK((all || static_cast<double>(plan.products + 1) * one > 2 * costs.dense));
+    CHECK(static_cast<double>(plan.products + 1) * one > 2 * costs.dense);
     options.eigen.products = 7;
     CHECK(catmerge::detail::plan_bases(c, views, statistics, {0, 1, 2}, options).products == 7);
   }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <catmerge/projection_options.hpp>
-#include <optional>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -85,14 +84,18 @@ class basis_searches {
     const scalar_type type = g.type();
     if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
     // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
-    // that nothing is reached. A search that stalls all the same goes on in double.
+    // that nothing is reached. A search that stalls all the same, or has spent half of its
+    // products, goes on in double.
     const bool single = type == scalar_type::f32 && eigen.tolerance >= 4e-7;
-    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), eigen);
+    eigen_options first = eigen;
+    if (single) first.products /= 2;
+    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
     if (!single) {
       run(scalar_type::f64);
       return;
     }
-    run(scalar_type::f32, 16 * eigen.tolerance);
+    run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
+        25 * std::max<index_t>(eigen.count, 4));
 
     // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
     // float has found, and then goes on to double's tolerance where a value is smaller than its
@@ -106,7 +109,8 @@ class basis_searches {
                                    : positive_above(g.size(), g.rounding(scalar_type::f32), terms);
         bool sure = found.converged;
         for (const double v : found.values) sure = sure && std::abs(v) > unsure;
-        if (sure) continue;
+        const bool given_up = !found.converged && spent_[j] + found.products >= eigen.products;
+        if (sure || given_up) continue;
         spent_[j] += found.products;
         eigen_options rest = eigen;
         rest.products -= spent_[j];
@@ -126,9 +130,8 @@ class basis_searches {
 
  private:
   /// Goes on with all searches, each until it is done, or until rounding seems to keep it where it
-  /// is: its residual is below `floor` and has not fallen for a hundred products.
-  void run(scalar_type arithmetic, double floor = 0) {
-    constexpr index_t patience = 100;
+  /// is: its residual is below `floor`, and `patience` products have not lowered it by a tenth.
+  void run(scalar_type arithmetic, double floor = 0, index_t patience = 0) {
     struct progress {
       double residual = std::numeric_limits<double>::infinity();
       index_t products = 0;  // when it was as low as that
@@ -201,17 +204,13 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
   }
   if (left.empty()) return results;
 
-  std::vector<index_t> who;
-  for (const index_t j : left) who.push_back(tasks[static_cast<std::size_t>(j)]);
-  std::optional<conflict_gram<Context>> stacked;  // quicker than products with an identity
-  if (plan.way == basis_way::weights && g.has_rows()) stacked.emplace(g.by_shifts(who));
-  auto& dense = stacked ? *stacked : g;
   const auto solve = [&](index_t j) {
-    const auto at = static_cast<std::size_t>(j);
-    dense_basis(c, dense, who[at], options.directions, results[static_cast<std::size_t>(left[at])]);
+    const auto at = static_cast<std::size_t>(left[static_cast<std::size_t>(j)]);
+    dense_basis(c, g, tasks[at], options.directions, results[at]);
   };
-  // The solver needs five matrices of this size: large ones are decomposed one after the other.
-  if (g.size() <= 1024)
+  // Side by side where that takes little memory: the solver needs five matrices of this size. (From
+  // weights G_k is formed on all threads.)
+  if (g.stacked() && g.size() <= 1024)
     c.concurrently(std::ssize(left), solve);
   else
     for (index_t j = 0; j < std::ssize(left); ++j) solve(j);

@@ -71,12 +71,8 @@ class conflict_gram {
     return true;
   }
 
-  bool has_rows() const { return has_rows(statistics_); }  ///< of its own statistics
-
-  /// The same matrices by the way of shifts, for some tasks.
-  conflict_gram by_shifts(const std::vector<index_t>& wanted) const {
-    return {c_, vectors_, statistics_, lambda_, weight_, way::shifts, wanted};
-  }
+  /// Whether products are made from stacked feature shifts.
+  bool stacked() const { return way_ == way::shifts; }
 
   /// d_out, the size of G_k.
   index_t size() const { return c_.rows(vectors_.front()); }

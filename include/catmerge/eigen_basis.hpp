@@ -17,7 +17,8 @@ struct eigen_options {
   /// the subspace is at most that over the gap, the error of Eq. 8 its square over the gap. 0:
   /// default_tolerance of what is multiplied.
   double tolerance = 0;
-  /// Give up after this many products with a vector (result.converged is then false).
+  /// Give up after this many products with a vector, at most a block more (result.converged is
+  /// then false).
   index_t products = 4000;
   std::uint64_t seed = 0x9E3779B97F4A7C15;  ///< of the starting block
 };
@@ -70,6 +71,7 @@ class ritz_problem {
     h_ = Matrix(keep, keep);
     for (index_t j = 0; j < keep; ++j)
       for (index_t i = 0; i < keep; ++i) h_(i, j) = i == j ? value(j) : 0;
+    solve();
   }
 
   void solve() {
@@ -251,7 +253,7 @@ class eigen_search {
 
   /// How many Ritz vectors outlive a restart: an eighth of the room. (With half of it searches that
   /// restart take up to twice as many products.)
-  index_t restart_size() const { return std::max(block_, limit_ / 8); }
+  index_t restart_size() const { return std::max(2 * block_, limit_ / 8); }
 
   /// Thick restart with the leading Ritz vectors, whose images need no new product.
   void restart() {

@@ -45,7 +45,8 @@ enum class rescale {
 
 /// How the eigenvectors are found. All ways agree; `automatic` takes the cheapest.
 enum class basis_way {
-  automatic,  ///< the cheapest, by operations counted from the extents
+  automatic,  ///< the cheapest, by operations counted from the extents; dense where a search takes
+              ///< longer than that would
   dense,      ///< G_k is formed and decomposed
   shifts,     ///< block Krylov on the stacked feature shifts
   weights     ///< block Krylov on the weights, nothing formed
@@ -63,8 +64,9 @@ struct projection_options {
   rescale size = rescale::none;               ///< frobenius in the authors' code
   basis_way way = basis_way::automatic;       ///< speed alone
   /// Of the Krylov ways; its count follows from `directions`. Weights in float are multiplied in
-  /// float where the tolerance is one that float reaches (4e-7; the default is 1e-6), else in
-  /// double.
+  /// float where the tolerance is one that float reaches (4e-7; the default is 1e-6), else, and
+  /// where float gets no further, in double. basis_way::automatic may give up sooner than
+  /// `products` says.
   eigen_options eigen{};
 };
 
@@ -79,7 +81,7 @@ struct removal_basis_result {
   double magnitude = 0;  ///< the largest |eigenvalue| of G_k that was seen
   double residual = 0;   ///< of the worst eigenpair, relative to magnitude; 0 when dense
   index_t positive = 0;  ///< how many of the eigenvalues looked at were positive
-  index_t products = 0;  ///< products of G_k with a vector (Krylov ways)
+  index_t products = 0;  ///< products of G_k with a vector in searches, those given up among them
   basis_way way = basis_way::dense;  ///< the one taken; dense also where Krylov did not converge
 };
 
@@ -109,7 +111,7 @@ inline void validate(const projection_options& options) {
 /// of floats.
 struct way_costs {
   double shifts, weights, dense;
-  double by_shifts, by_weights;  ///< of it one product of every G_k with a vector
+  double shifts_product, weights_product;  ///< what one product of every G_k with a vector costs
 
   basis_way cheapest() const {
     if (dense <= weights && dense <= shifts) return basis_way::dense;
@@ -140,14 +142,14 @@ way_costs cost_of_ways(Context& c, const std::vector<typename Context::const_vie
   const bool can_stack = conflict_gram<Context>::has_rows(statistics);
 
   const double form_shifts = 2 * (some * (all - 1) + all) * rows * d_in * d_out * of_rows(rows);
-  const double by_shifts = some * 8 * (all - 1) * rows * d_out * of_rows(block);
-  const double by_weights =
+  const double shifts_product = some * 8 * (all - 1) * rows * d_out * of_rows(block);
+  const double weights_product =
       some * (all - 1) * (4 * d_out * d_in + 8 * rows * d_in) * of_rows(some * block);
-  const double form_dense =
-      can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out : 2 * by_weights * d_out;
+  const double form_dense = can_stack ? form_shifts + some * 2 * 4 * all * rows * d_out * d_out
+                                      : 2 * weights_product * d_out;
   const double dense = form_dense + some * (d_out <= 1024 ? 28 : 56) * d_out * d_out * d_out;
-  return {can_stack ? form_shifts + found * by_shifts : never, found * by_weights, dense, by_shifts,
-          by_weights};
+  return {can_stack ? form_shifts + found * shifts_product : never, found * weights_product, dense,
+          shifts_product, weights_product};
 }
 
 /// How removal bases are found.
@@ -156,9 +158,9 @@ struct basis_plan {
   index_t products;  ///< after so many of each G_k a search is given up
 };
 
-/// As the options say. Where the way is left to the library, a search that has cost twice what the
-/// dense solver would is given up for it: spectra without gaps, or without anything positive to be
-/// found, are that slow.
+/// As the options say. Where the way is left to the library, a search whose products have cost
+/// twice what the dense solver would is given up for it: spectra without gaps, or without anything
+/// positive to be found, are that slow.
 template <class Context>
 basis_plan plan_bases(Context& c, const std::vector<typename Context::const_view>& vectors,
                       const std::vector<statistics_view<typename Context::domain>>& statistics,
@@ -167,7 +169,7 @@ basis_plan plan_bases(Context& c, const std::vector<typename Context::const_view
   if (plan.way != basis_way::automatic) return plan;
   const way_costs costs = cost_of_ways(c, vectors, statistics, tasks, options.directions);
   plan.way = costs.cheapest();
-  const double one = plan.way == basis_way::shifts ? costs.by_shifts : costs.by_weights;
+  const double one = plan.way == basis_way::shifts ? costs.shifts_product : costs.weights_product;
   if (const double enough = 2 * costs.dense / one; enough < static_cast<double>(plan.products))
     plan.products = static_cast<index_t>(enough);
   return plan;
