@@ -53,6 +53,16 @@ Eigen::MatrixXd with_spectrum(const std::vector<double>& values, std::uint64_t s
   return 0.5 * (g + g.transpose());
 }
 
+/// What a removal basis sees where tasks have similar features: the positive values are a
+/// thousandth of the largest magnitude and 3 % apart, all others lie below without gaps.
+std::vector<double> without_gaps(index_t positive, index_t size) {
+  std::vector<double> values;
+  for (index_t i = 0; i < size; ++i)
+    values.push_back(i < positive ? 1e-3 * std::pow(0.97, static_cast<double>(i))
+                                  : -std::pow(0.97, static_cast<double>(i - positive)));
+  return values;
+}
+
 /// Residuals, orthonormality, and the very eigenvalues that the dense solver calls the largest.
 void check_pairs(const Eigen::MatrixXd& g, index_t count) {
   const auto found = largest(g, count);
@@ -213,12 +223,7 @@ TEST_CASE("largest_eigenpairs: far cheaper than size products on a layer's spect
 }
 
 TEST_CASE("largest_eigenpairs: small values beside a large negative end, without gaps") {
-  // What a removal basis sees where tasks have similar features: the wanted values are a thousandth
-  // of the largest magnitude, their gaps 3 % of that, and half of the spectrum lies below.
-  std::vector<double> values;
-  for (index_t i = 0; i < 600; ++i)
-    values.push_back(i < 100 ? 1e-3 * std::pow(0.97, static_cast<double>(i))
-                             : -std::pow(0.97, static_cast<double>(i - 100)));
+  const auto values = without_gaps(100, 600);
   const Eigen::MatrixXd g = with_spectrum(values, 13);
   catmerge::eigen_options options;
   options.tolerance = 1e-6;
@@ -235,11 +240,7 @@ TEST_CASE("largest_eigenpairs: small values beside a large negative end, without
 
 TEST_CASE("eigen_search: what it has can be looked at after every step, restarts among them") {
   host_context c;
-  std::vector<double> values;
-  for (index_t i = 0; i < 320; ++i)
-    values.push_back(i < 50 ? 1e-3 * std::pow(0.97, static_cast<double>(i))
-                            : -std::pow(0.97, static_cast<double>(i - 50)));
-  const Eigen::MatrixXd g = with_spectrum(values, 15);
+  const Eigen::MatrixXd g = with_spectrum(without_gaps(50, 320), 15);
   catmerge::eigen_options options;
   options.tolerance = 1e-13;
   options.products = 600;
