@@ -702,7 +702,7 @@ TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
 TEST_CASE("of several task vectors that overflow the first is named, at any number of threads") {
   auto l = random_linear<double>(41, 4, 3, {2, 2, 2, 2, 2, 2});
   l.base(2, 1) = -1.5e308;
-  for (const std::size_t i : {2, 3, 5}) l.experts[i](2, 1) = 1.5e308;
+  for (const index_t i : {2, 3, 5}) l.experts[at(i)](2, 1) = 1.5e308;
   for (const int threads : {1, 2, 3, 8}) {
     catmerge::context<catmerge::host> c(scrambled(threads));
     for (int run = 0; run < 20; ++run)
