@@ -170,7 +170,7 @@ TEST_CASE("checkpoints of every format come back, dtype by dtype") {
         io::tensor_info info{
             "layer." + std::to_string(i) + "::w", static_cast<io::dtype>(i % io::dtype_count), {}};
         if (how == format::npy_folder && io::npy_descr(info.type).empty()) continue;
-        for (auto rank = random() % 4; rank-- > 0;) info.shape.push_back(random() % 5);
+        info.shape = random_shape(random, info.type);
         contents.push_back(random_bytes(random, io::byte_count(info).value()));
         infos.push_back(info);
       }

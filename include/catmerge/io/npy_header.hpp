@@ -34,7 +34,7 @@ struct npy_header {
 
 namespace detail {
 
-/// NumPy has no name for bfloat16 and the 8-bit floats.
+/// NumPy has no name for bfloat16 and smaller floats.
 inline constexpr std::array<std::pair<std::string_view, dtype>, 13> npy_types = {
     {{"|b1", dtype::boolean},
      {"|u1", dtype::u8},
@@ -195,7 +195,7 @@ inline npy_header parse_npy_header(std::span<const std::byte> bytes,
   const std::size_t found = text.size() - header.data_offset;
   const tensor_info info{"", header.type, header.shape};
   const auto size = byte_count(info);
-  if (!size) fail(file, "the shape " + to_string(header.shape) + " is absurdly large");
+  if (!size) fail(file, no_byte_count(info));
   if (*size != found) {
     fail(file, describe(info) + " takes " + std::to_string(*size) + " bytes of values, found " +
                    std::to_string(found));

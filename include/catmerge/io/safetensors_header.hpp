@@ -74,7 +74,7 @@ inline tensor_entry parse_safetensors_entry(const std::filesystem::path& file,
   }
   entry.shape = shape.get<shape_t>();
   const auto size = byte_count(entry);
-  if (!size) fail(file, name, "the shape " + to_string(entry.shape) + " is absurdly large");
+  if (!size) fail(file, name, no_byte_count(entry));
 
   const nlohmann::json& offsets = member("data_offsets");
   if (!offsets.is_array() || offsets.size() != 2 || !is_index(offsets[0]) ||
