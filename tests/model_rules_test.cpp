@@ -154,7 +154,7 @@ TEST_CASE("CLIP's vision model is classified, with any prefix") {
   }
 }
 
-TEST_CASE("the last rule that matches decides, and nothing makes integers anything but fixed") {
+TEST_CASE("the last rule that matches decides, and nothing makes integers arithmetic") {
   name_rules rules = hugging_face_clip_vision();
   rules.add({.pattern = "*visual_projection.weight", .kind = kind::linear});
   rules.add({.pattern = "*.layers.0.*", .kind = kind::fixed});
@@ -178,8 +178,10 @@ TEST_CASE("the last rule that matches decides, and nothing makes integers anythi
   CHECK(rules.classify({"embeddings.patch_embedding.weight", io::dtype::f32, {4, 3, 2, 2}}).kind ==
         kind::conv);
   for (const io::dtype type : {io::dtype::i64, io::dtype::boolean, io::dtype::f8_e4m3}) {
-    CHECK(rules.classify({"a.in_proj_weight", type, {1}}).kind == kind::fixed);
-    CHECK(rules.classify({"no rule", type, {1}}).kind == kind::fixed);
+    CHECK(rules.classify({"a.in_proj_weight", type, {1}}).kind == kind::packed);
+    CHECK(rules.classify({"no rule", type, {1}}).kind == kind::packed);
+    CHECK(rules.classify({"embeddings.position_ids", type, {1}}).kind == kind::fixed);
+    CHECK_FALSE(rules.classify({"a.in_proj_weight", type, {1}}).trim);
   }
   CHECK(name_rules().classify({"x", io::dtype::f32, {1}}).kind == kind::unknown);
   CHECK_FALSE(name_rules().classify({"x", io::dtype::f32, {1}}).trim);

@@ -179,7 +179,8 @@ class checkpoint_set {
   void classify(const model::name_rules& rules) {
     std::vector<std::string> known, others;  // of what can be merged: those of known kinds first
     for (const auto& name : names_) {
-      const auto what = rules.classify(base_.at(name));
+      auto what = rules.classify(base_.at(name));
+      if (what.kind == model::parameter_kind::packed) what.kind = model::parameter_kind::fixed;
       classes_.emplace(name, what);
       if (what.kind == model::parameter_kind::unknown)
         others.push_back(name);

@@ -68,7 +68,9 @@ inline layer_kind layer_of(const model::classification& c) {
     case model::parameter_kind::scale: return layer_kind::scale;
     case model::parameter_kind::shift: return layer_kind::shift;
     case model::parameter_kind::embedding:
+    case model::parameter_kind::running_statistics:
     case model::parameter_kind::fixed:
+    case model::parameter_kind::packed:
     case model::parameter_kind::unknown: break;
   }
   return layer_kind::other;

@@ -28,7 +28,7 @@ inline name_rules hugging_face_bert() {
   parameter_rule query_key_value =
       rule(layer + "attention.self.{query,key,value}.weight", kind::linear);
   query_key_value.siblings_share_input = true;
-  return name_rules({
+  return network_rules({
       query_key_value,
       rule(layer + "attention.self.{query,key,value}.bias", kind::shift),
       rule(layer + dense + ".weight", kind::linear),

@@ -27,7 +27,7 @@ inline name_rules hugging_face_clip_vision() {
   };
   parameter_rule query_key_value = rule(layer + "self_attn.{q,k,v}_proj.weight", kind::linear);
   query_key_value.siblings_share_input = true;
-  return name_rules({
+  return network_rules({
       query_key_value,
       rule(layer + "self_attn.out_proj.weight", kind::linear),
       rule(layer + "self_attn.{q,k,v,out}_proj.bias", kind::shift),
@@ -65,7 +65,7 @@ inline name_rules open_clip_vision() {
   parameter_rule projection = rule(model + "proj", kind::linear);
   projection.layout = matrix_layout::in_out;
   projection.trim = false;
-  return name_rules({
+  return network_rules({
       rule(layer + "attn.in_proj_weight", kind::fused_linear, 3),
       rule(layer + "attn.in_proj_bias", kind::shift, 3),
       rule(layer + "{attn.out_proj,mlp.c_fc,mlp.c_proj}.weight", kind::linear),

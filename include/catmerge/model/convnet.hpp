@@ -14,7 +14,7 @@ inline name_rules small_convnet() {
   using kind = parameter_kind;
   const std::string model = "{,*.}convnet.";
   const std::string stage = model + "stages.*.";
-  return name_rules({
+  return network_rules({
       {.pattern = stage + "conv.weight", .kind = kind::conv},
       {.pattern = stage + "conv.bias", .kind = kind::shift},
       {.pattern = stage + "norm.weight", .kind = kind::scale},

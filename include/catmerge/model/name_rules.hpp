@@ -4,28 +4,19 @@
 
 #include <catmerge/error.hpp>
 #include <catmerge/io/tensor_entry.hpp>
+#include <catmerge/model/general_rule.hpp>
 #include <catmerge/model/glob.hpp>
 #include <catmerge/model/kinds.hpp>
+#include <catmerge/model/parameter_rule.hpp>
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 namespace catmerge::model {
-
-/// What parameters of certain names are.
-struct parameter_rule {
-  std::string pattern;                           ///< of whole names, see glob
-  parameter_kind kind = parameter_kind::linear;  ///< what they are
-  bool trim = true;                              ///< false: summed as in Task Arithmetic
-  matrix_layout layout = matrix_layout::out_in;  ///< of matrices
-  int parts = 1;  ///< fused_linear: at least 2; shift: those of its weight; else 1
-  /// Modules with the same parent that this rule matches get the same input: with the pattern
-  /// "*.self_attn.{q,k,v}_proj.weight", the three weights of each self_attn.
-  bool siblings_share_input = false;
-};
 
 /// Parameters that share their input, so that one set of statistics serves them all.
 struct parameter_group {
@@ -48,16 +39,10 @@ class name_rules {
     for (const parameter_rule& rule : rules) add(rule);
   }
 
-  /// Throws error for a malformed pattern, for `unknown`, and for parts that do not fit the kind.
+  /// Throws error for a malformed pattern, for `unknown` and `packed`, and for parts and stacks
+  /// that do not fit the kind.
   void add(parameter_rule rule) {
-    const bool fused = rule.kind == parameter_kind::fused_linear;
-    const bool may_have_parts = fused || rule.kind == parameter_kind::shift;
-    if (rule.kind == parameter_kind::unknown || rule.parts < (fused ? 2 : 1) ||
-        (rule.parts > 1 && !may_have_parts)) {
-      throw error("rule '" + rule.pattern + "': a parameter of kind " +
-                  std::string(name_of(rule.kind)) + " cannot have " + std::to_string(rule.parts) +
-                  " parts");
-    }
+    check(rule);
     glob pattern(rule.pattern);
     rules_.push_back({std::move(rule), std::move(pattern)});
   }
@@ -65,27 +50,41 @@ class name_rules {
   /// Adds all of another list, after those that are here.
   void append(name_rules others) {
     for (compiled_rule& rule : others.rules_) rules_.push_back(std::move(rule));
+    general_ = general_ || others.general_;
   }
+
+  /// What no rule matches is what the general rule says, if it says anything.
+  void use_general_rule() { general_ = true; }
 
   /// The rule that decides about a name, or null.
   const parameter_rule* find(std::string_view name) const {
-    for (std::size_t i = rules_.size(); i-- > 0;) {
-      if (rules_[i].pattern.matches(name)) return &rules_[i].rule;
-    }
-    return nullptr;
+    return find_if(name, [](const parameter_rule&) { return true; });
   }
 
-  /// What a parameter is. Whatever the rules say, integers, booleans and other types that are not
-  /// arithmetic on weights are fixed. Throws error, naming the tensor and the rule, if its shape
-  /// does not fit the kind: linear 2 extents, conv 3 or more, scale and shift 1, d_out divisible by
-  /// the parts.
+  /// What a parameter is. What is not arithmetic on weights (integers, booleans, 8-bit floats) is
+  /// `fixed` where the rule says so, else `packed`. Throws error, naming the tensor and the rule,
+  /// if its shape does not fit a rule of the user's: linear 2 extents, conv 3 or more, scale and
+  /// shift 1, one more for stacks, d_out divisible by the parts.
   classification classify(const io::tensor_info& info) const {
-    if (!io::scalar_of(info.type)) return {parameter_kind::fixed};
-    const parameter_rule* const rule = find(info.name);
-    if (rule == nullptr) return {};
-    check_shape(*rule, info);
-    const bool trim = rule->trim && rule->kind != parameter_kind::fixed;
-    return {rule->kind, trim, rule->layout, rule->parts};
+    const bool computable = io::scalar_of(info.type).has_value();
+    const parameter_rule* const rule = find_if(info.name, [&](const parameter_rule& r) {
+      return r.source != rule_source::network || !computable || !misfit(r, info.shape);
+    });
+    std::optional<parameter_rule> general;
+    if (rule == nullptr && general_) general = general_rule(info);
+    const parameter_rule* const found = general ? &*general : rule;
+    if (!computable) {
+      if (found == nullptr) return {parameter_kind::packed};
+      const bool fixed = found->kind == parameter_kind::fixed;
+      return as(*found, fixed ? parameter_kind::fixed : parameter_kind::packed);
+    }
+    if (found == nullptr) return {};
+    if (const auto expected = misfit(*found, info.shape)) {
+      throw error("tensor " + io::in_quotes(info.name) + ": expected " + *expected +
+                  " for what the rule '" + found->pattern + "' calls " +
+                  std::string(name_of(found->kind)) + ", found " + io::describe(info));
+    }
+    return as(*found, found->kind);
   }
 
   /// Partitions names into groups that share an input, each in the order of `names`, the groups in
@@ -123,30 +122,76 @@ class name_rules {
     return name;
   }
 
-  static void check_shape(const parameter_rule& rule, const io::tensor_info& info) {
-    const std::size_t rank = info.shape.size();
-    const auto expect = [&](bool good, const std::string& what) {
-      if (good) return;
-      throw error("tensor " + io::in_quotes(info.name) + ": expected " + what +
-                  " for what the rule '" + rule.pattern + "' calls " +
-                  std::string(name_of(rule.kind)) + ", found " + io::describe(info));
+  static void check(const parameter_rule& rule) {
+    const auto refuse = [&](const std::string& what) {
+      throw error("rule '" + rule.pattern + "': a parameter of kind " +
+                  std::string(name_of(rule.kind)) + " cannot " + what);
     };
+    using kind = parameter_kind;
+    const bool fused = rule.kind == kind::fused_linear;
+    const bool vector = rule.kind == kind::scale || rule.kind == kind::shift;
+    const bool may_have_parts = fused || rule.kind == kind::shift;
+    if (rule.kind == kind::unknown || rule.kind == kind::packed) refuse("be asked for");
+    if (rule.parts < (fused ? 2 : 1) || (rule.parts > 1 && !may_have_parts))
+      refuse("have " + std::to_string(rule.parts) + " parts");
+    if (rule.stacked && !fused && !vector && rule.kind != kind::linear) refuse("be stacked");
+  }
+
+  /// The last rule that matches the name and is accepted, or null.
+  template <class Accept>
+  const parameter_rule* find_if(std::string_view name, const Accept& accept) const {
+    for (std::size_t i = rules_.size(); i-- > 0;) {
+      if (rules_[i].pattern.matches(name) && accept(rules_[i].rule)) return &rules_[i].rule;
+    }
+    return nullptr;
+  }
+
+  static classification as(const parameter_rule& rule, parameter_kind kind) {
+    const bool copied = kind == parameter_kind::fixed || kind == parameter_kind::packed ||
+                        kind == parameter_kind::running_statistics;
+    return {kind,         rule.trim && !copied, rule.layout, rule.parts,
+            rule.stacked, rule.source,          rule.pattern};
+  }
+
+  /// What the rule expects of a shape that does not fit it.
+  static std::optional<std::string> misfit(const parameter_rule& rule, const io::shape_t& shape) {
+    const std::size_t rank = shape.size();
+    const bool vector = rule.kind == parameter_kind::scale || rule.kind == parameter_kind::shift;
     switch (rule.kind) {
       case parameter_kind::linear:
-      case parameter_kind::fused_linear: expect(rank == 2, "two extents"); break;
-      case parameter_kind::conv: expect(rank >= 3, "three extents or more"); break;
+      case parameter_kind::fused_linear:
+        if (rule.stacked && rank != 3) return "three extents (a stack of matrices)";
+        if (!rule.stacked && rank == 3) return "two extents (a stack of them is called stacked)";
+        if (!rule.stacked && rank != 2) return "two extents";
+        break;
+      case parameter_kind::conv:
+        if (rank < 3) return "three extents or more";
+        break;
       case parameter_kind::scale:
-      case parameter_kind::shift: expect(rank == 1, "one extent"); break;
+      case parameter_kind::shift:
+        if (rule.stacked && rank != 2) return "two extents (a stack of vectors)";
+        if (!rule.stacked && rank != 1) return "one extent";
+        break;
       case parameter_kind::embedding:
+      case parameter_kind::running_statistics:
       case parameter_kind::fixed:
-      case parameter_kind::unknown: return;
+      case parameter_kind::packed:
+      case parameter_kind::unknown: return std::nullopt;
     }
-    const bool columns = rank == 2 && rule.layout == matrix_layout::in_out;
-    expect(info.shape[columns ? 1 : 0] % rule.parts == 0,
-           "an output extent divisible by " + std::to_string(rule.parts));
+    const bool columns = !vector && rule.layout == matrix_layout::in_out;
+    const std::size_t axis = (rule.stacked ? 1 : 0) + (columns ? 1 : 0);
+    if (shape[axis] % rule.parts == 0) return std::nullopt;
+    return "an output extent divisible by " + std::to_string(rule.parts);
   }
 
   std::vector<compiled_rule> rules_;
+  bool general_ = false;
 };
+
+/// The rules of a network that people share: they pass over what they do not fit.
+inline name_rules network_rules(std::vector<parameter_rule> rules) {
+  for (parameter_rule& rule : rules) rule.source = rule_source::network;
+  return name_rules(rules);
+}
 
 }  // namespace catmerge::model
