@@ -12,7 +12,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -64,6 +63,8 @@ class checkpoint {
     for (const npy_file& file : arrays_) {
       add(file.entry(), file.is_copy() ? nullptr : &file.mapping());
     }
+    std::sort(tensors_.begin(), tensors_.end(),
+              [](const mapping& a, const mapping& b) { return a.entry->name < b.entry->name; });
   }
 
   checkpoint(checkpoint&&) = default;             ///< Entries stay valid.
@@ -86,10 +87,7 @@ class checkpoint {
   std::size_t size() const { return names_.size(); }
 
   /// The tensor of that name, or null.
-  const tensor_entry* find(std::string_view name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : found->second.entry;
-  }
+  const tensor_entry* find(std::string_view name) const { return mapping_of(name).entry; }
   /// The tensor of that name. Throws error if there is none.
   const tensor_entry& at(std::string_view name) const {
     const tensor_entry* const entry = find(name);
@@ -138,12 +136,14 @@ class checkpoint {
   };
 
   mapping mapping_of(std::string_view name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? mapping{} : found->second;
+    const auto found = std::lower_bound(
+        tensors_.begin(), tensors_.end(), name,
+        [](const mapping& each, std::string_view wanted) { return each.entry->name < wanted; });
+    return found == tensors_.end() || found->entry->name != name ? mapping{} : *found;
   }
 
   void add(const tensor_entry& entry, const mapped_file* file) {
-    tensors_.emplace(entry.name, mapping{&entry, file});
+    tensors_.push_back({&entry, file});
     names_.push_back(entry.name);
   }
 
@@ -267,7 +267,7 @@ class checkpoint {
   std::vector<npy_file> arrays_;
   metadata_t metadata_;
   std::vector<std::string> names_, warnings_, absent_;
-  std::unordered_map<std::string_view, mapping> tensors_;  // points into files_ and arrays_
+  std::vector<mapping> tensors_;  // into files_ and arrays_, sorted by name
 };
 
 }  // namespace catmerge::io
