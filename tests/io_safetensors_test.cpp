@@ -107,7 +107,7 @@ TEST_CASE("every way in which a file can lie is an error that names file and ten
   };
   const std::string good = tensor("a", "F32", "[1]", "[0,4]");
   const std::vector<bad_file> files = {
-      {"", "is not a safetensors file: it has 0 bytes"},
+      {"", "is empty"},
       {"1234567", "it has 7 bytes"},
       {little_endian(100, 8) + "{}", "header's length, 100, lies beyond the file's 10 bytes"},
       {little_endian(100'000'001, 8) + "{}", "exceeds the limit of 100000000"},

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/io/folder_kind.hpp>
 #include <catmerge/io/npy.hpp>
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/io/shard_index.hpp>
@@ -19,12 +20,13 @@ namespace catmerge::io {
 
 /// How a table of named tensors lies on the disk.
 enum class checkpoint_format {
-  safetensors_file,     ///< one file
+  safetensors_file,     ///< one file, or an index that was named itself
   npy_folder,           ///< NAME.npy for each tensor
   hugging_face_folder,  ///< model.safetensors (or shards and their index), config.json and more
 };
 
-/// Named tensors on the disk, whatever the format: a safetensors file; a Hugging Face folder, which
+/// Named tensors on the disk, whatever the format: a safetensors file; an index of such files
+/// (NAME.json), read as if they were one; a Hugging Face folder, which
 /// holds model.safetensors, or model.safetensors.index.json and its shards, usually with
 /// config.json beside; or a folder of .npy files, one for each tensor. Nothing is read but headers
 /// until a tensor's bytes are touched. Reading is thread-safe.
@@ -46,7 +48,10 @@ class checkpoint {
     std::error_code ignored;
     if (!fs::is_directory(path_, ignored)) {
       format_ = checkpoint_format::safetensors_file;
-      open_file(path_);
+      if (path_.extension() == ".json")
+        open_shards(path_);
+      else
+        open_file(path_);
     } else if (fs::exists(path_ / "model.safetensors", ignored)) {
       format_ = checkpoint_format::hugging_face_folder;
       open_file(path_ / "model.safetensors");
@@ -154,8 +159,9 @@ class checkpoint {
 
   void open_shards(const std::filesystem::path& index_path) {
     const shard_index index = read_shard_index(index_path);
+    const std::filesystem::path folder = index_path.parent_path();
     require_shards(index_path, index);
-    for (const std::string& file_name : index.files) files_.emplace_back(path_ / file_name);
+    for (const std::string& file_name : index.files) files_.emplace_back(folder / file_name);
 
     // Where each tensor is: where the index says or, if it is not there, where else it is found.
     struct place {
@@ -206,19 +212,20 @@ class checkpoint {
 
   /// Throws error naming the first file that the index lists and the folder has not.
   void require_shards(const std::filesystem::path& index_path, const shard_index& index) const {
+    const std::filesystem::path folder = index_path.parent_path();
     std::error_code ignored;
     for (const std::string& file_name : index.files) {
-      if (std::filesystem::exists(path_ / file_name, ignored)) continue;
+      if (std::filesystem::exists(folder / file_name, ignored)) continue;
       const std::string* first = nullptr;
       std::size_t count = 0;
       for (const auto& [name, file] : index.file_of) {
         if (file == file_name && ++count == 1) first = &name;
       }
-      fail(path_ / file_name, "cannot open: there is no such file, but " +
-                                  index_path.filename().string() + " lists it for tensor " +
-                                  in_quotes(*first) +
-                                  (count > 1 ? " and " + std::to_string(count - 1) + " more" : "") +
-                                  ": download the missing shard");
+      fail(folder / file_name,
+           "cannot open: there is no such file, but " + index_path.filename().string() +
+               " lists it for tensor " + in_quotes(*first) +
+               (count > 1 ? " and " + std::to_string(count - 1) + " more" : "") +
+               ": download the missing shard");
     }
   }
 
@@ -248,14 +255,7 @@ class checkpoint {
       }
     }
     if (problem) fail(path_, "cannot list the folder: " + problem.message());
-    if (found.empty()) {
-      fail(path_,
-           "no checkpoint in this folder: expected model.safetensors, "
-           "model.safetensors.index.json or .npy files" +
-               std::string(std::filesystem::exists(path_ / "pytorch_model.bin", problem)
-                               ? " (examples/export turns pytorch_model.bin into safetensors)"
-                               : ""));
-    }
+    if (found.empty()) fail(path_, describe_other_folder(path_));
     std::sort(found.begin(), found.end());
     for (const std::filesystem::path& file : found)
       arrays_.emplace_back(file, file.stem().string());

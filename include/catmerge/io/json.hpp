@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/io/fail.hpp>
+#include <catmerge/io/file_kind.hpp>
 #include <cstddef>
 #include <filesystem>
 #include <functional>
@@ -16,6 +17,16 @@
 
 namespace catmerge::io {
 
+/// The bytes of a file as text.
+inline std::string_view as_text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// The bytes of a text, which must outlive them.
+inline std::span<const std::byte> as_bytes(std::string_view text) {
+  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
+}
+
 namespace detail {
 
 /// Builds the value that the parser reads, refusing keys that an object has twice and deep nesting,
@@ -26,11 +37,17 @@ class json_builder {
   using member_user = std::function<void(const std::string& key, nlohmann::json& value)>;
 
   /// With `use`, members of the outermost object go there one by one, and are dropped then.
-  json_builder(const std::filesystem::path& file, const std::string& part, member_user use = {})
-      : file_(file), part_(part), use_(std::move(use)) {}
+  json_builder(std::string_view text, const std::filesystem::path& file, const std::string& part,
+               member_user use = {})
+      : text_(text), file_(file), part_(part), use_(std::move(use)) {}
 
-  /// What was read, apart from members that were handed over.
-  nlohmann::json& result() { return root_; }
+  /// Reads the text: its value, apart from members that were handed over.
+  nlohmann::json run() {
+    // The parser takes a zero byte for the end of the text and would accept anything after it.
+    if (text_.find('\0') != std::string_view::npos) fail_invalid("it contains a zero byte");
+    nlohmann::json::sax_parse(text_.begin(), text_.end(), this);
+    return std::move(root_);
+  }
 
   // What the parser calls.
   bool null() { return scalar(nullptr); }
@@ -62,10 +79,8 @@ class json_builder {
                    const nlohmann::json::exception& problem) {
     // Not the parser's own words: they quote what it read last, be it megabytes or not UTF-8.
     constexpr int beyond_double = 406;  // its number for that, in its documentation
-    fail(file_,
-         "the " + part_ + " is not valid JSON: " +
-             (problem.id == beyond_double ? "a number is beyond the range of a double"
-                                          : "an error at its byte " + std::to_string(position)));
+    fail_invalid(problem.id == beyond_double ? "a number is beyond the range of a double"
+                                             : "an error at its byte " + std::to_string(position));
   }
 
  private:
@@ -98,10 +113,14 @@ class json_builder {
     }
     return true;
   }
+  [[noreturn]] void fail_invalid(const std::string& why) const {
+    fail_unexpected(file_, as_bytes(text_), "the " + part_ + " is not valid JSON: " + why);
+  }
   [[noreturn]] void fail_twice(const std::string& name) const {
     fail(file_, "the " + part_ + " has the key " + in_quotes(name) + " twice");
   }
 
+  std::string_view text_;
   const std::filesystem::path& file_;
   const std::string& part_;
   member_user use_;
@@ -112,15 +131,6 @@ class json_builder {
   std::set<std::string> handed_over_;  // a tree: no choice of names makes it slow
 };
 
-inline void run_parser(std::string_view text, const std::filesystem::path& file,
-                       const std::string& part, json_builder& builder) {
-  // The parser takes a zero byte for the end of the text and would accept anything after it.
-  if (text.find('\0') != std::string_view::npos) {
-    fail(file, "the " + part + " is not valid JSON: it contains a zero byte");
-  }
-  nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
-}
-
 }  // namespace detail
 
 /// Parses a JSON text that comes from outside: one value, nothing after it but white space, UTF-8,
@@ -129,9 +139,7 @@ inline void run_parser(std::string_view text, const std::filesystem::path& file,
 /// the file that the text is ("header").
 inline nlohmann::json parse_json(std::string_view text, const std::filesystem::path& file,
                                  const std::string& part) {
-  detail::json_builder builder(file, part);
-  detail::run_parser(text, file, part, builder);
-  return std::move(builder.result());
+  return detail::json_builder(text, file, part).run();
 }
 
 /// Parses such a text that is one object, and calls use(name, value) for each member in the order
@@ -139,19 +147,8 @@ inline nlohmann::json parse_json(std::string_view text, const std::filesystem::p
 template <class Use>
 void for_each_member(std::string_view text, const std::filesystem::path& file,
                      const std::string& part, Use use) {
-  detail::json_builder builder(file, part, std::move(use));
-  detail::run_parser(text, file, part, builder);
-  if (!builder.result().is_object()) fail(file, "the " + part + " is not a JSON object");
-}
-
-/// The bytes of a file as text.
-inline std::string_view as_text(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-/// The bytes of a text, which must outlive them.
-inline std::span<const std::byte> as_bytes(std::string_view text) {
-  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
+  const bool is_object = detail::json_builder(text, file, part, std::move(use)).run().is_object();
+  if (!is_object) fail(file, "the " + part + " is not a JSON object");
 }
 
 }  // namespace catmerge::io

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/json.hpp>
 #include <catmerge/io/tensor_entry.hpp>
 #include <cstdint>
@@ -149,24 +150,30 @@ inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
                                               const std::filesystem::path& file) {
   constexpr std::size_t prefix = 8;
   if (bytes.size() < prefix) {
-    fail(file, "is not a safetensors file: it has " + std::to_string(bytes.size()) + " bytes");
+    fail_unexpected(file, bytes,
+                    "is not a safetensors file: it has " + std::to_string(bytes.size()) + " bytes");
   }
   std::uint64_t length = 0;
   for (std::size_t i = prefix; i-- > 0;) {
     length = length << 8 | std::to_integer<std::uint64_t>(bytes[i]);
   }
   if (length > safetensors_longest_header) {
-    fail(file, "the header's length, " + std::to_string(length) + ", exceeds the limit of " +
-                   std::to_string(safetensors_longest_header) + " (is it a safetensors file?)");
+    fail_unexpected(file, bytes,
+                    "the header's length, " + std::to_string(length) + ", exceeds the limit of " +
+                        std::to_string(safetensors_longest_header) +
+                        " (is it a safetensors file?)");
   }
   if (length > bytes.size() - prefix) {
-    fail(file, "the header's length, " + std::to_string(length) + ", lies beyond the file's " +
-                   std::to_string(bytes.size()) + " bytes (is it cut short?)");
+    fail_unexpected(file, bytes,
+                    "the header's length, " + std::to_string(length) + ", lies beyond the file's " +
+                        std::to_string(bytes.size()) + " bytes (is it cut short?)");
   }
   const auto header_size = static_cast<std::size_t>(length);
   const std::string_view header = as_text(bytes.subspan(prefix, header_size));
   const std::span<const std::byte> values = bytes.subspan(prefix + header_size);
-  if (header.empty() || header.front() != '{') fail(file, "the header does not start with '{'");
+  if (header.empty() || header.front() != '{') {
+    fail_unexpected(file, bytes, "the header does not start with '{'");
+  }
 
   safetensors_contents contents;
   std::vector<detail::placed_entry> entries;
