@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/networks.hpp>
+#include <harness/checkpoint_warnings.hpp>
 #include <harness/commands.hpp>
 #include <harness/rules.hpp>
 #include <harness/tensors.hpp>
@@ -19,6 +20,7 @@ void run_inspect(const std::vector<std::string>& paths, const std::vector<std::s
   add_rules(given, rules);
   for (const auto& path : paths) {
     const io::checkpoint file(path);
+    print_warnings(file);
     std::size_t width = 4, shapes = 5;
     std::int64_t values = 0;
     for (const auto& name : file.names()) {

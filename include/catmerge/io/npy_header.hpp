@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/json.hpp>
 #include <catmerge/io/tensor_entry.hpp>
 #include <cstddef>
@@ -177,7 +178,8 @@ inline std::string_view npy_descr(dtype type) {
 inline npy_header parse_npy_header(std::span<const std::byte> bytes,
                                    const std::filesystem::path& file) {
   const std::string_view text = as_text(bytes);
-  if (text.size() < 10 || text.substr(0, 6) != "\x93NUMPY") fail(file, "is not a .npy file");
+  if (!text.starts_with("\x93NUMPY")) fail_unexpected(file, bytes, "is not a .npy file");
+  if (text.size() < 10) fail(file, "is not a .npy file: it ends after its first bytes");
   const int major = text[6];
   if (major < 1 || major > 3 || text[7] != 0) fail(file, "an unknown version of .npy");
   const std::size_t prefix = major == 1 ? 10 : 12;
