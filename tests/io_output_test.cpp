@@ -2,13 +2,17 @@
 // SPDX-License-Identifier: MIT
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/io/checkpoint_writer.hpp>
 #include <csignal>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "io_support.hpp"
 
@@ -262,6 +266,72 @@ TEST_CASE("an existing target is refused, or replaced whole") {
                  "late: exists already");
   CHECK(get(folder / "late") == "first");
   CHECK(folder.names() == std::vector<std::string>{"file", "fresh", "late", "out"});
+}
+
+TEST_CASE("more shards than may be open are written, in any order and from several threads") {
+  const temporary_folder folder;
+  constexpr int count = 200;
+  std::mt19937 random(31);
+  std::vector<io::tensor_info> infos;
+  for (int i = 0; i < count; ++i) {
+    infos.push_back({"w" + std::to_string(i), io::dtype::u8, {40}});
+    infos.push_back({"e" + std::to_string(i), io::dtype::f32, {0, 3}});
+  }
+  const auto value = [](const std::string& name) {
+    return name.front() == 'e' ? std::string() : (name + std::string(40, '.')).substr(0, 40);
+  };
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit limited = before;
+  limited.rlim_cur = 40;
+  for (const int threads : {1, 5}) {
+    const auto out = folder / ("out" + std::to_string(threads));
+    std::vector<std::string> names;
+    for (const auto& info : infos) names.push_back(info.name);
+    std::shuffle(names.begin(), names.end(), random);
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &limited) == 0);
+    const std::string message = message_of([&] {
+      io::checkpoint_writer writer(out, infos, {format::hugging_face_folder, {}, {}, 40});
+      std::atomic<std::size_t> next{0};
+      std::mutex lock;
+      std::string problem;
+      const auto work = [&] {
+        try {
+          for (std::size_t i; (i = next++) < names.size();) {
+            const std::string text = value(names[i]);
+            const auto bytes = bytes_of(text);
+            writer.append(names[i], bytes.first(bytes.size() / 2));
+            writer.append(names[i], bytes.subspan(bytes.size() / 2));
+          }
+        } catch (const catmerge::error& e) {
+          const std::lock_guard guard(lock);
+          problem = e.what();
+        }
+      };
+      std::vector<std::thread> crew;
+      for (int i = 1; i < threads; ++i) crew.emplace_back(work);
+      work();
+      for (auto& each : crew) each.join();
+      if (!problem.empty()) throw catmerge::error(problem);
+      writer.commit();
+    });
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(message == "");
+    const io::checkpoint read(out);
+    CHECK(read.warnings().empty());
+    REQUIRE(read.size() == infos.size());
+    for (const auto& info : infos) {
+      CHECK(io::describe(read.at(info.name)) == io::describe(info));
+      CHECK(text_of(read.at(info.name).bytes) == value(info.name));
+    }
+    CHECK(fs::exists(out / "model-00200-of-00200.safetensors"));
+  }
+  // Every shard is the file that safetensors_writer makes of its tensors.
+  io::safetensors_writer alone(folder / "alone", {infos[2], infos[3]}, {});
+  alone.write(infos[2].name, bytes_of(value(infos[2].name)));
+  alone.write(infos[3].name, {});
+  alone.commit();
+  CHECK(get(folder / "alone") == get(folder / "out1/model-00002-of-00200.safetensors"));
 }
 
 TEST_CASE("a kill leaves the old folder or the new one, and never a part") {
