@@ -334,6 +334,56 @@ TEST_CASE("more shards than may be open are written, in any order and from sever
   CHECK(get(folder / "alone") == get(folder / "out1/model-00002-of-00200.safetensors"));
 }
 
+TEST_CASE("missing folders around an output are made, and go again with what fails") {
+  const temporary_folder folder;
+  const auto infos = bytes_tensors({4});
+  for (const format how :
+       {format::safetensors_file, format::npy_folder, format::hugging_face_folder}) {
+    const auto write = [&](const std::string& name, bool is_whole) {
+      return message_of([&] {
+        io::checkpoint_writer writer(folder / name, infos, {how});
+        CHECK(fs::is_directory((folder / name).parent_path()));
+        if (is_whole) writer.write("t0", bytes_of("four"));
+        writer.commit();
+      });
+    };
+    CHECK_CONTAINS(write("a/b/c", false), "1 of 1 tensors were not written");
+    CHECK(folder.names().empty());
+    CHECK(write("a/b/c", true) == "");
+    CHECK(text_of(io::checkpoint(folder / "a/b/c").at("t0").bytes) == "four");
+    // What was there before stays.
+    CHECK_CONTAINS(write("a/x/y/c", false), "1 of 1 tensors were not written");
+    CHECK_FALSE(fs::exists(folder / "a/x"));
+    CHECK(fs::exists(folder / "a/b/c"));
+    CHECK(write("a/../d//e/./f", true) == "");
+    CHECK(fs::exists(folder / "d/e/f"));
+    // Two outputs in one new folder: what one leaves does not go with the other.
+    {
+      io::atomic_file report(folder / "new/deep/report.json");
+      CHECK(write("new/deep/out", true) == "");
+    }
+    CHECK(fs::exists(folder / "new/deep/out"));
+    CHECK_FALSE(fs::exists(folder / "new/deep/report.json"));
+    {
+      io::atomic_file report(folder / "newer/report.json");
+      CHECK_CONTAINS(write("newer/sub/out", false), "not written");
+      report.commit();
+    }
+    CHECK(fs::exists(folder / "newer/report.json"));
+    CHECK_FALSE(fs::exists(folder / "newer/sub"));
+    for (const auto& name : folder.names()) fs::remove_all(folder / name);
+  }
+  // A name whose folders cannot be made leaves none of them.
+  put(folder / "file", "");
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "file/a/b"}; }),
+                 "cannot create its folder " + (folder / "file/a").string());
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "p" / std::string(300, 'n') / "x"}; }),
+                 "File name too long");
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "p/q" / std::string(300, 'n')}; }),
+                 "File name too long");
+  CHECK(folder.names() == std::vector<std::string>{"file"});
+}
+
 TEST_CASE("a kill leaves the old folder or the new one, and never a part") {
   const temporary_folder folder;
   const auto out = folder / "out";
