@@ -6,6 +6,8 @@
 #include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/side_files.hpp>
 #include <filesystem>
+#include <initializer_list>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <system_error>
