@@ -337,10 +337,11 @@ TEST_CASE("where an index and its shards disagree, what the shards hold is there
                                       "the same");
 
   // Many of them are one sentence for each file.
-  const auto many = open({"a", "p", "q", "r", "s"}, {"b"}, {{"b", two}, {"a", one}});
-  CHECK(many.names() == names{"a", "p", "q", "r", "s", "b"});
+  const auto many = open({"a", "p", "q", "r", "s", "t", "u"}, {"b"}, {{"b", two}, {"a", one}});
+  CHECK(many.names() == names{"a", "p", "q", "r", "s", "t", "u", "b"});
   REQUIRE(many.warnings().size() == 1);
-  CHECK_CONTAINS(many.warnings()[0], one + ": tensors 'p', 'q', 'r' and 1 more: the index does");
+  CHECK_CONTAINS(many.warnings()[0],
+                 one + ": tensors 'p', 'q', 'r', 's', 't' and 1 more: the index does");
 
   // In the index, but in no shard.
   const auto absent = open({"a"}, {"b"}, {{"a", one}, {"b", two}, {"y", two}, {"c", one}});
@@ -371,6 +372,13 @@ TEST_CASE("where an index and its shards disagree, what the shards hold is there
                    open({"a", "z"}, {"b", "z"}, {{"a", one}, {"b", two}});
                  }),
                  "index.json: tensor 'z': stands in " + one + " and in " + two);
+  // In three, of which the last one read is the index's.
+  write_safetensors(folder / "model-00003-of-00003.safetensors", {"z", "c"});
+  const auto thrice = open({"a", "z"}, {"b", "z"},
+                           {{"a", one}, {"b", two}, {"z", "model-00003-of-00003.safetensors"}});
+  CHECK(thrice.names() == names{"a", "b", "c", "z"});
+  CHECK(value(thrice, "z") == "z");
+  CHECK(thrice.warnings().size() == 3);
 }
 
 TEST_CASE("what is prefetched is read by the system, and what is released leaves the memory") {
