@@ -189,48 +189,110 @@ void convert(benchmark::State& state, scalar_type from, scalar_type to, std::siz
   report_bytes(state, static_cast<double>(count * (size_of(from) + size_of(to))), seconds);
 }
 
-constexpr int many = 500;
-
-/// A checkpoint of many small tensors, written once.
-fs::path checkpoint_of_many() {
-  fs::path path = folder() / "many.safetensors";
-  if (fs::exists(path)) return path;
+/// So many small tensors, named as those of a mixture of experts.
+std::vector<io::tensor_info> tensors_of_many(std::int64_t count) {
   std::vector<io::tensor_info> tensors;
-  for (int i = 0; i < many; ++i)
-    tensors.push_back({std::string("vision_model.encoder.layers.")
-                           .append(std::to_string(i))
-                           .append(".self_attn.q_proj.weight"),
+  for (std::int64_t i = 0; i < count; ++i)
+    tensors.push_back({std::string("model.layers.")
+                           .append(std::to_string(i / 384))
+                           .append(".mlp.experts.")
+                           .append(std::to_string(i % 384))
+                           .append(".w"),
                        io::dtype::f32,
                        {4, 4}});
-  io::checkpoint_writer writer(path, tensors, {});
+  return tensors;
+}
+
+/// Writes them to a file or, with a shard's size, to a folder.
+void write_many(const fs::path& path, std::int64_t count, std::uint64_t most_in_shard) {
+  const auto tensors = tensors_of_many(count);
+  io::checkpoint_writer::options options;
+  options.target = io::existing::replace;
+  if (most_in_shard != 0) options.format = io::checkpoint_format::hugging_face_folder;
+  options.most_in_shard = most_in_shard;
+  io::checkpoint_writer writer(path, tensors, options);
   for (const auto& tensor : tensors)
     writer.write(tensor.name, std::as_bytes(std::span(numbers()).first(16)));
   writer.commit();
+}
+
+constexpr std::uint64_t values_of_many = 16 * sizeof(float);  // bytes of each of them
+constexpr int shards_of_many = 32;
+
+/// A file of so many small tensors, written once.
+fs::path checkpoint_of_many(std::int64_t count) {
+  fs::path path = folder() / std::string("many-").append(std::to_string(count));
+  if (!fs::exists(path)) write_many(path, count, 0);
   return path;
 }
 
-/// Counters of what goes through a header: its bytes, and its tensors per second.
-void report_header(benchmark::State& state, const fs::path& path, double seconds) {
-  const double values = many * 16 * sizeof(float);
-  report_bytes(state, static_cast<double>(fs::file_size(path)) - values, seconds);
-  state.counters["tensors"] =
-      benchmark::Counter(many, benchmark::Counter::kIsIterationInvariantRate);
+/// A folder of 32 shards and their index, written once.
+fs::path shards_of(std::int64_t count) {
+  fs::path path = folder() / std::string("shards-").append(std::to_string(count));
+  if (!fs::exists(path))
+    write_many(path, count, values_of_many * static_cast<std::uint64_t>(count) / shards_of_many);
+  return path;
+}
+
+/// Counters of what goes through headers: their bytes, and their tensors per second. What is linear
+/// has the same rate for all counts.
+void report_header(benchmark::State& state, std::uintmax_t bytes, double seconds) {
+  report_bytes(state, static_cast<double>(bytes), seconds);
+  state.counters["tensors"] = benchmark::Counter(static_cast<double>(state.range(0)),
+                                                 benchmark::Counter::kIsIterationInvariantRate);
+}
+
+std::uintmax_t header_size(const fs::path& file, std::int64_t count) {
+  return fs::file_size(file) - static_cast<std::uint64_t>(count) * values_of_many;
 }
 
 /// The header of many tensors, in memory.
 void parse_header(benchmark::State& state) {
-  const fs::path path = checkpoint_of_many();
+  const fs::path path = checkpoint_of_many(state.range(0));
   const io::mapped_file file(path);
   const double seconds =
       timed(state, [&] { benchmark::DoNotOptimize(io::parse_safetensors(file.bytes(), path)); });
-  report_header(state, path, seconds);
+  report_header(state, header_size(path, state.range(0)), seconds);
 }
 
 /// The whole checkpoint of many tensors, opened.
 void open(benchmark::State& state) {
-  const fs::path path = checkpoint_of_many();
+  const fs::path path = checkpoint_of_many(state.range(0));
   const double seconds = timed(state, [&] { benchmark::DoNotOptimize(io::checkpoint(path)); });
-  report_header(state, path, seconds);
+  report_header(state, header_size(path, state.range(0)), seconds);
+}
+
+/// The same in shards.
+void open_shards(benchmark::State& state) {
+  const fs::path path = shards_of(state.range(0));
+  const double seconds = timed(state, [&] { benchmark::DoNotOptimize(io::checkpoint(path)); });
+  report_header(state, header_size(checkpoint_of_many(state.range(0)), state.range(0)), seconds);
+}
+
+/// The index of the shards.
+void read_index(benchmark::State& state) {
+  const fs::path path = shards_of(state.range(0)) / "model.safetensors.index.json";
+  const double seconds =
+      timed(state, [&] { benchmark::DoNotOptimize(io::read_shard_index(path)); });
+  report_header(state, fs::file_size(path), seconds);
+}
+
+/// Many tensors to a file on the disk, each by itself.
+void write_small(benchmark::State& state) {
+  const fs::path path = folder() / "written-many";
+  const double seconds = timed(state, [&] { write_many(path, state.range(0), 0); });
+  report_header(state, fs::file_size(path), seconds);
+  fs::remove(path);
+}
+
+/// The same to 32 shards and their index.
+void write_small_shards(benchmark::State& state) {
+  const fs::path path = folder() / "written-shards";
+  const auto count = static_cast<std::uint64_t>(state.range(0));
+  const double seconds = timed(
+      state, [&] { write_many(path, state.range(0), values_of_many * count / shards_of_many); });
+  report_header(state, fs::file_size(checkpoint_of_many(state.range(0))), seconds);
+  fs::remove_all(path);
 }
 
 /// An array of 64 MiB in a .npy file, written once.
@@ -309,8 +371,15 @@ void add_all() {
                                    .append(std::to_string(1024 * thousands));
       add(name, convert, from, to, 1024 * thousands);
     }
-  add("parse_header/tensors:500", parse_header);
-  add("open/tensors:500", open);
+  const auto curve = [](benchmark::internal::Benchmark* each) {
+    each->ArgName("tensors")->Arg(1000)->Arg(10'000)->Arg(100'000);
+  };
+  curve(add("parse_header", parse_header));
+  curve(add("open", open));
+  curve(add("open_shards", open_shards));
+  curve(add("read_index", read_index));
+  curve(add("write_small", write_small));
+  curve(add("write_small_shards", write_small_shards));
   add("read_npy/row_major/64MiB", read_npy, false);
   add("read_npy/column_major/64MiB", read_npy, true);
 }

@@ -334,6 +334,25 @@ TEST_CASE("evaluate: what does not fit") {
   check(short_of, good_head, {short_of.string(), "'labels'", "[3]", "[2]"});
 }
 
+TEST_CASE("inspect says where an index and its shards disagree") {
+  const fs::path folder = clips().fresh("shards");
+  fs::create_directory(folder);
+  table t;
+  t.set("a.weight", dtype::f32, {1, 1}, {1});
+  t.set("extra.weight", dtype::f32, {1, 1}, {2});
+  t.write(folder / "model-00001-of-00001.safetensors");
+  put(folder / "model.safetensors.index.json",
+      R"({"weight_map":{"a.weight":"model-00001-of-00001.safetensors",)"
+      R"("lost.weight":"model-00001-of-00001.safetensors"}})");
+  const outcome r = run_well({"inspect", folder}, warning::some);
+  CHECK_CONTAINS(r.out, "extra.weight");
+  CHECK_CONTAINS(r.out, "2 tensors");
+  CHECK_CONTAINS(r.err,
+                 "catmerge: warning: " + (folder / "model-00001-of-00001.safetensors").string() +
+                     ": tensor 'extra.weight': the index does not list it");
+  CHECK_CONTAINS(r.err, "tensor 'lost.weight': the index lists it, but no shard has it");
+}
+
 TEST_CASE("inspect: names, types, shapes, kinds") {
   table t = clips().base();
   t.retype(layer0 + "mlp.fc1.weight", dtype::bf16);

@@ -288,24 +288,25 @@ TEST_CASE("features that do not fit") {
 
 TEST_CASE("outputs that cannot be written") {
   clips().features("a"), clips().features("b");
-  const fs::path nowhere = clips().out() / "nowhere" / "merged.safetensors";
-  check_error(command({}, nowhere), {nowhere.string(), "No such file or directory"});
   const fs::path file = put(clips().fresh("file"), "text");
   check_error(command({}, file / "merged.safetensors"), {file.string(), "Not a directory"});
+  // Missing folders are made, but not in a file.
+  const fs::path nowhere = file / "nowhere" / "merged.safetensors";
+  const std::vector<std::string> no_folder = {"cannot create its folder " +
+                                              (file / "nowhere").string() + ": Not a directory"};
+  check_error(command({}, nowhere), no_folder);
   const fs::path folder = clips().fresh("folder.safetensors");
   fs::create_directory(folder);
   check_error(command({}, folder), {folder.string(), "folder"});
   check_error(command({}, ""), {"folder"});
-  const fs::path no_report = clips().out() / "nowhere" / "report.json";
-  check_error(command({}) + arguments{"--report", no_report},
-              {no_report.string(), "No such file or directory"});
+  check_error(command({}) + arguments{"--report", file / "nowhere" / "report.json"}, no_folder);
   const fs::path report_folder = clips().fresh("folder.html");
   fs::create_directory(report_folder);
   check_error(command({}) + arguments{"--report", report_folder},
               {report_folder.string(), "folder"});
   check_error({"features", "--model", clips().model("b"), "--samples", clips().samples("b"),
                "--config", clips().config(), "--output", nowhere},
-              {nowhere.string(), "No such file or directory"});
+              no_folder);
   if (::geteuid() != 0) {
     const fs::path locked = clips().fresh("locked");
     fs::create_directory(locked);
@@ -330,8 +331,25 @@ TEST_CASE("outputs that cannot be written") {
     writer.write(name, io_test::bytes_of(e.bytes));
   writer.commit();
   check_error(command({.base = array_folder}, taken), {taken.string(), "exists already"});
-  check_error(command({.base = array_folder}, clips().out() / "nowhere" / "x"),
-              {"nowhere", "No such file"});
+  check_error(command({.base = array_folder}, file / "nowhere" / "x"), no_folder);
+}
+
+TEST_CASE("missing folders around outputs are made, and none is left by what fails") {
+  clips().features("a"), clips().features("b");
+  const fs::path made = clips().fresh("made");
+  run_well(command({}, made / "a" / "b" / "merged.safetensors") +
+           arguments{"--report", made / "reports" / "r.json"});
+  CHECK(fs::is_regular_file(made / "a" / "b" / "merged.safetensors"));
+  CHECK(fs::is_regular_file(made / "reports" / "r.json"));
+  run_well({"features", "--model", clips().model("b"), "--samples", clips().samples("b"),
+            "--config", clips().config(), "--output", made / "features" / "b.safetensors"});
+  CHECK(fs::is_regular_file(made / "features" / "b.safetensors"));
+  const fs::path left = clips().fresh("left");
+  const fs::path bad = put(clips().fresh("empty.safetensors"), "");
+  check_error(command({.expert = bad}, left / "a" / "merged.safetensors") +
+                  arguments{"--report", left / "b" / "r.json"},
+              {bad.string(), "is empty"});
+  CHECK_FALSE(fs::exists(left));
 }
 
 TEST_CASE("outputs that are inputs") {

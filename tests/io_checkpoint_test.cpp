@@ -68,6 +68,52 @@ TEST_CASE("npy: column-major arrays are turned, of any rank and element size") {
   CHECK(io::npy_file(path, "x").entry().bytes.empty());
 }
 
+TEST_CASE("npy: big-endian values are turned, of every type and in both orders") {
+  const temporary_folder folder;
+  const auto path = folder / "x.npy";
+  const auto open = [&](const std::string& descr, const std::string& order,
+                        const std::string& shape, const std::string& values) {
+    put(path, npy_bytes(dictionary(descr, order, shape), values));
+    return io::npy_file(path, "x");
+  };
+  const auto f4 = open("'>f4'", "False", "(2,)", std::string("\x3f\x80\0\0\xc0\0\0\0", 8));
+  CHECK(f4.is_copy());
+  CHECK(io::describe(f4.entry()) == "F32 [2]");
+  const auto floats = io::values_of<float>(f4.entry());
+  CHECK(floats[0] == 1.0F);
+  CHECK(floats[1] == -2.0F);
+  struct row {
+    std::string descr, values, turned;
+  };
+  const std::vector<row> rows = {{"'>i2'", "abcd", "badc"},
+                                 {"'>u2'", "abcd", "badc"},
+                                 {"'>f2'", "abcd", "badc"},
+                                 {"'>i4'", "abcdefgh", "dcbahgfe"},
+                                 {"'>u4'", "abcdefgh", "dcbahgfe"},
+                                 {"'>f8'", "abcdefgh12345678", "hgfedcba87654321"},
+                                 {"'>i8'", "abcdefgh12345678", "hgfedcba87654321"},
+                                 {"'>u8'", "abcdefgh12345678", "hgfedcba87654321"},
+                                 {"'>c8'", "abcdefgh12345678", "dcbahgfe43218765"}};
+  for (const row& each : rows) {
+    const auto read = open(each.descr, "False", "(2, 1)", each.values);
+    CHECK(text_of(read.entry().bytes) == each.turned);
+    // The same type as of little-endian values.
+    std::string little = each.descr;
+    little[1] = '<';
+    CHECK(io::describe(read.entry()) ==
+          io::describe(open(little, "False", "(2, 1)", each.values).entry()));
+  }
+  CHECK(text_of(open("'>i2'", "True", "(2, 2)", "a0b0c0d0").entry().bytes) == "0a0c0b0d");
+  CHECK(open("'>f4'", "False", "(0, 3)", "").entry().bytes.empty());
+  // In a folder, as a checkpoint; its copy outlives the move.
+  put(folder / "x.npy", npy_bytes(dictionary("'>i2'", "False", "(2,)"), "abcd"));
+  io::checkpoint opened(folder.path());
+  const io::checkpoint moved = std::move(opened);
+  CHECK(text_of(moved.at("x").bytes) == "badc");
+  moved.release("x");
+  CHECK(text_of(moved.at("x").bytes) == "badc");
+}
+
 TEST_CASE("npy: every way in which a file can lie is an error that names it") {
   const temporary_folder folder;
   struct bad_file {
@@ -102,7 +148,9 @@ TEST_CASE("npy: every way in which a file can lie is an error that names it") {
       {with("{'descr"), "expected a key in quotes"},
       {with(dictionary("'<f4'", "False", "(1,)") + "x"), "found 'x' after the dictionary"},
       {with(dictionary("'<f4'", "false", "(1,)")), "expected True or False, found 'false"},
-      {type("'>f4'"), "big-endian values ('>f4') are not supported"},
+      {type("'>x4'"), "unsupported type '>x4'"},
+      {type("'>u1'"), "unsupported type '>u1'"},
+      {type("'>'"), "unsupported type '>'"},
       {type("'|O'"), "unsupported type '|O'"},
       {type("'<f16'"), "unsupported type '<f16'"},
       {type("[('a', '<f4')]"), "structured arrays are not supported"},
@@ -289,10 +337,11 @@ TEST_CASE("where an index and its shards disagree, what the shards hold is there
                                       "the same");
 
   // Many of them are one sentence for each file.
-  const auto many = open({"a", "p", "q", "r", "s"}, {"b"}, {{"b", two}, {"a", one}});
-  CHECK(many.names() == names{"a", "p", "q", "r", "s", "b"});
+  const auto many = open({"a", "p", "q", "r", "s", "t", "u"}, {"b"}, {{"b", two}, {"a", one}});
+  CHECK(many.names() == names{"a", "p", "q", "r", "s", "t", "u", "b"});
   REQUIRE(many.warnings().size() == 1);
-  CHECK_CONTAINS(many.warnings()[0], one + ": tensors 'p', 'q', 'r' and 1 more: the index does");
+  CHECK_CONTAINS(many.warnings()[0],
+                 one + ": tensors 'p', 'q', 'r', 's', 't' and 1 more: the index does");
 
   // In the index, but in no shard.
   const auto absent = open({"a"}, {"b"}, {{"a", one}, {"b", two}, {"y", two}, {"c", one}});
@@ -323,6 +372,13 @@ TEST_CASE("where an index and its shards disagree, what the shards hold is there
                    open({"a", "z"}, {"b", "z"}, {{"a", one}, {"b", two}});
                  }),
                  "index.json: tensor 'z': stands in " + one + " and in " + two);
+  // In three, of which the last one read is the index's.
+  write_safetensors(folder / "model-00003-of-00003.safetensors", {"z", "c"});
+  const auto thrice = open({"a", "z"}, {"b", "z"},
+                           {{"a", one}, {"b", two}, {"z", "model-00003-of-00003.safetensors"}});
+  CHECK(thrice.names() == names{"a", "b", "c", "z"});
+  CHECK(value(thrice, "z") == "z");
+  CHECK(thrice.warnings().size() == 3);
 }
 
 TEST_CASE("what is prefetched is read by the system, and what is released leaves the memory") {

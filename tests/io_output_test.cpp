@@ -2,13 +2,17 @@
 // SPDX-License-Identifier: MIT
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/io/checkpoint_writer.hpp>
 #include <csignal>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "io_support.hpp"
 
@@ -262,6 +266,122 @@ TEST_CASE("an existing target is refused, or replaced whole") {
                  "late: exists already");
   CHECK(get(folder / "late") == "first");
   CHECK(folder.names() == std::vector<std::string>{"file", "fresh", "late", "out"});
+}
+
+TEST_CASE("more shards than may be open are written, in any order and from several threads") {
+  const temporary_folder folder;
+  constexpr int count = 200;
+  std::mt19937 random(31);
+  std::vector<io::tensor_info> infos;
+  for (int i = 0; i < count; ++i) {
+    infos.push_back({"w" + std::to_string(i), io::dtype::u8, {40}});
+    infos.push_back({"e" + std::to_string(i), io::dtype::f32, {0, 3}});
+  }
+  const auto value = [](const std::string& name) {
+    return name.front() == 'e' ? std::string() : (name + std::string(40, '.')).substr(0, 40);
+  };
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit limited = before;
+  limited.rlim_cur = 40;
+  for (const int threads : {1, 5}) {
+    const auto out = folder / ("out" + std::to_string(threads));
+    std::vector<std::string> names;
+    for (const auto& info : infos) names.push_back(info.name);
+    std::shuffle(names.begin(), names.end(), random);
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &limited) == 0);
+    const std::string message = message_of([&] {
+      io::checkpoint_writer writer(out, infos, {format::hugging_face_folder, {}, {}, 40});
+      std::atomic<std::size_t> next{0};
+      std::mutex lock;
+      std::string problem;
+      const auto work = [&] {
+        try {
+          for (std::size_t i; (i = next++) < names.size();) {
+            const std::string text = value(names[i]);
+            const auto bytes = bytes_of(text);
+            writer.append(names[i], bytes.first(bytes.size() / 2));
+            writer.append(names[i], bytes.subspan(bytes.size() / 2));
+          }
+        } catch (const catmerge::error& e) {
+          const std::lock_guard guard(lock);
+          problem = e.what();
+        }
+      };
+      std::vector<std::thread> crew;
+      for (int i = 1; i < threads; ++i) crew.emplace_back(work);
+      work();
+      for (auto& each : crew) each.join();
+      if (!problem.empty()) throw catmerge::error(problem);
+      writer.commit();
+    });
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(message == "");
+    const io::checkpoint read(out);
+    CHECK(read.warnings().empty());
+    REQUIRE(read.size() == infos.size());
+    for (const auto& info : infos) {
+      CHECK(io::describe(read.at(info.name)) == io::describe(info));
+      CHECK(text_of(read.at(info.name).bytes) == value(info.name));
+    }
+    CHECK(fs::exists(out / "model-00200-of-00200.safetensors"));
+  }
+  // Every shard is the file that safetensors_writer makes of its tensors.
+  io::safetensors_writer alone(folder / "alone", {infos[2], infos[3]}, {});
+  alone.write(infos[2].name, bytes_of(value(infos[2].name)));
+  alone.write(infos[3].name, {});
+  alone.commit();
+  CHECK(get(folder / "alone") == get(folder / "out1/model-00002-of-00200.safetensors"));
+}
+
+TEST_CASE("missing folders around an output are made, and go again with what fails") {
+  const temporary_folder folder;
+  const auto infos = bytes_tensors({4});
+  for (const format how :
+       {format::safetensors_file, format::npy_folder, format::hugging_face_folder}) {
+    const auto write = [&](const std::string& name, bool is_whole) {
+      return message_of([&] {
+        io::checkpoint_writer writer(folder / name, infos, {how});
+        CHECK(fs::is_directory((folder / name).parent_path()));
+        if (is_whole) writer.write("t0", bytes_of("four"));
+        writer.commit();
+      });
+    };
+    CHECK_CONTAINS(write("a/b/c", false), "1 of 1 tensors were not written");
+    CHECK(folder.names().empty());
+    CHECK(write("a/b/c", true) == "");
+    CHECK(text_of(io::checkpoint(folder / "a/b/c").at("t0").bytes) == "four");
+    // What was there before stays.
+    CHECK_CONTAINS(write("a/x/y/c", false), "1 of 1 tensors were not written");
+    CHECK_FALSE(fs::exists(folder / "a/x"));
+    CHECK(fs::exists(folder / "a/b/c"));
+    CHECK(write("a/../d//e/./f", true) == "");
+    CHECK(fs::exists(folder / "d/e/f"));
+    // Two outputs in one new folder: what one leaves does not go with the other.
+    {
+      io::atomic_file report(folder / "new/deep/report.json");
+      CHECK(write("new/deep/out", true) == "");
+    }
+    CHECK(fs::exists(folder / "new/deep/out"));
+    CHECK_FALSE(fs::exists(folder / "new/deep/report.json"));
+    {
+      io::atomic_file report(folder / "newer/report.json");
+      CHECK_CONTAINS(write("newer/sub/out", false), "not written");
+      report.commit();
+    }
+    CHECK(fs::exists(folder / "newer/report.json"));
+    CHECK_FALSE(fs::exists(folder / "newer/sub"));
+    for (const auto& name : folder.names()) fs::remove_all(folder / name);
+  }
+  // A name whose folders cannot be made leaves none of them.
+  put(folder / "file", "");
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "file/a/b"}; }),
+                 "cannot create its folder " + (folder / "file/a").string());
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "p" / std::string(300, 'n') / "x"}; }),
+                 "File name too long");
+  CHECK_CONTAINS(message_of([&] { io::atomic_file{folder / "p/q" / std::string(300, 'n')}; }),
+                 "File name too long");
+  CHECK(folder.names() == std::vector<std::string>{"file"});
 }
 
 TEST_CASE("a kill leaves the old folder or the new one, and never a part") {

@@ -45,10 +45,13 @@ SEEDS = {
                     bytes(16)),
         safetensors({"x": tensor("F4", [2, 3], 0, 3), "y": tensor("F6_E2M3", [4], 3, 6), "z": tensor("F8_E4M3FNUZ", [2], 6, 8),
                      "s": tensor("F8_E8M0", [], 8, 9)}, bytes(9)),
+        b"PK\3\4" + bytes(22) + struct.pack("<HH", 16, 0) + b"archive/data.pkl",
+        safetensors({"a": tensor("U8", [4], 0, 4), "b": tensor("U8", [4], 4, 8)}, bytes(5)),
     ],
     "index": [json.dumps({"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors",
                                                                         "b": "model-00002-of-00002.safetensors"}}).encode(),
-              b'{"weight_map": {}}'],
+              b'{"weight_map": {}}', b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+              b"<!DOCTYPE html>"],
     "config": [json.dumps(c).encode() for c in (
         CLIP, {"model_type": "clip", "vision_config": CLIP, "projection_dim": 6}, BERT, OPEN, OPEN["model_cfg"],
         BERT | {"model_type": "bert", "type_vocab_size": 2})],
@@ -57,6 +60,8 @@ SEEDS = {
         npy("{'descr': '<i2', 'fortran_order': True, 'shape': (2, 3, 1), }  \n", bytes(range(12)), 2),
         npy("{'descr': '|b1', 'fortran_order': False, 'shape': (), }\n", b"\1"),
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }\n", bytes(8), 3),
+        npy("{'descr': '>f4', 'fortran_order': False, 'shape': (2, 1), }\n", bytes(range(8))),
+        npy("{'descr': '>c8', 'fortran_order': True, 'shape': (2, 1), }\n", bytes(range(16))),
     ],
     "statistics": [
         safetensors({"__metadata__": {"rows:w": "2", "alias:v": "w"}, "w": tensor("F32", [2, 1], 0, 8)}, bytes(8)),

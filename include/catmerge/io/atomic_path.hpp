@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <catmerge/io/output_file.hpp>
 #include <cerrno>
@@ -14,6 +15,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 /// @file
 /// Files and folders that appear whole or not at all: they are built beside their target under the
@@ -119,14 +121,56 @@ inline void exchange_folders(const std::filesystem::path& from, const std::files
 }
 }  // namespace detail
 
-/// A file that takes its target's place when it is committed.
+/// The folders around an output that were not there: made at once, removed again unless they are
+/// kept, those that something else lies in by then excepted.
+class missing_parents {
+ public:
+  /// Makes them. Throws error, naming `target`, where the system cannot.
+  explicit missing_parents(const std::filesystem::path& target) {
+    std::vector<std::filesystem::path> missing;  // innermost first
+    for (auto folder = target.parent_path(); !folder.empty() && !detail::is_taken(folder);
+         folder = folder.parent_path()) {
+      // (A name that ends in a slash has itself without one for a parent.)
+      if (folder.has_filename()) missing.push_back(folder);
+    }
+    for (; !missing.empty(); missing.pop_back()) {
+      if (::mkdir(missing.back().c_str(), 0777) == 0) {
+        made_.push_back(missing.back());
+      } else if (errno != EEXIST) {  // another program may have made it meanwhile
+        const int code = errno;
+        remove();
+        fail_system(target, "cannot create its folder " + missing.back().string(), code);
+      }
+    }
+  }
+  missing_parents(const missing_parents&) = delete;
+  missing_parents& operator=(const missing_parents&) = delete;
+  ~missing_parents() { remove(); }
+
+  /// They stay, also after a power failure.
+  void keep() {
+    for (const auto& folder : made_) detail::sync_folder(folder.parent_path());
+    made_.clear();
+  }
+
+ private:
+  void remove() {
+    for (; !made_.empty(); made_.pop_back()) ::rmdir(made_.back().c_str());
+  }
+
+  std::vector<std::filesystem::path> made_;  // outermost first
+};
+
+/// A file that takes its target's place when it is committed. Folders around it that are missing
+/// are made; without a commit they go, too.
 class atomic_file {
  public:
-  /// Throws error if the folder cannot be written, if the target is a folder, and, where that is
-  /// refused, if it exists.
+  /// Throws error if the folder cannot be made or written, if the target is a folder, and, where
+  /// that is refused, if it exists.
   explicit atomic_file(std::filesystem::path target, existing how = existing::replace)
       : target_(checked(std::move(target), how)),
         how_(how),
+        parents_(target_),
         partial_(detail::partial_path(target_)),
         file_(partial_, target_) {}
 
@@ -154,6 +198,7 @@ class atomic_file {
     else
       detail::rename_to_free(partial_, target_);
     committed_ = true;
+    parents_.keep();
   }
 
  private:
@@ -168,12 +213,14 @@ class atomic_file {
 
   std::filesystem::path target_;
   existing how_;
+  missing_parents parents_;
   std::filesystem::path partial_;
   output_file file_;
   bool committed_ = false;
 };
 
-/// A folder that takes its target's place when it is committed.
+/// A folder that takes its target's place when it is committed. Folders around it that are missing
+/// are made; without a commit they go, too.
 class atomic_folder {
  public:
   /// Says of a file in the target, by its name relative to it, that it may go.
@@ -181,13 +228,14 @@ class atomic_folder {
 
   /// Where a target is to be replaced, each file in it must be dispensable, or one that the new
   /// folder has, too: a mistyped name must not cost a home directory. A link to a folder stays, and
-  /// what it leads to is replaced. Throws error if the folder around the target cannot be written,
-  /// if the target is there but no folder, and, where that is refused, if it exists.
+  /// what it leads to is replaced. Throws error if the folder around the target cannot be made or
+  /// written, if the target is there but no folder, and, where that is refused, if it exists.
   explicit atomic_folder(const std::filesystem::path& target, existing how = existing::refuse,
                          dispensable may_go = {})
       : target_(resolved(target)),
         how_(how),
         may_go_(std::move(may_go)),
+        parents_(target_),
         partial_(detail::partial_path(target_)) {
     if (how_ == existing::refuse) require_free(target_);
     std::error_code ignored;
@@ -238,6 +286,7 @@ class atomic_folder {
     else
       detail::rename_to_free(partial_, target_);
     committed_ = true;
+    parents_.keep();
     if (replaces) remove_partial();
   }
 
@@ -262,6 +311,7 @@ class atomic_folder {
   std::filesystem::path target_;
   existing how_;
   dispensable may_go_;
+  missing_parents parents_;
   std::filesystem::path partial_;
   bool committed_ = false;
 };

@@ -166,7 +166,8 @@ class checkpoint {
     // Where each tensor is: where the index says or, if it is not there, where else it is found.
     struct place {
       std::size_t file;
-      bool listed;  // in the index, for this file
+      bool listed;                       // in the index, for this file
+      std::optional<std::size_t> other;  // a file that has it, too
     };
     std::map<std::string_view, place> places;
     for (std::size_t i = 0; i < files_.size(); ++i) {
@@ -174,15 +175,20 @@ class checkpoint {
       for (const tensor_entry& entry : files_[i].entries()) {
         const auto row = index.file_of.find(entry.name);
         const bool listed = row != index.file_of.end() && row->second == file_name;
-        const auto [other, first] = places.emplace(entry.name, place{i, listed});
-        if (first) continue;
-        if (!listed && !other->second.listed) {
-          fail(index_path, entry.name,
-               "stands in " + files_[other->second.file].path().filename().string() + " and in " +
-                   file_name + ", and the index lists it for neither");
-        }
-        if (listed) other->second = {i, true};
+        const auto [found, is_first] = places.emplace(entry.name, place{i, listed, {}});
+        if (is_first) continue;
+        if (listed)
+          found->second = {i, true, found->second.file};
+        else
+          found->second.other = i;
       }
+    }
+    for (const auto& [name, found] : places) {
+      if (found.listed || !found.other) continue;
+      fail(index_path, name,
+           "stands in " + files_[found.file].path().filename().string() + " and in " +
+               files_[*found.other].path().filename().string() +
+               ", and the index lists it for neither: add it to the index");
     }
     for (std::size_t i = 0; i < files_.size(); ++i) {
       std::vector<std::string> unlisted, elsewhere, passed_over;
@@ -231,17 +237,10 @@ class checkpoint {
 
   void warn(const std::filesystem::path& file, const std::vector<std::string>& tensors,
             const std::string& about_one, const std::string& about_some) {
-    constexpr std::size_t most_listed = 3;
     if (tensors.empty()) return;
-    std::string list;
-    for (std::size_t i = 0; i < std::min(tensors.size(), most_listed); ++i) {
-      list += (i > 0 ? ", " : " ") + in_quotes(tensors[i]);
-    }
-    if (tensors.size() > most_listed) {
-      list += " and " + std::to_string(tensors.size() - most_listed) + " more";
-    }
-    warnings_.push_back(file.string() + ": " + (tensors.size() == 1 ? "tensor" : "tensors") + list +
-                        ": " + (tensors.size() == 1 ? about_one : about_some));
+    const bool is_one = tensors.size() == 1;
+    warnings_.push_back(file.string() + (is_one ? ": tensor " : ": tensors ") +
+                        list_in_quotes(tensors) + ": " + (is_one ? about_one : about_some));
   }
 
   void open_arrays() {

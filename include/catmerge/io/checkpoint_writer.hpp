@@ -57,7 +57,7 @@ class checkpoint_writer final : public tensor_sink {
       write_side_files(how.beside, folder_->partial(), path);
       folder_->check_replaceable();
       sink_ = std::make_unique<sharded_writer>(folder_->partial(), std::move(tensors), how.metadata,
-                                               how.most_in_shard);
+                                               how.most_in_shard, folder_->path());
     }
   }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
 /// @file
 /// How messages about files are worded: `FILE: what`, or ``FILE: tensor 'NAME': what``.
@@ -38,6 +39,19 @@ inline std::string in_quotes(std::string_view text) {
     }
   }
   return shown + (text.size() > shown_size ? "...'" : "'");
+}
+
+/// Names as a message lists them: 'a', 'b' and 3 more.
+inline std::string list_in_quotes(const std::vector<std::string>& names) {
+  constexpr std::size_t most_listed = 5;
+  std::string list;
+  for (std::size_t i = 0; i < std::min(names.size(), most_listed); ++i) {
+    list += (i > 0 ? ", " : "") + in_quotes(names[i]);
+  }
+  if (names.size() > most_listed) {
+    list += " and " + std::to_string(names.size() - most_listed) + " more";
+  }
+  return list;
 }
 
 /// Throws error: `FILE: what`.

@@ -6,6 +6,8 @@
 #include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/side_files.hpp>
 #include <filesystem>
+#include <initializer_list>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -14,19 +16,6 @@
 namespace catmerge::io {
 
 namespace detail {
-
-/// 'a', 'b' and 3 more.
-inline std::string short_list(const std::vector<std::string>& names) {
-  constexpr std::size_t most_listed = 5;
-  std::string list;
-  for (std::size_t i = 0; i < std::min(names.size(), most_listed); ++i) {
-    list += (i > 0 ? ", " : "") + in_quotes(names[i]);
-  }
-  if (names.size() > most_listed) {
-    list += " and " + std::to_string(names.size() - most_listed) + " more";
-  }
-  return list;
-}
 
 /// Whether a name is that of a shard: ends in -00001-of-00002.safetensors.
 inline bool is_shard_name(std::string_view name) {
@@ -71,7 +60,7 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
     return name == "adapter_config.json" || name.starts_with("adapter_model.");
   });
   if (!adapters.empty()) {
-    return "is an adapter (such as LoRA: it holds " + detail::short_list(adapters) +
+    return "is an adapter (such as LoRA: it holds " + list_in_quotes(adapters) +
            "), not a network: merge it into the network that it was trained on first (peft: "
            "merge_and_unload, then save_pretrained) and name the result";
   }
@@ -79,13 +68,13 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
     return name.find(".safetensors.index.") != std::string_view::npos && name.ends_with(".json");
   });
   if (!indices.empty()) {
-    return "no model.safetensors.index.json in this folder, but " + detail::short_list(indices) +
+    return "no model.safetensors.index.json in this folder, but " + list_in_quotes(indices) +
            ": name the index itself: " + path_of(indices.front());
   }
   const auto tables = ending_in({".safetensors"});
   if (!tables.empty()) {
     const bool are_shards = std::all_of(tables.begin(), tables.end(), detail::is_shard_name);
-    std::string text = "no model.safetensors in this folder, but " + detail::short_list(tables) +
+    std::string text = "no model.safetensors in this folder, but " + list_in_quotes(tables) +
                        ": name " + (tables.size() == 1 ? "that file" : "one of them") +
                        " itself: " + path_of(tables.front());
     if (are_shards) {
@@ -97,13 +86,13 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
   }
   const auto pickles = ending_in({".bin", ".pt", ".pth", ".ckpt", ".bin.index.json"});
   if (!pickles.empty()) {
-    return "holds PyTorch files (" + detail::short_list(pickles) +
+    return "holds PyTorch files (" + list_in_quotes(pickles) +
            ") and no safetensors: turn them into safetensors with "
            "examples/export/export_checkpoint.py";
   }
   const auto others = ending_in({".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".tflite", ".ot"});
   if (!others.empty()) {
-    return "holds weights in a format that is not read here (" + detail::short_list(others) +
+    return "holds weights in a format that is not read here (" + list_in_quotes(others) +
            "): use the safetensors files of the same network, or load it where it was made and "
            "save "
            "it as safetensors";
@@ -112,7 +101,7 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
       "no checkpoint in this folder: expected model.safetensors, model.safetensors.index.json or "
       ".npy files";
   if (folders.empty()) return expected;
-  return expected + "; there are weights in its folders " + detail::short_list(folders) +
+  return expected + "; there are weights in its folders " + list_in_quotes(folders) +
          ": name one of them, such as " + path_of(folders.front());
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/io/mapped_file.hpp>
 #include <catmerge/io/npy_header.hpp>
@@ -41,11 +42,19 @@ inline std::vector<std::byte> to_row_major(std::span<const std::byte> values, co
   }
   return result;
 }
+
+/// Turns the bytes of each number around; a complex one is two numbers.
+inline void swap_bytes(std::span<std::byte> values, dtype type) {
+  const std::size_t size = type == dtype::c64 ? 4 : size_of(type);
+  for (std::size_t at = 0; at < values.size(); at += size) {
+    std::reverse(&values[at], &values[at] + size);
+  }
+}
 }  // namespace detail
 
 /// An array in a .npy file as a tensor: mapped, not copied. A column-major array (fortran_order) of
-/// more than one axis is copied into row-major order when it is opened, and takes its size in
-/// memory.
+/// more than one axis is copied into row-major order when it is opened, big-endian values are
+/// copied into little-endian order, and such a copy takes its size in memory.
 class npy_file {
  public:
   /// Throws error if the file cannot be mapped or breaks the format (see npy_header.hpp).
@@ -54,8 +63,11 @@ class npy_file {
     const std::span<const std::byte> values = file_.bytes().subspan(header.data_offset);
     if (header.fortran_order && header.shape.size() > 1) {
       copy_ = detail::to_row_major(values, header.shape, size_of(header.type));
-      file_.release(file_.bytes());
+    } else if (header.big_endian) {
+      copy_.assign(values.begin(), values.end());
     }
+    if (header.big_endian) detail::swap_bytes(copy_, header.type);
+    if (is_copy()) file_.release(file_.bytes());
     entry_ = {{std::move(name), header.type, std::move(header.shape)},
               is_copy() ? std::span<const std::byte>(copy_) : values};
   }

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 /// @file
@@ -30,6 +31,7 @@ struct npy_header {
   dtype type = dtype::f32;      ///< of the elements
   shape_t shape;                ///< extents in the order of NumPy's shape
   bool fortran_order = false;   ///< column-major values
+  bool big_endian = false;      ///< values of several bytes have the most significant one first
   std::size_t data_offset = 0;  ///< of the values in the file
 };
 
@@ -67,7 +69,7 @@ class npy_dictionary_parser {
       if (field < 0) bad("unknown key " + in_quotes(key));
       if (std::exchange(seen[field], true)) bad("the key " + in_quotes(key) + " stands twice");
       expect(':');
-      if (field == 0) header.type = type();
+      if (field == 0) std::tie(header.type, header.big_endian) = type();
       if (field == 1) header.fortran_order = boolean();
       if (field == 2) header.shape = shape();
       if (take(',')) continue;
@@ -114,16 +116,16 @@ class npy_dictionary_parser {
     rest_.remove_prefix(end + 1);
     return text;
   }
-  dtype type() {
+  /// The type, and whether its values are big-endian.
+  std::pair<dtype, bool> type() {
     skip_space();
     if (!rest_.empty() && rest_.front() == '[') bad("structured arrays are not supported");
     const std::string_view descr = string("a type");
-    const auto* const found = std::find_if(npy_types.begin(), npy_types.end(),
-                                           [&](const auto& row) { return row.first == descr; });
-    if (found != npy_types.end()) return found->second;
-    if (!descr.empty() && descr.front() == '>') {
-      bad("big-endian values (" + in_quotes(descr) + ") are not supported: save with astype('<" +
-          std::string(descr.substr(1, 8)) + "')");
+    const bool big_endian = descr.starts_with('>');
+    for (const auto& [name, each] : npy_types) {
+      const bool is_named =
+          big_endian ? name.front() == '<' && name.substr(1) == descr.substr(1) : name == descr;
+      if (is_named) return {each, big_endian};
     }
     bad("unsupported type " + in_quotes(descr));
   }

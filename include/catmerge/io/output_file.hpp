@@ -24,12 +24,20 @@ namespace catmerge::io {
 /// `std::signal(SIGXFSZ, SIG_IGN)`.
 class output_file {
  public:
-  /// Creates `path`, which must not exist. Messages name `reported`, the file that the user asked
-  /// for, where this one only stands in for it. Throws error where the system cannot create it.
-  output_file(const std::filesystem::path& path, std::filesystem::path reported)
+  /// Whether the file is new, or one that was closed and is written further.
+  enum class opening { create, again };
+
+  /// Creates `path`, which must not exist, or opens it again. Messages name `reported`, the file
+  /// that the user asked for, where this one only stands in for it. Throws error where the system
+  /// cannot.
+  output_file(const std::filesystem::path& path, std::filesystem::path reported,
+              opening how = opening::create)
       : reported_(std::move(reported)),
-        descriptor_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
-    if (descriptor_ < 0) fail_system(reported_, "cannot create", errno);
+        descriptor_(::open(path.c_str(),
+                           O_WRONLY | O_CLOEXEC | (how == opening::create ? O_CREAT | O_EXCL : 0),
+                           0666)) {
+    if (descriptor_ >= 0) return;
+    fail_system(reported_, how == opening::create ? "cannot create" : "cannot open again", errno);
   }
   /// The same, reported under its own name.
   explicit output_file(const std::filesystem::path& path) : output_file(path, path) {}

@@ -8,6 +8,8 @@
 #include <catmerge/io/tensor_sink.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <span>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -15,39 +17,35 @@
 
 namespace catmerge::io {
 
-/// Writes a safetensors file. The layout is that of the reference implementation, byte for byte
-/// apart from the order of metadata: larger types first, by name among equal types, so that every
-/// tensor is aligned to its type. The target appears when everything is on the disk.
-class safetensors_writer final : public tensor_sink {
+/// The layout of a safetensors file: that of the reference implementation, byte for byte apart from
+/// the order of metadata. Larger types come first, by name among equal types, so that every tensor
+/// is aligned to its type. It keeps account of what has been written.
+class safetensors_layout {
  public:
-  /// Writes the header. Throws error if the file cannot be made, a name is declared twice or is
-  /// "__metadata__", text is not UTF-8, and, where that is refused, if the file exists.
-  safetensors_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
-                     const metadata_t& metadata = {}, existing how = existing::replace)
-      : ledger_(path, in_file_order(std::move(tensors))), file_(path, how) {
+  /// Throws error if a name is declared twice or is "__metadata__", or text is not UTF-8. `file` is
+  /// for messages.
+  safetensors_layout(const std::filesystem::path& file, std::vector<tensor_info> tensors,
+                     const metadata_t& metadata)
+      : ledger_(file, in_file_order(std::move(tensors))) {
     std::vector<tensor_info> infos;
     for (const write_ledger::slot& slot : ledger_.slots()) {
-      if (slot.info.name == "__metadata__") fail(path, slot.info.name, "the name is reserved");
+      if (slot.info.name == "__metadata__") fail(file, slot.info.name, "the name is reserved");
       infos.push_back(slot.info);
     }
-    const std::string header = make_safetensors_header(path, infos, metadata);
-    file_.write_at(0, as_bytes(header));
-    std::uint64_t offset = header.size();
+    header_ = make_safetensors_header(file, infos, metadata);
+    std::uint64_t offset = header_.size();
     for (const write_ledger::slot& slot : ledger_.slots()) {
       offsets_.push_back(offset);
       offset += slot.size;
     }
   }
 
-  void append(std::string_view name, std::span<const std::byte> bytes) override {
-    put(ledger_.for_append(name, bytes.size()), bytes);
-  }
-  void write(std::string_view name, std::span<const std::byte> bytes) override {
-    put(ledger_.for_write(name, bytes.size()), bytes);
-  }
-  void commit() override {
-    ledger_.check_complete();
-    file_.commit();
+  /// The file's first bytes. May be moved away.
+  std::string& header() { return header_; }
+  write_ledger& ledger() { return ledger_; }
+  /// Where in the file the next byte of a tensor goes.
+  std::uint64_t position(const write_ledger::slot& slot) const {
+    return offsets_[static_cast<std::size_t>(&slot - ledger_.slots().data())] + slot.written;
   }
 
  private:
@@ -58,15 +56,42 @@ class safetensors_writer final : public tensor_sink {
     return tensors;
   }
 
+  write_ledger ledger_;
+  std::string header_;
+  std::vector<std::uint64_t> offsets_;  // of the slots' first bytes
+};
+
+/// Writes a safetensors file (see safetensors_layout). The target appears when everything is on the
+/// disk.
+class safetensors_writer final : public tensor_sink {
+ public:
+  /// Writes the header. Throws error as safetensors_layout does, if the file cannot be made, and,
+  /// where that is refused, if it exists.
+  safetensors_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
+                     const metadata_t& metadata = {}, existing how = existing::replace)
+      : layout_(path, std::move(tensors), metadata), file_(path, how) {
+    file_.write_at(0, as_bytes(layout_.header()));
+  }
+
+  void append(std::string_view name, std::span<const std::byte> bytes) override {
+    put(layout_.ledger().for_append(name, bytes.size()), bytes);
+  }
+  void write(std::string_view name, std::span<const std::byte> bytes) override {
+    put(layout_.ledger().for_write(name, bytes.size()), bytes);
+  }
+  void commit() override {
+    layout_.ledger().check_complete();
+    file_.commit();
+  }
+
+ private:
   void put(write_ledger::slot& slot, std::span<const std::byte> bytes) {
-    const auto position = static_cast<std::size_t>(&slot - ledger_.slots().data());
-    file_.write_at(offsets_[position] + slot.written, bytes, slot.info.name);
+    file_.write_at(layout_.position(slot), bytes, slot.info.name);
     write_ledger::done(slot, bytes.size());
   }
 
-  write_ledger ledger_;
+  safetensors_layout layout_;
   atomic_file file_;
-  std::vector<std::uint64_t> offsets_;  // of the slots' first bytes in the file
 };
 
 }  // namespace catmerge::io

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <catmerge/io/output_file.hpp>
+#include <catmerge/io/output_files.hpp>
 #include <catmerge/io/safetensors_writer.hpp>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -38,42 +41,51 @@ inline std::vector<std::vector<tensor_info>> plan_shards(std::vector<tensor_info
 }
 
 /// Writes model.safetensors into a folder or, where the tensors exceed a shard's size,
-/// model-00001-of-0000N.safetensors and their index, model.safetensors.index.json. The folder is
-/// the caller's: usually the partial one of an atomic_folder, since several files do not appear at
-/// once.
+/// model-00001-of-0000N.safetensors and their index, model.safetensors.index.json. However many
+/// they are, few are open at a time (see output_files). The folder is the caller's: usually the
+/// partial one of an atomic_folder, since several files do not appear at once.
 class sharded_writer final : public tensor_sink {
  public:
-  /// `most`: bytes of values in a shard, 0 for no limit. Throws error as safetensors_writer does.
-  sharded_writer(const std::filesystem::path& folder, std::vector<tensor_info> tensors,
-                 const metadata_t& metadata, std::uint64_t most)
-      : folder_(folder) {
+  /// `most`: bytes of values in a shard, 0 for no limit. Messages name `reported`, the folder that
+  /// this one stands in for. Throws error as safetensors_layout does.
+  sharded_writer(std::filesystem::path folder, std::vector<tensor_info> tensors,
+                 const metadata_t& metadata, std::uint64_t most, std::filesystem::path reported)
+      : folder_(std::move(folder)), reported_(std::move(reported)) {
     // The names, types and shapes are checked all together: what is declared twice might lie in two
     // shards. (Its slots are not used.)
-    const write_ledger all(folder, tensors);
+    const write_ledger all(reported_, tensors);
     for (const auto& slot : all.slots()) total_ += slot.size;
     auto shards = plan_shards(std::move(tensors), most);
+    std::vector<output_files::plan> plans;
     for (std::size_t i = 0; i < shards.size(); ++i) {
       const std::string name = shard_name(i, shards.size());
-      for (const tensor_info& info : shards[i]) file_of_.emplace(info.name, std::pair(i, name));
-      files_.emplace_back(folder / name, std::move(shards[i]), metadata);
+      for (const tensor_info& info : shards[i]) shard_of_.emplace(info.name, i);
+      auto& layout = shards_.emplace_back(reported_ / name, std::move(shards[i]), metadata);
+      plans.push_back({folder_ / name, reported_ / name, std::move(layout.header())});
     }
+    files_.emplace(std::move(plans));
   }
 
   void append(std::string_view name, std::span<const std::byte> bytes) override {
-    of(name).append(name, bytes);
+    const std::size_t shard = shard_of(name);
+    put(shard, shards_[shard].ledger().for_append(name, bytes.size()), bytes);
   }
   void write(std::string_view name, std::span<const std::byte> bytes) override {
-    of(name).write(name, bytes);
+    const std::size_t shard = shard_of(name);
+    put(shard, shards_[shard].ledger().for_write(name, bytes.size()), bytes);
   }
   void commit() override {
-    for (auto& file : files_) file.commit();
-    if (files_.size() == 1) return;
+    for (auto& shard : shards_) shard.ledger().check_complete();
+    files_->close();
+    if (shards_.size() == 1) return;
     nlohmann::ordered_json index;
     index["metadata"]["total_size"] = total_;
     std::map<std::string, std::string> map;  // in the order of the names
-    for (const auto& [name, place] : file_of_) map.emplace(name, place.second);
+    for (const auto& [name, shard] : shard_of_)
+      map.emplace(name, shard_name(shard, shards_.size()));
     index["weight_map"] = map;
-    output_file out(folder_ / "model.safetensors.index.json");
+    const std::string file_name = "model.safetensors.index.json";
+    output_file out(folder_ / file_name, reported_ / file_name);
     out.write_at(0, as_bytes(index.dump(2) + "\n"));
     out.close();
   }
@@ -88,16 +100,24 @@ class sharded_writer final : public tensor_sink {
     return "model-" + digits(number + 1) + "-of-" + digits(count) + ".safetensors";
   }
 
-  safetensors_writer& of(std::string_view name) {
-    const auto found = file_of_.find(std::string(name));
-    if (found == file_of_.end()) fail(folder_, name, "was not declared");
-    return files_[found->second.first];
+  std::size_t shard_of(std::string_view name) const {
+    const auto found = shard_of_.find(std::string(name));
+    if (found == shard_of_.end()) fail(reported_, name, "was not declared");
+    return found->second;
   }
 
-  std::filesystem::path folder_;
+  void put(std::size_t shard, write_ledger::slot& slot, std::span<const std::byte> bytes) {
+    if (!bytes.empty()) {
+      files_->write_at(shard, shards_[shard].position(slot), bytes, slot.info.name);
+    }
+    write_ledger::done(slot, bytes.size());
+  }
+
+  std::filesystem::path folder_, reported_;
   std::uint64_t total_ = 0;
-  std::deque<safetensors_writer> files_;
-  std::unordered_map<std::string, std::pair<std::size_t, std::string>> file_of_;
+  std::deque<safetensors_layout> shards_;
+  std::optional<output_files> files_;  // by shard
+  std::unordered_map<std::string, std::size_t> shard_of_;
 };
 
 }  // namespace catmerge::io
