@@ -234,8 +234,10 @@ TEST_CASE("CAT is its trim followed by Task Arithmetic, bit for bit") {
       const auto &a = whole.reports[i].layer, &b = made.reports[i].layer;
       CHECK(a.kind == b.kind);
       CHECK(a.trimmed == b.trimmed);
-      CHECK(a.fallback == (i == 1 || i == 4));
-      CHECK_FALSE(b.fallback);  // the sum, which is the method, is for every parameter
+      CHECK(a.fallback ==
+            (i == 1 || i == 4 ? catmerge::fallback_rule::sum : catmerge::fallback_rule::none));
+      CHECK(b.fallback ==
+            catmerge::fallback_rule::none);  // the sum, which is the method, is for every parameter
       CHECK(same_bits(a.norm, b.norm));
       CHECK(same_bits(a.conflict_before, b.conflict_before));
       CHECK(same_bits(a.conflict_after, b.conflict_after));
@@ -752,10 +754,10 @@ TEST_CASE("the report of a trim is of the last one, and no fallback of the metho
     CHECK(a.energy_removed.size() == b.energy_removed.size());
     CHECK(a.protections.size() == b.protections.size());
     for (std::size_t k = 0; k < b.norm.size(); ++k) CHECK(b.norm[k] <= a.norm[k]);
-    CHECK_FALSE(a.fallback);  // the sum is for every parameter
+    CHECK(a.fallback == catmerge::fallback_rule::none);  // the sum is for every parameter
     CHECK(b.fallback == summed.reports[i].layer.fallback);
     trims = trims || b.trimmed;
-    falls_back = falls_back || b.fallback;
+    falls_back = falls_back || b.fallback == catmerge::fallback_rule::sum;
   }
   CHECK(trims);
   CHECK(falls_back);

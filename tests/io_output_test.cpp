@@ -79,7 +79,7 @@ TEST_CASE("random tables of tensors come back from shards of any size, dtype by 
     for (unsigned i = 0; i < count; ++i) {
       io::tensor_info info{
           "\xc3\xa4/" + std::to_string(random()), static_cast<io::dtype>(i % io::dtype_count), {}};
-      for (auto rank = random() % 4; rank-- > 0;) info.shape.push_back(random() % 6);
+      info.shape = random_shape(random, info.type);
       contents.push_back(random_bytes(random, io::byte_count(info).value()));
       total += contents.back().size();
       infos.push_back(info);

@@ -8,6 +8,8 @@
 
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/io/safetensors_writer.hpp>
+#include <chrono>
+#include <functional>
 #include <random>
 #include <string>
 #include <thread>
@@ -28,23 +30,6 @@ std::string values(std::size_t count) {
   return std::string(count, 'v');
 }
 }  // namespace
-
-TEST_CASE("dtypes: names and sizes are a table that parses back") {
-  for (std::size_t i = 0; i < io::dtype_count; ++i) {
-    const auto type = static_cast<io::dtype>(i);
-    CHECK(io::parse_dtype(io::name_of(type)) == type);
-    if (const auto scalar = io::scalar_of(type)) {
-      CHECK(io::dtype_of(*scalar) == type);
-      CHECK(catmerge::size_of(*scalar) == io::size_of(type));
-    }
-    if (i > 0) CHECK(io::size_of(type) >= io::size_of(static_cast<io::dtype>(i - 1)));
-  }
-  CHECK_FALSE(io::parse_dtype("f32"));
-  CHECK_FALSE(io::parse_dtype(""));
-  CHECK(io::name_of(io::dtype::bf16) == "BF16");
-  CHECK(io::scalar_of(io::dtype::f16) == catmerge::scalar_type::f16);
-  CHECK_FALSE(io::scalar_of(io::dtype::i64));
-}
 
 TEST_CASE("a hand-made file is read as it stands") {
   const temporary_folder folder;
@@ -122,7 +107,7 @@ TEST_CASE("every way in which a file can lie is an error that names file and ten
   };
   const std::string good = tensor("a", "F32", "[1]", "[0,4]");
   const std::vector<bad_file> files = {
-      {"", "is not a safetensors file: it has 0 bytes"},
+      {"", "is empty"},
       {"1234567", "it has 7 bytes"},
       {little_endian(100, 8) + "{}", "header's length, 100, lies beyond the file's 10 bytes"},
       {little_endian(100'000'001, 8) + "{}", "exceeds the limit of 100000000"},
@@ -164,8 +149,14 @@ TEST_CASE("every way in which a file can lie is an error that names file and ten
       {with(tensor("a", "F32", "[2]", "[0,4]")),
        "tensor 'a': F32 [2] takes 8 bytes, data_offsets [0, 4] hold 4"},
       {with(tensor("a", "F32", "[1]", "[0,8]")), "takes 4 bytes"},
-      {with(good, 3), "lie beyond the 3 bytes of values"},
-      {with(tensor("a", "F32", "[1]", "[4,8]")), "lie beyond the 4 bytes of values"},
+      {with(good, 3),
+       "is cut short: its tensors take 4 bytes of values, found 3; the first without "
+       "its bytes is tensor 'a'"},
+      {with(good + "," + tensor("b", "F32", "[1]", "[4,8]") + "," +
+                tensor("c", "F32", "[1]", "[8,12]"),
+            5),
+       "its tensors take 12 bytes of values, found 5; the first without its bytes is tensor 'b'"},
+      {with(tensor("a", "F32", "[1]", "[4,8]")), "begins at byte 4, expected 0"},
       {with(good, 5), "the tensors end after 4 bytes of values, found 5"},
       {with(tensor("a", "F32", "[1]", "[1,5]"), 5), "begins at byte 1, expected 0"},
       {with(good + "," + tensor("b", "F32", "[1]", "[2,6]"), 6), "tensor 'b': overlaps tensor 'a'"},
@@ -184,6 +175,111 @@ TEST_CASE("every way in which a file can lie is an error that names file and ten
     CHECK_CONTAINS(message, bad.expected);
     CHECK(message.size() < 2000);
   }
+}
+
+TEST_CASE("a hostile header of many tensors is refused at once, and a good one read at once") {
+  // Well-formed headers, each of 16 MB or of 100,000 tensors. Whatever looks at all tensors for
+  // each takes minutes; the limit is far above what a loaded machine needs, and far below that.
+  const auto seconds = [](const std::function<void()>& action) {
+    const auto began = std::chrono::steady_clock::now();
+    action();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  };
+  constexpr int count = 100'000;
+  constexpr double most = 20;
+  const std::string padding(300, 'n');
+  struct attack {
+    std::function<std::string(int)> entry;
+    const char* expected;
+    int count;
+  };
+  const auto offsets = [](int begin) {
+    return "[" + std::to_string(begin) + "," + std::to_string(begin + 4) + "]";
+  };
+  const std::vector<attack> attacks = {
+      // All tensors in the same bytes, under long names, as in the reference's collection.
+      {[&](int i) { return tensor(padding + std::to_string(i), "F32", "[1]", "[0,4]"); },
+       "overlaps tensor", 37'000},
+      // Each over half of the one before.
+      {[&](int i) { return tensor(std::to_string(i), "F32", "[1]", offsets(2 * i)); },
+       "overlaps tensor", count},
+      // A gap at the end only.
+      {[&](int i) {
+         return tensor(std::to_string(i), "F32", "[1]", offsets(4 * i + (i == count - 1)));
+       },
+       "the bytes between belong to no tensor", count},
+      // In the opposite order, and the file too short.
+      {[&](int i) { return tensor(std::to_string(i), "F32", "[1]", offsets(4 * (count - 1 - i))); },
+       "is cut short", count},
+      // One tensor with a long list of objects.
+      {[&](int i) {
+         return i == 0          ? "\"a\":{\"dtype\":\"U8\",\"shape\":[1,{}"
+                : i < count - 1 ? "{}"
+                                : "2],\"data_offsets\":[0,1]}";
+       },
+       "tensor 'a': shape: expected a list of non-negative integers", count},
+      // The last name is the first again.
+      {[&](int i) {
+         return "\"" + std::to_string(i % (count - 1)) +
+                "\":" + tensor("", "F32", "[1]", offsets(4 * i)).substr(3);
+       },
+       "has the key '0' twice", count},
+  };
+  for (const attack& each : attacks) {
+    std::string header = "{";
+    for (int i = 0; i < each.count; ++i) header += (i > 0 ? "," : "") + each.entry(i);
+    const std::string bytes = safetensors_bytes(header + "}", "four");
+    std::string message;
+    CHECK(seconds([&] {
+            message = message_of([&] { io::parse_safetensors(bytes_of(bytes), "attack"); });
+          }) < most);
+    CHECK_CONTAINS(message, each.expected);
+  }
+  std::string header = "{";
+  for (int i = 0; i < count; ++i)
+    header +=
+        (i > 0 ? "," : "") + tensor("layers." + std::to_string(i) + ".w", "U8", "[1]",
+                                    "[" + std::to_string(i) + "," + std::to_string(i + 1) + "]");
+  const temporary_folder folder;
+  const auto path = put(folder / "x", safetensors_bytes(header + "}", values(count)));
+  CHECK(seconds([&] {
+          const io::safetensors_file file(path);
+          REQUIRE(file.entries().size() == count);
+          for (int i = 0; i < count; ++i)
+            REQUIRE(file.find("layers." + std::to_string(i) + ".w") ==
+                    &file.entries()[static_cast<std::size_t>(i)]);
+          CHECK(file.find("layers.-1.w") == nullptr);
+          CHECK(file.find("") == nullptr);
+          CHECK(file.find("z") == nullptr);
+        }) < most);
+}
+
+TEST_CASE("JSON texts: values come back as the parser's own, members one by one") {
+  const std::string text =
+      R"({"a":[1,-2,2.5,[],{}],"b":{"c":{"d":null,"e":[true,"x"]}},"f":"\u00e9"})";
+  CHECK(io::parse_json(text, "f", "text") == nlohmann::json::parse(text));
+  for (const std::string scalar : {"1", "null", "\"x\"", "[]", "{}", "[[1],[2,[3]]]"})
+    CHECK(io::parse_json(scalar, "f", "text") == nlohmann::json::parse(scalar));
+  nlohmann::json members = nlohmann::json::object();
+  std::string order;
+  io::for_each_member(text, "f", "text", [&](const std::string& name, nlohmann::json& value) {
+    order += name;
+    members[name] = std::move(value);
+  });
+  CHECK(order == "abf");
+  CHECK(members == nlohmann::json::parse(text));
+  const auto none = [](const std::string&, nlohmann::json&) { FAIL("there is no member"); };
+  io::for_each_member("{}", "f", "text", none);
+  for (const std::string other : {"[{\"a\":1}]", "1", "null"})
+    CHECK_CONTAINS(message_of([&] { io::for_each_member(other, "f", "text", none); }),
+                   "f: the text is not a JSON object");
+  // Objects in a list are read in linear time, too: vocabularies are such lists.
+  std::string list = "[{}";
+  for (int i = 0; i < 200'000; ++i) list += ",{}";
+  CHECK(io::parse_json(list + "]", "f", "text").size() == 200'001);
+  CHECK_CONTAINS(message_of([&] { io::parse_json(R"({"a":{"b":1,"c":{},"b":2}})", "f", "text"); }),
+                 "f: the text has the key 'b' twice");
+  CHECK(io::parse_json(R"({"a":{"b":1},"c":{"b":2}})", "f", "text").size() == 2);
 }
 
 TEST_CASE("every truncation of a good file is an error") {
@@ -283,7 +379,7 @@ TEST_CASE("random tables of every dtype come back, and the layout is the referen
           "t." + std::to_string(random() % 1000) + (random() % 2 ? "\u00fc" : "\"\n"),
           static_cast<io::dtype>(random() % io::dtype_count),
           {}};
-      for (auto rank = random() % 4; rank-- > 0;) info.shape.push_back(random() % 5);
+      info.shape = random_shape(random, info.type);
       const std::string bytes = random_bytes(random, io::byte_count(info).value());
       if (contents.emplace(info.name, bytes).second) infos.push_back(info);
     }
@@ -317,11 +413,11 @@ TEST_CASE("random tables of every dtype come back, and the layout is the referen
       CHECK(text_of(entry.bytes) == contents.at(info.name));
       CHECK(io::is_aligned(entry));
     }
-    std::size_t previous_size = 8, sum = 0;  // larger types first (empty tensors lie anywhere)
+    std::size_t previous = 8, sum = 0;  // larger types first (empty tensors lie anywhere)
     for (const io::tensor_entry& entry : file.entries()) {
       if (entry.bytes.empty()) continue;
-      CHECK(io::size_of(entry.type) <= previous_size);
-      previous_size = io::size_of(entry.type);
+      CHECK(io::alignment_of(entry.type) <= previous);
+      previous = io::alignment_of(entry.type);
       sum += entry.bytes.size();
     }
     CHECK((fs::file_size(path) - sum) % 8 == 0);
@@ -372,8 +468,9 @@ TEST_CASE("a writer refuses what does not fit its declarations and leaves the ta
   };
   const io::tensor_info a{"a", io::dtype::f32, {2}};
   CHECK_CONTAINS(declared({a, a}), "tensor 'a': is declared twice");
-  CHECK_CONTAINS(declared({{"a", io::dtype::f32, {-1}}}), "tensor 'a': the shape [-1] is invalid");
-  CHECK_CONTAINS(declared({{"a", io::dtype::f32, {catmerge::index_t{1} << 62, 4}}}), "is invalid");
+  CHECK_CONTAINS(declared({{"a", io::dtype::f32, {-1}}}),
+                 "tensor 'a': the shape [-1] has a negative");
+  CHECK_CONTAINS(declared({{"a", io::dtype::f32, {catmerge::index_t{1} << 62, 4}}}), "absurdly");
   CHECK_CONTAINS(declared({{"__metadata__", io::dtype::f32, {}}}), "the name is reserved");
   CHECK_CONTAINS(declared({{"\xff", io::dtype::f32, {}}}), "not valid UTF-8");
   CHECK_CONTAINS(declared({a}, {{"k", "\xff"}}), "not valid UTF-8");

@@ -101,6 +101,15 @@ inline std::string random_bytes(std::mt19937& random, std::size_t count) {
   return bytes;
 }
 
+/// Up to three extents below 5, and one more where elements are smaller than bytes: four of them
+/// fill bytes whatever they are.
+inline io::shape_t random_shape(std::mt19937& random, io::dtype type) {
+  io::shape_t shape;
+  for (auto rank = random() % 4; rank-- > 0;) shape.push_back(random() % 5);
+  if (io::bits_of(type) < 8) shape.push_back(4);
+  return shape;
+}
+
 /// A copy of `good` with one to three bytes changed, left out or put in, or its end cut off.
 inline std::string mutated(std::mt19937& random, std::string good, std::string_view letters) {
   for (auto count = 1 + random() % 3; count-- > 0 && !good.empty();) {

@@ -196,7 +196,7 @@ struct demanding : catmerge::weight_average_method {
   void combine(Context& c, const catmerge::layer_problem<Context>& p,
                catmerge::vector_list<Context> vectors, const typename Context::view& tau,
                catmerge::layer_report& report) const {
-    report.fallback = p.importance.empty();
+    if (p.importance.empty()) report.fallback = catmerge::fallback_rule::mean;
     catmerge::detail::mean_vector(c, vectors, tau);
     for (const auto& t : vectors) c.scale(0, t);  // they are its to change
   }
@@ -230,7 +230,7 @@ TEST_CASE_TEMPLATE("whole models, against the papers' formulas", B, eigen_backen
     const auto check = [&](const auto& method, const entries::expected& e, index_t passes) {
       const auto reports = m.merge(method);
       CHECK(entries::excess<C>(m.flat_merged(), base, e, method.factor()) <= 0);
-      for (const auto& r : reports) CHECK_FALSE(r.layer.fallback);
+      for (const auto& r : reports) CHECK(r.layer.fallback == catmerge::fallback_rule::none);
       CHECK(m.passes() == passes);
     };
 
@@ -448,10 +448,10 @@ TEST_CASE("Fisher: a parameter without importances becomes the mean") {
     const auto reports = m.merge(catmerge::fisher_method{o});
     for (const std::size_t i : {std::size_t{0}, std::size_t{4}}) {
       const auto& p = m.parameters[i];
-      CHECK(reports[i].layer.fallback);
+      CHECK(reports[i].layer.fallback == catmerge::fallback_rule::mean);
       CHECK(same_bits(m.merged[i], catmerge::weight_average(p.base, p.experts).merged));
     }
-    CHECK_FALSE(reports[1].layer.fallback);
+    CHECK(reports[1].layer.fallback == catmerge::fallback_rule::none);
     CHECK(m.merged[1] !=
           catmerge::weight_average(m.parameters[1].base, m.parameters[1].experts).merged);
   }
@@ -602,7 +602,7 @@ TEST_CASE("Consensus passes on what its inner method needs and says") {
   const auto reports = m.merge(method);
   for (std::size_t i = 0; i < reports.size(); ++i) {
     const auto& p = m.parameters[i];
-    CHECK(reports[i].layer.fallback == (i == 1));
+    CHECK((reports[i].layer.fallback == catmerge::fallback_rule::mean) == (i == 1));
     CHECK(same_bits(m.merged[i], catmerge::weight_average(p.base, p.experts).merged));
   }
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <harness/checkpoint_warnings.hpp>
 #include <harness/commands.hpp>
 #include <harness/measure.hpp>
 #include <harness/open_network.hpp>
@@ -23,6 +24,7 @@ struct arguments {
 
 void run_evaluate(const arguments& a) {
   const io::checkpoint model(a.model);
+  print_warnings(model);
   const auto network = open_network(model, a.config);
   const checkpoint_weights weights(model);
   check_weights(*network, weights);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 #include <catmerge/model/networks.hpp>
+#include <harness/checkpoint_warnings.hpp>
 #include <harness/commands.hpp>
 #include <harness/open_network.hpp>
 #include <harness/progress.hpp>
@@ -34,6 +35,7 @@ void run_features(const arguments& a) {
   auto rules = model::known_networks();
   add_rules(a.rules, rules);
   const io::checkpoint model(a.model);
+  print_warnings(model);
   const auto network = open_network(model, a.config);
   std::map<std::string, layer_kind> kinds;
   for (const auto& name : model.names()) {

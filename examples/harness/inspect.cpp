@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
+#include <harness/checkpoint_warnings.hpp>
 #include <harness/commands.hpp>
 #include <harness/rules.hpp>
 #include <harness/tensors.hpp>
@@ -33,6 +34,7 @@ void run_inspect(const std::vector<std::string>& paths, const std::vector<std::s
   add_rules(given, checked);  // what is wrong with them is told before a file is read
   for (const auto& path : paths) {
     const io::checkpoint file(path);
+    print_warnings(file);
     auto rules = rules_of(file);
     add_rules(given, rules);
     std::size_t width = 4, shapes = 5;

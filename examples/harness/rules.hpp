@@ -5,35 +5,19 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
-#include <catmerge/io/json.hpp>
 #include <catmerge/model/networks.hpp>
 #include <charconv>
-#include <filesystem>
+#include <harness/model_type.hpp>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 /// Which rules of names a checkpoint has: those of its network, and --rule PATTERN=KIND.
 namespace catmerge::harness {
-
-/// config.json's model_type, of a folder or beside a file; empty if there is none.
-inline std::string model_type_of(const io::checkpoint& weights) {
-  std::error_code ignored;
-  std::filesystem::path file = weights.config().value_or(std::filesystem::path());
-  if (file.empty() && !std::filesystem::is_directory(weights.path(), ignored))
-    file = weights.path().parent_path() / "config.json";
-  if (!std::filesystem::is_regular_file(file, ignored)) return {};
-  const io::mapped_file contents(file);
-  const auto config = io::parse_json(io::as_text(contents.bytes()), file, "configuration");
-  if (!config.is_object()) return {};
-  const auto found = config.find("model_type");
-  return found != config.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
 
 /// The rules for the network that a checkpoint is of.
 inline model::name_rules rules_of(const io::checkpoint& weights) {

@@ -16,7 +16,7 @@ namespace detail {
 
 /// Whether all of a tensor's bytes repeat its first value: zeros and ones say nothing about ties.
 inline bool is_constant(const io::tensor_entry& entry) {
-  const std::size_t value = io::size_of(entry.type), size = entry.bytes.size();
+  const std::size_t value = io::alignment_of(entry.type), size = entry.bytes.size();
   return size <= value ||
          std::memcmp(entry.bytes.data(), entry.bytes.data() + value, size - value) == 0;
 }

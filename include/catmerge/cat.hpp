@@ -58,7 +58,7 @@ layer_report cat_merge(const Method& m, Context& c, const layer_problem<Context>
                        const typename Context::view& out) {
   if (!cat_falls_back(p)) return merge_vectors(m, c, p, out);
   auto report = task_arithmetic_method{m.factor()}.merge(c, p, out);
-  report.fallback = true;
+  report.fallback = fallback_rule::sum;
   return report;
 }
 
@@ -118,7 +118,7 @@ struct cat_kind {
 
 /// CAT Merging as a method (method.hpp): trims what has statistics, then sums. Parameters of kind
 /// `other`, and linears and scales without statistics, become theta_0 + alpha sum_i T_i, and their
-/// report says trimmed = false and fallback = true.
+/// report says trimmed = false and fallback_rule::sum.
 struct cat_method {
   cat_options options{};  ///< what validate refuses, merge refuses
 
@@ -136,7 +136,7 @@ struct cat_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    report.fallback = detail::cat_falls_back(p);
+    if (detail::cat_falls_back(p)) report.fallback = fallback_rule::sum;
     cat_trim{options}.apply(c, p, vectors, report);
     detail::sum_vectors(c, vectors, tau);
   }

@@ -4,7 +4,10 @@
 
 #include <catmerge/conflict.hpp>
 #include <catmerge/method.hpp>
+#include <cmath>
+#include <string>
 #include <utility>
+#include <vector>
 
 /// @file
 /// Methods made of methods: a transform before a method, another method for some parameters, other
@@ -32,6 +35,30 @@ void combine_scaled(const Method& m, Context& c, const layer_problem<Context>& p
 }
 
 }  // namespace detail
+
+/// The task vectors times a number each, before anything else is done with them: weights[k] T_k.
+/// Every vector_method then merges what the tasks are worth: `chain{task_weights{{1, 0.5}},
+/// ties_method{}}`.
+struct task_weights {
+  std::vector<double> weights;  ///< one per task
+
+  /// Never: statistics play no part.
+  static constexpr bool needs_statistics(layer_kind) { return false; }
+
+  /// Throws catmerge::error where there are not as many weights as tasks, or one is not finite.
+  template <class Context>
+  void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+             layer_report&) const {
+    if (weights.size() != vectors.size())
+      throw error(p.names.who() + ": " + std::to_string(weights.size()) + " task weights for " +
+                  std::to_string(vectors.size()) + " experts");
+    for (std::size_t k = 0; k < weights.size(); ++k) {
+      if (!std::isfinite(weights[k]))
+        throw error(p.names.expert(static_cast<index_t>(k)) + ": its task weight is not finite");
+      if (weights[k] != 1) c.scale(weights[k], vectors[k]);
+    }
+  }
+};
 
 /// First a vector_transform, then a vector_method on what it leaves; or a second transform, which
 /// makes a transform of both. Where the first has a scan, it comes first; the second's scans see

@@ -19,4 +19,11 @@ class error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The error of an input that holds an infinity or what is no number: a program may say what to do
+/// about such a tensor.
+class not_finite_error : public error {
+ public:
+  using error::error;
+};
+
 }  // namespace catmerge

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <catmerge/features.hpp>
-#include <catmerge/report.hpp>
+#include <catmerge/method.hpp>
 #include <concepts>
 #include <optional>
 #include <string>
@@ -126,6 +126,7 @@ struct parameter_report {
   layer_report layer;               ///< what the method says
   bool missing_statistics = false;  ///< the method could have used statistics, and there were none
   bool missing_importance = false;  ///< the method uses importances, and there were none
+  vector_sizes sizes{};  ///< of the task vectors as the source has them, before any transform
 };
 
 namespace detail {

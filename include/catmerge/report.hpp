@@ -25,12 +25,31 @@ struct protection {
   std::vector<index_t> coordinates;  ///< scale, shift: the coordinates removed
 };
 
+/// What a method does with a parameter that its own rule is not for, or for which it lacks what the
+/// rule needs (statistics, importances).
+enum class fallback_rule : unsigned char {
+  none,  ///< the method's own rule
+  mean,  ///< tau = (1/K) sum_k T_k
+  sum,   ///< tau = sum_k T_k, as in Task Arithmetic
+  base   ///< tau = 0: theta_0
+};
+
+/// The rule in words that stand behind "merged by": "the sum of the task vectors", ...
+constexpr const char* name_of(fallback_rule rule) {
+  switch (rule) {
+    case fallback_rule::none: return "the method's own rule";
+    case fallback_rule::mean: return "the mean of the task vectors";
+    case fallback_rule::sum: return "the sum of the task vectors";
+    case fallback_rule::base: return "the base's value";
+  }
+  return "an unknown rule";
+}
+
 /// What a merge did to one parameter. Energies are squared Frobenius norms.
 struct layer_report {
   layer_kind kind = layer_kind::other;  ///< what the parameter was taken for
-  /// Whether the method's own rule is not for this parameter, or lacks what it needs (statistics,
-  /// importances), so that it was merged by what the method does with the rest.
-  bool fallback = false;
+  /// What the parameter was merged by, where it was not the method's own rule.
+  fallback_rule fallback = fallback_rule::none;
   bool trimmed = false;  ///< by CAT's trims; false where none applies or there are no statistics
   /// Entry (k, i): ||Df(X_k; T_i)||^2 before the trim, K x K, summed over the rows[k] rows of X_k.
   /// Shifts need no features: theirs are per row. Empty unless diagnostics were asked for.

@@ -69,7 +69,8 @@ struct merge_stream_fn {
           auto merged = make_result(c, base, problem.base);
           parameter_report report{given.name, ready.merge(c, problem, write(merged)),
                                   problem.statistics.empty() && wants_statistics(ready, problem),
-                                  problem.importance.empty() && needs_importance(ready)};
+                                  problem.importance.empty() && needs_importance(ready),
+                                  sizes_of(c, problem)};
           sink.put(given, std::move(merged));
           seen(report);
           reports.push_back(std::move(report));

@@ -43,6 +43,8 @@ SEEDS = {
                      "c": tensor("BF16", [0, 3], 16, 16)}, bytes(range(16))),
         safetensors({"x": tensor("F16", [3], 0, 6), "y": tensor("BOOL", [2], 6, 8), "z": tensor("F64", [1], 8, 16)},
                     bytes(16)),
+        safetensors({"x": tensor("F4", [2, 3], 0, 3), "y": tensor("F6_E2M3", [4], 3, 6), "z": tensor("F8_E4M3FNUZ", [2], 6, 8),
+                     "s": tensor("F8_E8M0", [], 8, 9)}, bytes(9)),
     ],
     "index": [json.dumps({"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00002.safetensors",
                                                                         "b": "model-00002-of-00002.safetensors"}}).encode(),

@@ -292,7 +292,7 @@ void entry_methods() {
   const auto check = [&](const auto& found, const auto& on_eigen, const entries::expected& e,
                          double alpha) {
     CHECK(entries::excess<C>(entries::values(B::to_eigen(found.merged)), base, e, alpha) <= 0);
-    CHECK_FALSE(found.report.fallback);
+    CHECK(found.report.fallback == catmerge::fallback_rule::none);
     if (B::same_bits) CHECK(same_bits(B::to_eigen(found.merged), as<C>(on_eigen.merged)));
   };
 

@@ -3,15 +3,16 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/io/folder_kind.hpp>
 #include <catmerge/io/npy.hpp>
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/io/shard_index.hpp>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -19,15 +20,20 @@ namespace catmerge::io {
 
 /// How a table of named tensors lies on the disk.
 enum class checkpoint_format {
-  safetensors_file,     ///< one file
+  safetensors_file,     ///< one file, or an index that was named itself
   npy_folder,           ///< NAME.npy for each tensor
   hugging_face_folder,  ///< model.safetensors (or shards and their index), config.json and more
 };
 
-/// Named tensors on the disk, whatever the format: a safetensors file; a Hugging Face folder, which
+/// Named tensors on the disk, whatever the format: a safetensors file; an index of such files
+/// (NAME.json), read as if they were one; a Hugging Face folder, which
 /// holds model.safetensors, or model.safetensors.index.json and its shards, usually with
 /// config.json beside; or a folder of .npy files, one for each tensor. Nothing is read but headers
 /// until a tensor's bytes are touched. Reading is thread-safe.
+///
+/// Where an index and its shards disagree, the shards count, as for transformers: a tensor that a
+/// shard holds is there, whether the index lists it or not (warnings()); one that no shard holds is
+/// not (absent()). Of a tensor in two shards, the one counts that the index lists.
 ///
 ///     const catmerge::io::checkpoint base("clip-vit-base-patch32");
 ///     for (const std::string& name : base.names()) use(base.at(name).bytes), base.release(name);
@@ -36,16 +42,19 @@ enum class checkpoint_format {
 class checkpoint {
  public:
   /// Throws error, naming the file and the tensor, if there is no checkpoint, if a file breaks its
-  /// format, or if index and shards disagree.
+  /// format, if a shard is missing, or if two have a tensor that the index lists for neither.
   explicit checkpoint(std::filesystem::path path) : path_(std::move(path)) {
     namespace fs = std::filesystem;
     std::error_code ignored;
     if (!fs::is_directory(path_, ignored)) {
       format_ = checkpoint_format::safetensors_file;
-      files_.emplace_back(path_);
+      if (path_.extension() == ".json")
+        open_shards(path_);
+      else
+        open_file(path_);
     } else if (fs::exists(path_ / "model.safetensors", ignored)) {
       format_ = checkpoint_format::hugging_face_folder;
-      files_.emplace_back(path_ / "model.safetensors");
+      open_file(path_ / "model.safetensors");
     } else if (fs::exists(path_ / "model.safetensors.index.json", ignored)) {
       format_ = checkpoint_format::hugging_face_folder;
       open_shards(path_ / "model.safetensors.index.json");
@@ -54,16 +63,23 @@ class checkpoint {
       open_arrays();
     }
     for (const safetensors_file& file : files_) {
-      for (const tensor_entry& entry : file.entries()) add(entry, &file.mapping());
       metadata_.insert(file.metadata().begin(), file.metadata().end());
     }
     for (const npy_file& file : arrays_) {
       add(file.entry(), file.is_copy() ? nullptr : &file.mapping());
     }
+    std::sort(tensors_.begin(), tensors_.end(),
+              [](const mapping& a, const mapping& b) { return a.entry->name < b.entry->name; });
   }
 
   checkpoint(checkpoint&&) = default;             ///< Entries stay valid.
   checkpoint& operator=(checkpoint&&) = default;  ///< Entries of the right-hand side stay valid.
+
+  /// What is odd about the files but does not keep them from being read: a sentence each, naming
+  /// file and tensors.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  /// Tensors that the index lists and no shard has, by name. They are not among names().
+  const std::vector<std::string>& absent() const { return absent_; }
 
   /// The file or folder that it was opened by.
   const std::filesystem::path& path() const { return path_; }
@@ -76,10 +92,7 @@ class checkpoint {
   std::size_t size() const { return names_.size(); }
 
   /// The tensor of that name, or null.
-  const tensor_entry* find(std::string_view name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : found->second.entry;
-  }
+  const tensor_entry* find(std::string_view name) const { return mapping_of(name).entry; }
   /// The tensor of that name. Throws error if there is none.
   const tensor_entry& at(std::string_view name) const {
     const tensor_entry* const entry = find(name);
@@ -128,33 +141,107 @@ class checkpoint {
   };
 
   mapping mapping_of(std::string_view name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? mapping{} : found->second;
+    const auto found = std::lower_bound(
+        tensors_.begin(), tensors_.end(), name,
+        [](const mapping& each, std::string_view wanted) { return each.entry->name < wanted; });
+    return found == tensors_.end() || found->entry->name != name ? mapping{} : *found;
   }
 
   void add(const tensor_entry& entry, const mapped_file* file) {
-    if (!tensors_.emplace(entry.name, mapping{&entry, file}).second) {
-      fail(path_, entry.name, "stands in more than one file");
-    }
+    tensors_.push_back({&entry, file});
     names_.push_back(entry.name);
+  }
+
+  void open_file(const std::filesystem::path& path) {
+    const safetensors_file& file = files_.emplace_back(path);
+    for (const tensor_entry& entry : file.entries()) add(entry, &file.mapping());
   }
 
   void open_shards(const std::filesystem::path& index_path) {
     const shard_index index = read_shard_index(index_path);
-    for (const std::string& file_name : index.files) {
-      const safetensors_file& shard = files_.emplace_back(path_ / file_name);
-      for (const tensor_entry& entry : shard.entries()) {
-        const auto listed = index.file_of.find(entry.name);
-        if (listed == index.file_of.end() || listed->second != file_name) {
-          fail(shard.path(), entry.name, "the index does not list it for this file");
+    const std::filesystem::path folder = index_path.parent_path();
+    require_shards(index_path, index);
+    for (const std::string& file_name : index.files) files_.emplace_back(folder / file_name);
+
+    // Where each tensor is: where the index says or, if it is not there, where else it is found.
+    struct place {
+      std::size_t file;
+      bool listed;  // in the index, for this file
+    };
+    std::map<std::string_view, place> places;
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      const std::string file_name = files_[i].path().filename().string();
+      for (const tensor_entry& entry : files_[i].entries()) {
+        const auto row = index.file_of.find(entry.name);
+        const bool listed = row != index.file_of.end() && row->second == file_name;
+        const auto [other, first] = places.emplace(entry.name, place{i, listed});
+        if (first) continue;
+        if (!listed && !other->second.listed) {
+          fail(index_path, entry.name,
+               "stands in " + files_[other->second.file].path().filename().string() + " and in " +
+                   file_name + ", and the index lists it for neither");
         }
-      }
-      for (const auto& [name, listed_file] : index.file_of) {
-        if (listed_file == file_name && shard.find(name) == nullptr) {
-          fail(shard.path(), name, "is not in the file, where the index says it is");
-        }
+        if (listed) other->second = {i, true};
       }
     }
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      std::vector<std::string> unlisted, elsewhere, passed_over;
+      for (const tensor_entry& entry : files_[i].entries()) {
+        const place& found = places.at(entry.name);
+        if (found.file != i) {
+          passed_over.push_back(entry.name);
+          continue;
+        }
+        add(entry, &files_[i].mapping());
+        if (!found.listed)
+          (index.file_of.contains(entry.name) ? elsewhere : unlisted).push_back(entry.name);
+      }
+      warn(files_[i].path(), unlisted, "the index does not list it; it is used all the same",
+           "the index does not list them; they are used all the same");
+      warn(files_[i].path(), elsewhere,
+           "the index lists it for another file, which has none; it is used from here",
+           "the index lists them for other files, which have none; they are used from here");
+      warn(files_[i].path(), passed_over,
+           "the index lists it for another file, and that one is used",
+           "the index lists them for other files, and those are used");
+    }
+    for (const auto& [name, file] : index.file_of) {
+      if (!places.contains(name)) absent_.push_back(name);
+    }
+  }
+
+  /// Throws error naming the first file that the index lists and the folder has not.
+  void require_shards(const std::filesystem::path& index_path, const shard_index& index) const {
+    const std::filesystem::path folder = index_path.parent_path();
+    std::error_code ignored;
+    for (const std::string& file_name : index.files) {
+      if (std::filesystem::exists(folder / file_name, ignored)) continue;
+      const std::string* first = nullptr;
+      std::size_t count = 0;
+      for (const auto& [name, file] : index.file_of) {
+        if (file == file_name && ++count == 1) first = &name;
+      }
+      fail(folder / file_name,
+           "cannot open: there is no such file, but " + index_path.filename().string() +
+               " lists it for tensor " + in_quotes(*first) +
+               (count > 1 ? " and " + std::to_string(count - 1) + " more" : "") +
+               ": download the missing shard");
+    }
+  }
+
+  void warn(const std::filesystem::path& file, const std::vector<std::string>& tensors,
+            const std::string& about_one, const std::string& about_some) {
+    constexpr std::size_t most_listed = 3;
+    if (tensors.empty()) return;
+    std::string list;
+    for (std::size_t i = 0; i < std::min(tensors.size(), most_listed); ++i) {
+      list += (i > 0 ? ", " : " ") + in_quotes(tensors[i]);
+    }
+    if (tensors.size() > most_listed) {
+      list += " and " + std::to_string(tensors.size() - most_listed) + " more";
+    }
+    warnings_.push_back(file.string() + ": " + (tensors.size() == 1 ? "tensor" : "tensors") + list +
+                        ": " + (tensors.size() == 1 ? about_one : about_some));
   }
 
   void open_arrays() {
@@ -168,14 +255,7 @@ class checkpoint {
       }
     }
     if (problem) fail(path_, "cannot list the folder: " + problem.message());
-    if (found.empty()) {
-      fail(path_,
-           "no checkpoint in this folder: expected model.safetensors, "
-           "model.safetensors.index.json or .npy files" +
-               std::string(std::filesystem::exists(path_ / "pytorch_model.bin", problem)
-                               ? " (examples/export turns pytorch_model.bin into safetensors)"
-                               : ""));
-    }
+    if (found.empty()) fail(path_, describe_other_folder(path_));
     std::sort(found.begin(), found.end());
     for (const std::filesystem::path& file : found)
       arrays_.emplace_back(file, file.stem().string());
@@ -186,8 +266,8 @@ class checkpoint {
   std::vector<safetensors_file> files_;
   std::vector<npy_file> arrays_;
   metadata_t metadata_;
-  std::vector<std::string> names_;
-  std::unordered_map<std::string_view, mapping> tensors_;  // points into files_ and arrays_
+  std::vector<std::string> names_, warnings_, absent_;
+  std::vector<mapping> tensors_;  // into files_ and arrays_, sorted by name
 };
 
 }  // namespace catmerge::io

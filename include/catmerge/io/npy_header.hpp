@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/json.hpp>
 #include <catmerge/io/tensor_entry.hpp>
 #include <cstddef>
@@ -34,7 +35,7 @@ struct npy_header {
 
 namespace detail {
 
-/// NumPy has no name for bfloat16 and the 8-bit floats.
+/// NumPy has no name for bfloat16 and smaller floats.
 inline constexpr std::array<std::pair<std::string_view, dtype>, 13> npy_types = {
     {{"|b1", dtype::boolean},
      {"|u1", dtype::u8},
@@ -177,7 +178,8 @@ inline std::string_view npy_descr(dtype type) {
 inline npy_header parse_npy_header(std::span<const std::byte> bytes,
                                    const std::filesystem::path& file) {
   const std::string_view text = as_text(bytes);
-  if (text.size() < 10 || text.substr(0, 6) != "\x93NUMPY") fail(file, "is not a .npy file");
+  if (!text.starts_with("\x93NUMPY")) fail_unexpected(file, bytes, "is not a .npy file");
+  if (text.size() < 10) fail(file, "is not a .npy file: it ends after its first bytes");
   const int major = text[6];
   if (major < 1 || major > 3 || text[7] != 0) fail(file, "an unknown version of .npy");
   const std::size_t prefix = major == 1 ? 10 : 12;
@@ -195,7 +197,7 @@ inline npy_header parse_npy_header(std::span<const std::byte> bytes,
   const std::size_t found = text.size() - header.data_offset;
   const tensor_info info{"", header.type, header.shape};
   const auto size = byte_count(info);
-  if (!size) fail(file, "the shape " + to_string(header.shape) + " is absurdly large");
+  if (!size) fail(file, no_byte_count(info));
   if (*size != found) {
     fail(file, describe(info) + " takes " + std::to_string(*size) + " bytes of values, found " +
                    std::to_string(found));

@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/io/mapped_file.hpp>
 #include <catmerge/io/safetensors_header.hpp>
 #include <filesystem>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -24,9 +24,10 @@ class safetensors_file {
   /// Throws error if the file cannot be mapped or breaks the format (see safetensors_header.hpp).
   explicit safetensors_file(const std::filesystem::path& path)
       : file_(path), contents_(parse_safetensors(file_.bytes(), path)) {
-    for (std::size_t i = 0; i < contents_.entries.size(); ++i) {
-      index_.emplace(contents_.entries[i].name, i);
-    }
+    by_name_.reserve(contents_.entries.size());
+    for (const tensor_entry& entry : contents_.entries) by_name_.push_back(&entry);
+    std::sort(by_name_.begin(), by_name_.end(),
+              [](const tensor_entry* a, const tensor_entry* b) { return a->name < b->name; });
   }
 
   /// The path that it was opened by.
@@ -41,8 +42,10 @@ class safetensors_file {
 
   /// The tensor of that name, or null.
   const tensor_entry* find(std::string_view name) const {
-    const auto found = index_.find(name);
-    return found == index_.end() ? nullptr : &contents_.entries[found->second];
+    const auto found = std::lower_bound(
+        by_name_.begin(), by_name_.end(), name,
+        [](const tensor_entry* entry, std::string_view wanted) { return entry->name < wanted; });
+    return found == by_name_.end() || (*found)->name != name ? nullptr : *found;
   }
 
   /// The tensor of that name. Throws error if there is none.
@@ -60,7 +63,7 @@ class safetensors_file {
  private:
   mapped_file file_;
   safetensors_contents contents_;
-  std::unordered_map<std::string_view, std::size_t> index_;  // keys lie in contents_
+  std::vector<const tensor_entry*> by_name_;  // sorted: no choice of names makes it slow
 };
 
 }  // namespace catmerge::io

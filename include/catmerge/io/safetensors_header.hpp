@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/io/file_kind.hpp>
 #include <catmerge/io/json.hpp>
 #include <catmerge/io/tensor_entry.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <string>
@@ -49,17 +51,21 @@ inline bool is_index(const nlohmann::json& value) {
              static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
 }
 
-/// One tensor of the header; checked against the size of the values, not yet against the others.
-inline tensor_entry parse_safetensors_entry(const std::filesystem::path& file,
-                                            const std::string& name, const nlohmann::json& info,
-                                            std::span<const std::byte> values) {
+/// A tensor and the offsets that the header gives it; not yet known to lie in the file.
+struct placed_entry : tensor_entry {
+  std::uint64_t begin = 0, end = 0;
+};
+
+/// One tensor of the header; checked by itself, not yet against the file and the others.
+inline placed_entry parse_safetensors_entry(const std::filesystem::path& file,
+                                            const std::string& name, const nlohmann::json& info) {
   const auto member = [&](const char* key) -> const nlohmann::json& {
     if (!info.is_object()) fail(file, name, "expected an object, found " + shown(info));
     const auto found = info.find(key);
     if (found == info.end()) fail(file, name, std::string("has no ") + key);
     return *found;
   };
-  tensor_entry entry;
+  placed_entry entry;
   entry.name = name;
 
   const nlohmann::json& type = member("dtype");
@@ -74,57 +80,65 @@ inline tensor_entry parse_safetensors_entry(const std::filesystem::path& file,
   }
   entry.shape = shape.get<shape_t>();
   const auto size = byte_count(entry);
-  if (!size) fail(file, name, "the shape " + to_string(entry.shape) + " is absurdly large");
+  if (!size) fail(file, name, no_byte_count(entry));
 
   const nlohmann::json& offsets = member("data_offsets");
   if (!offsets.is_array() || offsets.size() != 2 || !is_index(offsets[0]) ||
       !is_index(offsets[1])) {
     fail(file, name, "data_offsets: expected [begin, end], found " + shown(offsets));
   }
-  const auto begin = offsets[0].get<std::uint64_t>();
-  const auto end = offsets[1].get<std::uint64_t>();
-  const std::string range = "[" + std::to_string(begin) + ", " + std::to_string(end) + "]";
-  if (begin > end) fail(file, name, "data_offsets " + range + ": the end lies before the begin");
-  if (end - begin != *size) {
-    fail(file, name,
-         describe(entry) + " takes " + std::to_string(*size) + " bytes, data_offsets " + range +
-             " hold " + std::to_string(end - begin));
+  entry.begin = offsets[0].get<std::uint64_t>();
+  entry.end = offsets[1].get<std::uint64_t>();
+  const auto range = [&] {
+    return "[" + std::to_string(entry.begin) + ", " + std::to_string(entry.end) + "]";
+  };
+  if (entry.begin > entry.end) {
+    fail(file, name, "data_offsets " + range() + ": the end lies before the begin");
   }
-  if (end > values.size()) {
+  if (entry.end - entry.begin != *size) {
     fail(file, name,
-         "data_offsets " + range + " lie beyond the " + std::to_string(values.size()) +
-             " bytes of values in the file (is it truncated?)");
+         describe(entry) + " takes " + std::to_string(*size) + " bytes, data_offsets " + range() +
+             " hold " + std::to_string(entry.end - entry.begin));
   }
-  entry.bytes = values.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(*size));
   return entry;
 }
 
-/// Sorts the tensors by offset; they must cover the values exactly.
-inline void check_safetensors_cover(const std::filesystem::path& file,
-                                    std::vector<tensor_entry>& entries,
-                                    std::span<const std::byte> values) {
-  const auto begin_of = [&](const tensor_entry& entry) {
-    return static_cast<std::size_t>(entry.bytes.data() - values.data());
-  };
+/// Sorts the tensors by offset; they must cover the values exactly. Then each gets its bytes.
+inline void place_safetensors_entries(const std::filesystem::path& file,
+                                      std::vector<placed_entry>& entries,
+                                      std::span<const std::byte> values) {
   std::stable_sort(entries.begin(), entries.end(), [&](const auto& a, const auto& b) {
-    return std::pair(begin_of(a), a.bytes.size()) < std::pair(begin_of(b), b.bytes.size());
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
-  std::size_t covered = 0;
-  const tensor_entry* previous = nullptr;
-  for (const tensor_entry& entry : entries) {
-    const std::size_t begin = begin_of(entry);
-    if (begin < covered) fail(file, entry.name, "overlaps tensor " + in_quotes(previous->name));
-    if (begin > covered) {
-      fail(file, entry.name,
-           "begins at byte " + std::to_string(begin) + ", expected " + std::to_string(covered) +
-               ": the bytes between belong to no tensor");
+  std::uint64_t covered = 0;
+  const placed_entry* previous = nullptr;
+  const placed_entry* beyond = nullptr;  // the first that does not lie in the file
+  for (const placed_entry& entry : entries) {
+    if (entry.begin < covered) {
+      fail(file, entry.name, "overlaps tensor " + in_quotes(previous->name));
     }
-    covered = begin + entry.bytes.size();
+    if (entry.begin > covered) {
+      fail(file, entry.name,
+           "begins at byte " + std::to_string(entry.begin) + ", expected " +
+               std::to_string(covered) + ": the bytes between belong to no tensor");
+    }
+    covered = entry.end;
+    if (covered > values.size() && beyond == nullptr) beyond = &entry;
     previous = &entry;
+  }
+  if (beyond != nullptr) {
+    fail(file, "is cut short: its tensors take " + std::to_string(covered) +
+                   " bytes of values, found " + std::to_string(values.size()) +
+                   "; the first without its bytes is tensor " + in_quotes(beyond->name) +
+                   ". Download or copy the file again");
   }
   if (covered != values.size()) {
     fail(file, "the tensors end after " + std::to_string(covered) + " bytes of values, found " +
                    std::to_string(values.size()) + " in the file");
+  }
+  for (placed_entry& entry : entries) {
+    entry.bytes = values.subspan(static_cast<std::size_t>(entry.begin),
+                                 static_cast<std::size_t>(entry.end - entry.begin));
   }
 }
 
@@ -136,43 +150,50 @@ inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
                                               const std::filesystem::path& file) {
   constexpr std::size_t prefix = 8;
   if (bytes.size() < prefix) {
-    fail(file, "is not a safetensors file: it has " + std::to_string(bytes.size()) + " bytes");
+    fail_unexpected(file, bytes,
+                    "is not a safetensors file: it has " + std::to_string(bytes.size()) + " bytes");
   }
   std::uint64_t length = 0;
   for (std::size_t i = prefix; i-- > 0;) {
     length = length << 8 | std::to_integer<std::uint64_t>(bytes[i]);
   }
   if (length > safetensors_longest_header) {
-    fail(file, "the header's length, " + std::to_string(length) + ", exceeds the limit of " +
-                   std::to_string(safetensors_longest_header) + " (is it a safetensors file?)");
+    fail_unexpected(file, bytes,
+                    "the header's length, " + std::to_string(length) + ", exceeds the limit of " +
+                        std::to_string(safetensors_longest_header) +
+                        " (is it a safetensors file?)");
   }
   if (length > bytes.size() - prefix) {
-    fail(file, "the header's length, " + std::to_string(length) + ", lies beyond the file's " +
-                   std::to_string(bytes.size()) + " bytes");
+    fail_unexpected(file, bytes,
+                    "the header's length, " + std::to_string(length) + ", lies beyond the file's " +
+                        std::to_string(bytes.size()) + " bytes (is it cut short?)");
   }
   const auto header_size = static_cast<std::size_t>(length);
   const std::string_view header = as_text(bytes.subspan(prefix, header_size));
   const std::span<const std::byte> values = bytes.subspan(prefix + header_size);
-  if (header.empty() || header.front() != '{') fail(file, "the header does not start with '{'");
+  if (header.empty() || header.front() != '{') {
+    fail_unexpected(file, bytes, "the header does not start with '{'");
+  }
 
   safetensors_contents contents;
-  const nlohmann::json parsed = parse_json(header, file, "header");
-  for (const auto& [name, info] : parsed.items()) {
+  std::vector<detail::placed_entry> entries;
+  for_each_member(header, file, "header", [&](const std::string& name, nlohmann::json& info) {
     if (name != "__metadata__") {
-      contents.entries.push_back(detail::parse_safetensors_entry(file, name, info, values));
-      continue;
+      entries.push_back(detail::parse_safetensors_entry(file, name, info));
+      return;
     }
-    if (info.is_null()) continue;
+    if (info.is_null()) return;
     if (!info.is_object()) fail(file, "__metadata__: expected an object of strings");
     for (const auto& [key, text] : info.items()) {
       if (!text.is_string()) {
         fail(file, "__metadata__: " + in_quotes(key) + ": expected a string, found " +
                        detail::shown(text));
       }
-      contents.metadata.emplace(key, text.get<std::string>());
+      contents.metadata.emplace(key, std::move(text.get_ref<std::string&>()));
     }
-  }
-  detail::check_safetensors_cover(file, contents.entries, values);
+  });
+  detail::place_safetensors_entries(file, entries, values);
+  contents.entries.assign(std::move_iterator(entries.begin()), std::move_iterator(entries.end()));
   return contents;
 }
 

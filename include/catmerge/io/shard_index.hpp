@@ -24,7 +24,8 @@ inline shard_index read_shard_index(const std::filesystem::path& path) {
   const mapped_file file(path);
   const nlohmann::json index = parse_json(as_text(file.bytes()), path, "index");
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (map == index.end() || !map->is_object()) fail(path, "expected an object \"weight_map\"");
+  if (map == index.end() || !map->is_object())
+    fail(path, "is no index of shards: expected an object \"weight_map\"");
   shard_index result;
   for (const auto& [name, shard] : map->items()) {
     if (!shard.is_string()) fail(path, name, "expected the name of a file");

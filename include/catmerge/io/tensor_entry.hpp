@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/error.hpp>
 #include <catmerge/io/dtype.hpp>
 #include <catmerge/io/fail.hpp>
@@ -48,12 +49,13 @@ inline std::optional<std::uint64_t> element_count(const shape_t& shape) {
   return count;
 }
 
-/// The number of bytes, if it can be represented.
+/// The number of bytes, if it can be represented and the elements' bits fill whole bytes.
 inline std::optional<std::uint64_t> byte_count(const tensor_info& info) {
   constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
   const auto count = element_count(info.shape);
-  if (!count || *count > most / size_of(info.type)) return std::nullopt;
-  return *count * size_of(info.type);
+  const std::uint64_t bits = bits_of(info.type);
+  if (!count || *count > most / bits || *count * bits % 8 != 0) return std::nullopt;
+  return *count * bits / 8;
 }
 
 /// "[3, 4]"; "[]" for a scalar.
@@ -71,10 +73,26 @@ inline std::string describe(const tensor_info& info) {
   return std::string(name_of(info.type)) + " " + to_string(info.shape);
 }
 
+/// Says of a tensor without a byte_count why it has none.
+inline std::string no_byte_count(const tensor_info& info) {
+  const auto count = element_count(info.shape);
+  const std::uint64_t bits = bits_of(info.type);
+  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+  if (count && *count <= most / bits) {
+    return describe(info) + " takes " + std::to_string(*count * bits) +
+           " bits, which do not fill whole bytes";
+  }
+  return "the shape " + to_string(info.shape) +
+         (count || std::none_of(info.shape.begin(), info.shape.end(),
+                                [](index_t n) { return n < 0; })
+              ? " is absurdly large"
+              : " has a negative extent");
+}
+
 /// Whether the bytes may be read in place as elements of their type. Files that our writers and the
 /// reference implementation make are aligned; a header of odd length shifts everything after it.
 inline bool is_aligned(const tensor_entry& entry) {
-  return reinterpret_cast<std::uintptr_t>(entry.bytes.data()) % size_of(entry.type) == 0;
+  return reinterpret_cast<std::uintptr_t>(entry.bytes.data()) % alignment_of(entry.type) == 0;
 }
 
 /// The values in place, without a copy. Throws error if the tensor holds another type or is not

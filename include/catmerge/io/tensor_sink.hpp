@@ -52,13 +52,14 @@ class write_ledger {
     bool started = false;       ///< a tensor without elements must be written, too
   };
 
-  /// Throws error for a name declared twice and for absurd shapes. `file` is for messages.
+  /// Throws error for a name declared twice and for shapes without a byte_count. `file` is for
+  /// messages.
   write_ledger(std::filesystem::path file, std::vector<tensor_info> tensors)
       : file_(std::move(file)) {
     slots_.reserve(tensors.size());
     for (tensor_info& info : tensors) {
       const auto size = byte_count(info);
-      if (!size) fail(file_, info.name, "the shape " + to_string(info.shape) + " is invalid");
+      if (!size) fail(file_, info.name, no_byte_count(info));
       slots_.push_back({std::move(info), *size});
       const slot& added = slots_.back();
       if (!index_.emplace(added.info.name, slots_.size() - 1).second) {

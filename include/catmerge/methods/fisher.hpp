@@ -71,8 +71,10 @@ struct fisher_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    report.fallback = p.importance.empty();
-    if (report.fallback) return detail::mean_vector(c, vectors, tau);
+    if (p.importance.empty()) {
+      report.fallback = fallback_rule::mean;
+      return detail::mean_vector(c, vectors, tau);
+    }
     detail::check_importance(c, p);
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
       auto sum = cut.make(scalar_type::f64), weights = cut.make(scalar_type::f64);

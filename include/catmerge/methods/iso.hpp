@@ -69,8 +69,10 @@ struct iso_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    report.fallback = !detail::is_matrix(c, p);
-    if (report.fallback) return detail::mean_vector(c, vectors, tau);
+    if (!detail::is_matrix(c, p)) {
+      report.fallback = fallback_rule::mean;
+      return detail::mean_vector(c, vectors, tau);
+    }
     detail::merge_parts(c, p, options.fused, vectors, tau,
                         [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
   }

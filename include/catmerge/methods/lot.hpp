@@ -60,7 +60,7 @@ struct lot_method {
                                        : add_scale(c, p, vectors, tau))
         return;
     }
-    report.fallback = true;
+    report.fallback = fallback_rule::mean;
     detail::mean_vector(c, vectors, tau);
   }
 

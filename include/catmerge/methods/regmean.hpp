@@ -55,7 +55,7 @@ struct regmean_method {
       detail::check_finite_statistics(c, p);
       if (detail::gram_solver<Context>(c, vectors, grams(c, p)).add_without(p.base, tau)) return;
     }
-    report.fallback = true;
+    report.fallback = fallback_rule::mean;
     detail::mean_vector(c, vectors, tau);
   }
 

@@ -56,11 +56,13 @@ struct tsv_m_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    report.fallback = !detail::is_matrix(c, p);
-    if (report.fallback) return detail::mean_vector(c, vectors, tau);
+    if (!detail::is_matrix(c, p)) {
+      report.fallback = fallback_rule::mean;
+      return detail::mean_vector(c, vectors, tau);
+    }
     detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
       if (add(c, t, part)) return;
-      report.fallback = true;
+      report.fallback = fallback_rule::mean;
       detail::mean_vector(c, t, part);
     });
   }

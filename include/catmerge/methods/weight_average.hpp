@@ -23,12 +23,18 @@ struct weight_average_method {
     detail::mean_vector(c, vectors, tau);
   }
 
-  /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks; the report says
-  /// nothing but the kind. Throws catmerge::error where the result is not finite.
+  /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks, and of one expert
+  /// that expert, bit for bit; the report says nothing but the kind. Throws catmerge::error where
+  /// the result is not finite.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    detail::add_scaled_sum(c, p, 1 / static_cast<double>(p.experts.size()), out);
+    if (p.experts.size() == 1) {  // base + (expert - base) would be rounded twice
+      c.assign(p.experts.front(), out);
+      detail::check_finite(c, p, out);
+    } else {
+      detail::add_scaled_sum(c, p, 1 / static_cast<double>(p.experts.size()), out);
+    }
     layer_report report;
     report.kind = p.kind;
     return report;

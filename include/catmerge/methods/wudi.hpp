@@ -53,8 +53,10 @@ struct wudi_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    report.fallback = p.kind != layer_kind::linear;
-    if (report.fallback) return;
+    if (p.kind != layer_kind::linear) {
+      report.fallback = fallback_rule::base;
+      return;
+    }
     detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
       std::vector<detail::weighted_gram<Context>> grams;
       for (std::size_t k = 0; k < t.size(); ++k) {
