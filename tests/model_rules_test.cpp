@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/model/networks.hpp>
+#include <chrono>
 #include <random>
 #include <string>
 #include <vector>
@@ -201,6 +202,19 @@ TEST_CASE("a shape that does not fit its rule is an error that names tensor and 
   CHECK_CONTAINS(refused({.pattern = "*", .kind = kind::fused_linear, .parts = 3}, {4, 3}),
                  "an output extent divisible by 3");
   CHECK(refused({.pattern = "*", .kind = kind::embedding}, {}) == "");
+  CHECK_CONTAINS(refused({.pattern = "w"}, {2, 2, 2}), "a stack of them is called stacked");
+  const auto stack_of = [](kind what, int parts = 1, matrix_layout layout = {}) {
+    return parameter_rule{
+        .pattern = "w", .kind = what, .layout = layout, .parts = parts, .stacked = true};
+  };
+  CHECK_CONTAINS(refused(stack_of(kind::linear), {2, 2}), "three extents (a stack of matrices)");
+  CHECK_CONTAINS(refused(stack_of(kind::shift), {2}), "two extents (a stack of vectors)");
+  CHECK(refused(stack_of(kind::scale), {3, 5}) == "");
+  CHECK(refused(stack_of(kind::fused_linear, 2), {3, 4, 5}) == "");
+  CHECK_CONTAINS(refused(stack_of(kind::fused_linear, 2), {2, 5, 4}), "divisible by 2");
+  CHECK(refused(stack_of(kind::fused_linear, 2, matrix_layout::in_out), {3, 5, 4}) == "");
+  CHECK_CONTAINS(refused(stack_of(kind::fused_linear, 2, matrix_layout::in_out), {2, 4, 5}),
+                 "divisible by 2");
 
   const auto malformed = [](const parameter_rule& rule) {
     return message_of([&] { name_rules({rule}); });
@@ -210,6 +224,10 @@ TEST_CASE("a shape that does not fit its rule is an error that names tensor and 
   CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::shift, .parts = 0}), "0 parts");
   CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::unknown}), "rule 'w'");
   CHECK_CONTAINS(malformed({.pattern = "{"}), "braces");
+  CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::packed}), "cannot be asked for");
+  for (const kind what : {kind::conv, kind::embedding, kind::fixed, kind::running_statistics}) {
+    CHECK_CONTAINS(malformed({.pattern = "w", .kind = what, .stacked = true}), "be stacked");
+  }
 }
 
 TEST_CASE("q, k and v of one attention are a group; everything else stands alone") {
@@ -257,7 +275,7 @@ std::string found_as(const name_rules& rules, const std::string& name, io::shape
 
 }  // namespace
 
-TEST_CASE("OpenCLIP's vision transformer: every parameter, behind any prefix, and no text") {
+TEST_CASE("OpenCLIP's transformers: every parameter, behind any prefix") {
   const std::string layer = "transformer.resblocks.11.";
   const struct {
     std::string name;
@@ -287,11 +305,21 @@ TEST_CASE("OpenCLIP's vision transformer: every parameter, behind any prefix, an
       for (const std::string prefix : {"visual.", "model.visual."}) {
         CHECK(found_as(rules, prefix + c.name, c.shape) == c.kind);
       }
-      CHECK(found_as(rules, "audiovisual." + c.name, c.shape) == "unknown, not trimmed");
-      // The text part's names are these without "visual.".
-      CHECK(found_as(rules, c.name, c.shape) == "unknown, not trimmed");
     }
   }
+  for (const auto& c : cases) {
+    CAPTURE(c.name);
+    const auto vision = open_clip_vision();
+    CHECK(found_as(vision, "audiovisual." + c.name, c.shape) == "unknown, not trimmed");
+    CHECK(found_as(vision, c.name, c.shape) == "unknown, not trimmed");
+    // The text part's layers have these names without "visual.".
+    if (c.name.starts_with(layer)) {
+      CHECK(found_as(open_clip_text(), c.name, c.shape) == c.kind);
+      CHECK(found_as(known_networks(), c.name, c.shape) == c.kind);
+    }
+  }
+  CHECK(found_as(known_networks(), "text_projection", {4, 2}) == "linear, not trimmed, in_out");
+  CHECK(found_as(known_networks(), "ln_final.weight", {4}) == "scale");
 }
 
 TEST_CASE("BERT and RoBERTa: every parameter, with and without prefix, and no heads") {
@@ -334,7 +362,8 @@ TEST_CASE("BERT and RoBERTa: every parameter, with and without prefix, and no he
     for (const std::string head :
          {"classifier.weight", "classifier.dense.weight", "classifier.out_proj.weight",
           "lm_head.dense.weight", "lm_head.layer_norm.weight", "cls.predictions.bias"}) {
-      CHECK(found_as(rules, head, {4, 4}) == "unknown, not trimmed");
+      CHECK(found_as(hugging_face_bert(), head, {4, 4}) == "unknown, not trimmed");
+      CHECK(found_as(known_networks(), head, {4, 4}) == "embedding, not trimmed");
     }
     const auto groups = rules.groups({"bert." + layer + "attention.self.query.weight",
                                       "bert." + layer + "attention.self.query.bias",
@@ -361,4 +390,178 @@ TEST_CASE("a list is appended after what is there") {
       CHECK(all.classify(info).trim == vision.classify(info).trim);
     }
   }
+}
+
+TEST_CASE("a network's rule passes over what it does not fit; a user's does not") {
+  const parameter_rule two{.pattern = "*.w", .kind = kind::fused_linear, .parts = 2};
+  const parameter_rule square{
+      .pattern = "*.w", .kind = kind::fused_linear, .parts = 3, .square_parts = true};
+  name_rules rules = network_rules({{.pattern = "*.w"}, two, square});
+  CHECK(found_as(rules, "a.w", {9, 3}) == "fused linear, 3 parts");
+  CHECK(found_as(rules, "a.w", {9, 4}) == "linear");
+  CHECK(found_as(rules, "a.w", {6, 3}) == "fused linear, 2 parts");
+  CHECK(found_as(rules, "a.w", {6}) == "unknown, not trimmed");
+  parameter_rule transposed = square;
+  transposed.layout = matrix_layout::in_out;
+  const name_rules columns = network_rules({transposed});
+  CHECK(found_as(columns, "a.w", {3, 9}) == "fused linear, 3 parts, in_out");
+  CHECK(found_as(columns, "a.w", {9, 3}) == "unknown, not trimmed");
+  rules.add(square);
+  CHECK_CONTAINS(message_of([&] {
+                   rules.classify({"a.w", io::dtype::f32, {9, 4}});
+                 }),
+                 "tensor 'a.w': expected 3 parts of d_in x d_in for what the rule '*.w' calls");
+}
+
+TEST_CASE("whose rule decided, and which") {
+  name_rules rules = rules_for("llama");
+  const auto of = [&](const std::string& name, io::shape_t shape) {
+    const auto found = rules.classify({name, io::dtype::f32, std::move(shape)});
+    return std::string(name_of(found.source)) + ": " + found.rule;
+  };
+  const std::string norm = "model.layers.3.input_layernorm.weight";
+  CHECK_CONTAINS(of(norm, {4}), "network: {,*.}");
+  CHECK(of("mine.weight", {4, 4}) == "general: a matrix called weight is linear");
+  CHECK(of("mine", {4, 4}) == "none: ");
+  rules.add({.pattern = "*norm.weight", .kind = kind::fixed});
+  CHECK(of(norm, {4}) == "user: *norm.weight");
+  CHECK(of("final.norm.weight", {4}) == "user: *norm.weight");
+}
+
+TEST_CASE("buffers and types that are no weights") {
+  const name_rules rules = known_networks();
+  const struct {
+    std::string name;
+    io::dtype type;
+    io::shape_t shape;
+    kind expected;
+  } cases[] = {
+      {"a.bn.running_mean", io::dtype::f32, {4}, kind::running_statistics},
+      {"layer1.0.bn1.running_var", io::dtype::bf16, {4}, kind::running_statistics},
+      {"a.bn.num_batches_tracked", io::dtype::i64, {}, kind::fixed},
+      {"a.bn.num_batches_tracked", io::dtype::f32, {}, kind::fixed},
+      {"transformer.h.0.attn.bias", io::dtype::u8, {1, 1, 6, 6}, kind::fixed},
+      {"transformer.h.0.attn.bias", io::dtype::f32, {1, 1, 6, 6}, kind::fixed},
+      {"transformer.h.0.attn.masked_bias", io::dtype::f32, {}, kind::fixed},
+      {"gpt_neox.layers.1.attention.bias", io::dtype::boolean, {1, 1, 6, 6}, kind::fixed},
+      {"model.layers.0.self_attn.rotary_emb.inv_freq", io::dtype::f32, {4}, kind::fixed},
+      {"text_model.embeddings.position_ids", io::dtype::i64, {1, 6}, kind::fixed},
+      {"layers.0.blocks.1.attn.relative_position_index", io::dtype::i64, {9, 9}, kind::fixed},
+      // Quantised weights: what their names say matters only where they are floats.
+      {"model.layers.0.mlp.up_proj.weight", io::dtype::f8_e4m3, {4, 4}, kind::packed},
+      {"model.layers.0.mlp.up_proj.weight", io::dtype::u8, {8, 1}, kind::packed},
+      {"model.layers.0.mlp.up_proj.qweight", io::dtype::i32, {4, 4}, kind::packed},
+      {"model.layers.0.mlp.up_proj.g_idx", io::dtype::i32, {4}, kind::packed}};
+  for (const auto& c : cases) {
+    CAPTURE(c.name);
+    const auto found = rules.classify({c.name, c.type, c.shape});
+    CHECK(name_of(found.kind) == name_of(c.expected));
+    CHECK_FALSE(found.trim);
+  }
+}
+
+TEST_CASE("the general rule on names that no network has") {
+  const name_rules rules = rules_for("a network of tomorrow");
+  const struct {
+    std::string name;
+    io::shape_t shape;
+    std::string expected;
+  } cases[] = {{"net.stem.weight", {8, 4}, "linear"},
+               {"net.stem.bias", {8}, "shift"},
+               {"net.seq.0.weight", {8, 4}, "linear"},
+               {"net.pre_ln.weight", {4}, "scale"},
+               {"net.ln.beta", {4}, "shift"},
+               {"net.bn3.weight", {4}, "scale"},
+               {"net.norms.0.weight", {4}, "scale"},
+               {"net.RMSNorm_2.weight", {4}, "scale"},
+               {"net.kiln.weight", {4}, "unknown, not trimmed"},
+               {"net.prelu.weight", {4}, "unknown, not trimmed"},
+               {"net.norm.weight", {2, 4}, "embedding, not trimmed"},
+               {"net.stem.weight", {8, 4, 3, 3}, "conv"},
+               {"net.stem.weight", {8, 4, 3}, "conv"},
+               {"net.stem.weight", {8, 1, 3, 3}, "embedding, not trimmed"},
+               {"patch_embed.proj.weight", {8, 3, 4, 4}, "embedding, not trimmed"},
+               {"patch_embed.proj.bias", {8}, "embedding, not trimmed"},
+               {"patch_embed.norm.weight", {8}, "embedding, not trimmed"},
+               {"net.reg_token", {1, 1, 8}, "embedding, not trimmed"},
+               {"net.pos_embed", {1, 5, 8}, "embedding, not trimmed"},
+               {"net.token_embedding.weight", {9, 4}, "embedding, not trimmed"},
+               {"lm_head.weight", {9, 4}, "embedding, not trimmed"},
+               {"lm_head.bias", {9}, "embedding, not trimmed"},
+               {"score.weight", {2, 4}, "embedding, not trimmed"},
+               {"classifier.1.weight", {2, 4}, "embedding, not trimmed"},
+               {"fc.weight", {2, 4}, "embedding, not trimmed"},
+               {"net.fc.weight", {8, 4}, "linear"},
+               {"blocks.0.ls1.gamma", {4}, "scale"},
+               {"blocks.0.moe.w1", {2, 8, 4}, "linear, not trimmed"},
+               {"blocks.0.alpha", {4}, "unknown, not trimmed"}};
+  for (const auto& c : cases) {
+    CAPTURE(c.name);
+    CHECK(found_as(rules, c.name, c.shape) == c.expected);
+  }
+}
+
+TEST_CASE("torchvision's ResNet") {
+  const name_rules rules = rules_for("");
+  CHECK(found_as(rules, "conv1.weight", {4, 3, 7, 7}) == "conv");
+  CHECK(found_as(rules, "bn1.weight", {4}) == "scale");
+  CHECK(found_as(rules, "layer1.0.conv2.weight", {4, 4, 3, 3}) == "conv");
+  CHECK(found_as(rules, "layer4.1.bn3.bias", {4}) == "shift");
+  CHECK(found_as(rules, "layer2.0.downsample.0.weight", {4, 4, 1, 1}) == "conv");
+  CHECK(found_as(rules, "layer2.0.downsample.1.weight", {4}) == "scale");
+  CHECK(found_as(rules, "fc.bias", {4}) == "embedding, not trimmed");
+}
+
+TEST_CASE("an index of patterns finds what trying them all finds") {
+  std::mt19937 random(9);
+  const auto any = [&](const std::vector<std::string>& of) { return of[random() % of.size()]; };
+  const std::vector<std::string> parts = {"a", "b", "ab", "weight", "bias", "7"};
+  const std::vector<std::string> pieces = {"a",  "b",      "*",     "*.",     "{,*.}",   "{a,b}",
+                                           "?",  ".",      ".a",    "weight", ".weight", "ab.",
+                                           "a.", "{*,a.}", ".bias", "{.a,b}"};
+  std::size_t matched = 0;
+  for (int round = 0; round < 300; ++round) {
+    std::vector<glob> globs;
+    pattern_index index;
+    for (int i = 0; i < 12; ++i) {
+      std::string pattern;
+      for (auto size = 1 + random() % 4; size-- > 0;) pattern += any(pieces);
+      globs.emplace_back(pattern);
+      index.add(globs.back());
+    }
+    for (int i = 0; i < 20; ++i) {
+      std::string name = any({"", ".", "a", "ab"});
+      for (auto size = random() % 4; size-- > 0;) name += (name.empty() ? "" : ".") + any(parts);
+      const auto parity = random() % 3;  // what is accepted
+      const auto accept = [&](std::size_t number) { return parity == 2 || number % 2 == parity; };
+      std::size_t expected = pattern_index::none;
+      for (std::size_t k = 0; k < globs.size(); ++k) {
+        if (accept(k) && globs[k].matches(name)) expected = k;
+      }
+      CAPTURE(name);
+      CHECK(index.find_last(name, accept) == expected);
+      matched += expected != pattern_index::none;
+    }
+  }
+  CHECK(matched > 1000);
+}
+
+TEST_CASE("a hundred thousand names are classified and grouped at once") {
+  const auto began = std::chrono::steady_clock::now();
+  const name_rules rules = rules_for("qwen3_moe");
+  std::vector<std::string> names;
+  for (int layer = 0; layer < 130; ++layer) {
+    const std::string experts = "model.layers." + std::to_string(layer) + ".mlp.experts.";
+    for (int i = 0; i < 256; ++i) {
+      for (const std::string part : {"gate", "up", "down"}) {
+        names.push_back(experts + std::to_string(i) + "." + part + "_proj.weight");
+      }
+    }
+  }
+  for (const auto& name : names) {
+    REQUIRE(rules.classify({name, io::dtype::f32, {4, 4}}).kind == kind::linear);
+  }
+  CHECK(rules.groups(names).size() == names.size() / 3 * 2);
+  // Half a second, a second under sanitizers; trying a thousand patterns in turn takes minutes.
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(20));
 }

@@ -15,8 +15,9 @@ As a command, for a Hugging Face folder of a vision model and a file of samples:
     python3 record_features.py --model FOLDER --class CLIPVisionModelWithProjection \\
         --samples samples.safetensors --output features.safetensors --count 3
 
-Recorded are the inputs of every nn.Linear and nn.Conv2d, whose weight they meet, and of every
-nn.LayerNorm and RMSNorm (nn.RMSNorm, or a class whose name ends so), for its scale: there the
+Recorded are the inputs of every nn.Linear and nn.Conv2d, and of every Conv1D of the transformers
+library (GPT-2's linear layers, whose weight is stored d_in x d_out), whose weight they meet, and of
+every nn.LayerNorm and RMSNorm (nn.RMSNorm, or a class whose name ends so), for its scale: there the
 normalised input, (x - mean) / sqrt(var + eps) or x / sqrt(mean(x^2) + eps), computed directly
 from x. A convolution's rows are the patches under its window, one per sample and position, columns
 in the order channel, row, column, as its weight (d_out, ...) has them. Convolutions of several
@@ -51,6 +52,11 @@ from torch import Tensor, nn
 def is_rms_norm(module: nn.Module) -> bool:
     """Whether it divides by the root of the mean square, by its type or its name."""
     return type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether it is a Conv1D of the transformers library, by its name: y = x W, W d_in x d_out."""
+    return type(module).__name__ == "Conv1D" and getattr(module, "weight", None) is not None
 
 
 def is_layer_norm_2d(module: nn.Module) -> bool:
@@ -150,7 +156,7 @@ class FeatureRecorder:
         self._handles = [model.register_forward_pre_hook(self._begin)]
         for module_name, module in model.named_modules():
             conv = isinstance(module, nn.Conv2d) and module.groups == 1
-            linear = isinstance(module, nn.Linear) or conv
+            linear = isinstance(module, nn.Linear) or is_transposed_linear(module) or conv
             norm = is_layer_norm(module) or is_rms_norm(module)
             name = f"{module_name}.weight" if module_name else "weight"
             if (linear or norm) and module.weight is not None and keep(name):

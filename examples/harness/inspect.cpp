@@ -3,26 +3,43 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
-#include <catmerge/model/networks.hpp>
 #include <harness/checkpoint_warnings.hpp>
 #include <harness/commands.hpp>
 #include <harness/rules.hpp>
 #include <harness/tensors.hpp>
 #include <iomanip>
 #include <iostream>
+#include <map>
 
 namespace catmerge::harness {
 
 namespace {
 
+/// The kind and all that it is treated by: "fused linear, 3 parts, d_in x d_out, not trimmed".
+std::string described(const model::classification& c) {
+  using kind = model::parameter_kind;
+  std::string text(model::name_of(c.kind));
+  if (c.parts > 1) text += ", " + std::to_string(c.parts) + " parts";
+  if (c.layout == model::matrix_layout::in_out) text += ", d_in x d_out";
+  if (c.stacked) text += ", stacked";
+  const bool copied =
+      c.kind == kind::fixed || c.kind == kind::packed || c.kind == kind::running_statistics;
+  if (!c.trim && !copied) text += ", not trimmed";
+  if (c.source == model::rule_source::general) text += ", by the general rule";
+  return text;
+}
+
 void run_inspect(const std::vector<std::string>& paths, const std::vector<std::string>& given) {
-  auto rules = model::known_networks();
-  add_rules(given, rules);
+  model::name_rules checked;
+  add_rules(given, checked);  // what is wrong with them is told before a file is read
   for (const auto& path : paths) {
     const io::checkpoint file(path);
     print_warnings(file);
+    auto rules = rules_of(file);
+    add_rules(given, rules);
     std::size_t width = 4, shapes = 5;
-    std::int64_t values = 0;
+    std::int64_t values = 0, unknown = 0;
+    std::map<std::string, std::int64_t> general;  // how many tensors each sentence of it decided
     for (const auto& name : file.names()) {
       width = std::max(width, name.size());
       shapes = std::max(shapes, io::to_string(file.at(name).shape).size());
@@ -38,13 +55,20 @@ void run_inspect(const std::vector<std::string>& paths, const std::vector<std::s
     for (const auto& name : file.names()) {
       const auto& entry = file.at(name);
       const auto c = rules.classify(entry);
-      std::string kind(model::name_of(c.kind));
-      if (!c.trim && c.kind != model::parameter_kind::fixed) kind += ", not trimmed";
-      row(name, std::string(io::name_of(entry.type)), io::to_string(entry.shape), kind);
+      row(name, std::string(io::name_of(entry.type)), io::to_string(entry.shape), described(c));
+      if (c.source == model::rule_source::general) ++general[c.rule];
+      unknown += c.kind == model::parameter_kind::unknown;
       const auto [rows, columns] = matrix_extents(entry.shape);
       values += rows * columns;
     }
     std::cout << "  " << file.names().size() << " tensors, " << values << " values\n";
+    if (const auto type = model_type_of(file); !type.empty())
+      std::cout << "  model_type: " << type << '\n';
+    for (const auto& [sentence, count] : general)
+      std::cout << "  general rule, " << count << " of them: " << sentence << '\n';
+    if (unknown > 0)
+      std::cout << "  unknown, " << unknown
+                << " of them: no rule names them; --rule PATTERN=KIND says what they are\n";
     for (const auto& [key, value] : file.metadata())
       std::cout << "  metadata " << key << ": " << value << '\n';
   }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner import main, skip_all, test
+from runner import Skipped, main, skip_all, test
 
 EXPORT = Path(__file__).resolve().parents[2] / "examples" / "export"
 sys.path.insert(0, str(EXPORT))
@@ -364,6 +364,56 @@ def samples_are_scaled(folder: Path) -> None:
     metadata = {"mean": "0.5,0.25", "std": "0.5,0.75"}
     save_file({"pixel_values": pixels}, folder / "s.safetensors", metadata)
     assert torch.equal(read_samples(folder / "s.safetensors", None).flatten(), Tensor([-1, 1]))
+
+
+class Conv1D(nn.Module):
+    """As the transformers library has it: y = x W + b, W stored d_in x d_out."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width_in, width_out))
+        self.bias = nn.Parameter(torch.randn(width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+@test
+def linear_layers_stored_the_other_way_round(folder: Path) -> None:
+    torch.manual_seed(7)
+    model = nn.Sequential(Conv1D(5, 3), nn.Tanh(), Conv1D(3, 7))
+    x = torch.randn(2, 2, 5)
+    with FeatureRecorder(model) as recorder, torch.no_grad():
+        y = model(x)
+    recorder.save(folder / "f.safetensors")
+    found = load_file(folder / "f.safetensors")
+    # Four rows are fewer than the first layer's d_in, and more than the second's.
+    assert found.keys() == {"0.weight", "2.weight::gram"}
+    assert metadata_of(folder / "f.safetensors") == {"rows:0.weight": "4", "rows:2.weight": "4"}
+    rows = found["0.weight"]
+    assert close(rows, x.view(4, 5))
+    inner = torch.tanh(rows @ model[0].weight + model[0].bias)
+    assert close(inner @ model[2].weight + model[2].bias, y.view(4, 7))
+    assert close(found["2.weight::gram"], inner.T @ inner)
+
+
+@test
+def gpt2_of_transformers(folder: Path) -> None:
+    try:
+        from transformers import GPT2Config, GPT2Model
+    except ImportError as error:
+        raise Skipped(f"transformers: {error}") from error
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, n_positions=8, vocab_size=9)
+    model = GPT2Model(config).eval()
+    with FeatureRecorder(model) as recorder, torch.no_grad():
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+    recorder.save(folder / "f.safetensors")
+    found = load_file(folder / "f.safetensors")
+    weights = {f"h.0.{n}.weight" for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert weights <= found.keys(), found.keys()
+    state = model.state_dict()
+    for name in weights:
+        assert found[name].shape == (3, state[name].shape[0]), name
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/model/name_rules.hpp>
+#include <catmerge/model/rule_list.hpp>
 #include <string>
 #include <utility>
 
@@ -77,6 +78,20 @@ inline name_rules open_clip_vision() {
       rule(model + "{class_embedding,positional_embedding,conv1.weight}", kind::embedding),
       projection,
   });
+}
+
+/// The text transformer of CLIP as OpenAI and OpenCLIP name it: the layers of open_clip_vision
+/// without `visual.`. `text_projection` is stored (d_in, d_out) and left alone, like the tables.
+inline name_rules open_clip_text() {
+  const std::string layer = "transformer.resblocks.*.";
+  rule_list r;
+  r.parameter(layer + "attn.in_proj_weight", {.kind = parameter_kind::fused_linear, .parts = 3});
+  r.parameter(layer + "attn.in_proj_bias", {.kind = parameter_kind::shift, .parts = 3});
+  r.linear(layer + "{attn.out_proj,mlp.c_fc,mlp.c_proj}");
+  r.norm(layer + "ln_{1,2}");
+  r.norm("ln_final");
+  r.parameter("text_projection", {.trim = false, .layout = matrix_layout::in_out});
+  return r.rules();
 }
 
 }  // namespace catmerge::model

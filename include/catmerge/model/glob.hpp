@@ -39,12 +39,37 @@ class glob {
   /// The pattern as it was written.
   const std::string& pattern() const { return pattern_; }
 
+  /// The patterns without braces that it stands for: a name matches if one of them does.
+  const std::vector<std::string>& alternatives() const { return plain_; }
+
   /// Whether the whole of `name` matches, dots and case as written.
   bool matches(std::string_view name) const {
     for (const std::string& pattern : plain_) {
       if (matches_plain(pattern, name)) return true;
     }
     return false;
+  }
+
+  /// Whether the whole of `name` matches a pattern without braces. Only the last * ever needs
+  /// another try, so this takes at most |pattern| |name| steps.
+  static bool matches_plain(std::string_view pattern, std::string_view name) {
+    std::size_t p = 0, n = 0;
+    std::size_t star = std::string_view::npos, star_end = 0;  // the last *, what it has taken
+    while (n < name.size()) {
+      if (p < pattern.size() && pattern[p] == '*') {
+        star = p++;
+        star_end = n;
+      } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
+        ++p;
+        ++n;
+      } else if (star != std::string_view::npos) {
+        p = star + 1;
+        n = ++star_end;
+      } else {
+        return false;
+      }
+    }
+    return pattern.find_first_not_of('*', p) == std::string_view::npos;
   }
 
  private:
@@ -69,27 +94,6 @@ class glob {
       throw error("pattern '" + pattern_ + "': the braces stand for more than 1000 patterns");
     }
     plain_ = std::move(extended);
-  }
-
-  /// Only the last * ever needs another try, so this takes at most |pattern| |name| steps.
-  static bool matches_plain(std::string_view pattern, std::string_view name) {
-    std::size_t p = 0, n = 0;
-    std::size_t star = std::string_view::npos, star_end = 0;  // the last *, what it has taken
-    while (n < name.size()) {
-      if (p < pattern.size() && pattern[p] == '*') {
-        star = p++;
-        star_end = n;
-      } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
-        ++p;
-        ++n;
-      } else if (star != std::string_view::npos) {
-        p = star + 1;
-        n = ++star_end;
-      } else {
-        return false;
-      }
-    }
-    return pattern.find_first_not_of('*', p) == std::string_view::npos;
   }
 
   std::string pattern_;

@@ -52,7 +52,7 @@ enum class matrix_layout : unsigned char {
 enum class rule_source : unsigned char {
   none,     ///< there was no rule
   network,  ///< the names of a known network
-  general,  ///< the general rule for names that no network has (general_rule.hpp)
+  general,  ///< the general rule for names that no network has (general_rules.hpp)
   user      ///< added by whoever uses the library or the program
 };
 

@@ -4,10 +4,11 @@
 
 #include <catmerge/error.hpp>
 #include <catmerge/io/tensor_entry.hpp>
-#include <catmerge/model/general_rule.hpp>
+#include <catmerge/model/general_rules.hpp>
 #include <catmerge/model/glob.hpp>
 #include <catmerge/model/kinds.hpp>
 #include <catmerge/model/parameter_rule.hpp>
+#include <catmerge/model/pattern_index.hpp>
 #include <cstddef>
 #include <map>
 #include <optional>
@@ -43,13 +44,14 @@ class name_rules {
   /// that do not fit the kind.
   void add(parameter_rule rule) {
     check(rule);
-    glob pattern(rule.pattern);
-    rules_.push_back({std::move(rule), std::move(pattern)});
+    patterns_.add(glob(rule.pattern));
+    rules_.push_back(std::move(rule));
   }
 
   /// Adds all of another list, after those that are here.
-  void append(name_rules others) {
-    for (compiled_rule& rule : others.rules_) rules_.push_back(std::move(rule));
+  void append(const name_rules& others) {
+    const std::vector<parameter_rule> added = others.rules_;  // others may be this list
+    for (const parameter_rule& rule : added) add(rule);
     general_ = general_ || others.general_;
   }
 
@@ -71,7 +73,7 @@ class name_rules {
       return r.source != rule_source::network || !computable || !misfit(r, info.shape);
     });
     std::optional<parameter_rule> general;
-    if (rule == nullptr && general_) general = general_rule(info);
+    if (rule == nullptr && general_) general = general_rules::find(info);
     const parameter_rule* const found = general ? &*general : rule;
     if (!computable) {
       if (found == nullptr) return {parameter_kind::packed};
@@ -108,11 +110,6 @@ class name_rules {
   }
 
  private:
-  struct compiled_rule {
-    parameter_rule rule;
-    glob pattern;
-  };
-
   /// "a.b" for "a.b.q_proj.weight".
   static std::string_view parent_of_module(std::string_view name) {
     for (int level = 0; level < 2; ++level) {
@@ -140,10 +137,9 @@ class name_rules {
   /// The last rule that matches the name and is accepted, or null.
   template <class Accept>
   const parameter_rule* find_if(std::string_view name, const Accept& accept) const {
-    for (std::size_t i = rules_.size(); i-- > 0;) {
-      if (rules_[i].pattern.matches(name) && accept(rules_[i].rule)) return &rules_[i].rule;
-    }
-    return nullptr;
+    const std::size_t found =
+        patterns_.find_last(name, [&](std::size_t i) { return accept(rules_[i]); });
+    return found == pattern_index::none ? nullptr : &rules_[found];
   }
 
   static classification as(const parameter_rule& rule, parameter_kind kind) {
@@ -180,11 +176,14 @@ class name_rules {
     }
     const bool columns = !vector && rule.layout == matrix_layout::in_out;
     const std::size_t axis = (rule.stacked ? 1 : 0) + (columns ? 1 : 0);
+    if (rule.square_parts && shape[axis] != rule.parts * shape[columns ? axis - 1 : axis + 1])
+      return std::to_string(rule.parts) + " parts of d_in x d_in";
     if (shape[axis] % rule.parts == 0) return std::nullopt;
     return "an output extent divisible by " + std::to_string(rule.parts);
   }
 
-  std::vector<compiled_rule> rules_;
+  std::vector<parameter_rule> rules_;
+  pattern_index patterns_;  // of rules_
   bool general_ = false;
 };
 
