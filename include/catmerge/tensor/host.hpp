@@ -252,7 +252,7 @@ class context<host> {
 
   void parallel(index_t count, const task& f) {
     if (run_ && count > 1)
-      run_(count, f);
+      detail::run_all(run_, count, f);
     else
       for (index_t i = 0; i < count; ++i) f(i);
   }
