@@ -58,7 +58,7 @@ std::vector<double> scale_scores(Context& c, index_t k,
     c.weighted_square(1, moments[static_cast<std::size_t>(k)], t, scores);
     c.weighted_square(-lambda, moments[static_cast<std::size_t>(i)], t, scores);
   }
-  const Eigen::MatrixXd s = c.to_host(scores);
+  const small_matrix s = c.to_host(scores);
   return {s.data(), s.data() + s.size()};
 }
 
@@ -68,10 +68,10 @@ std::vector<double> shift_scores(Context& c, index_t k,
                                  const std::vector<typename Context::const_view>& vectors) {
   const index_t d = c.rows(vectors[0]);
   auto scores = c.make(scalar_type::f64, d, 1), ones = c.make(scalar_type::f64, d, 1);
-  c.from_host(Eigen::MatrixXd::Ones(d, 1), ones);
+  c.from_host(small_matrix::Ones(d, 1), ones);
   for (index_t i = 0; i < std::ssize(vectors); ++i)
     if (i != k) c.weighted_square(1, ones, vectors[static_cast<std::size_t>(i)], scores);
-  const Eigen::MatrixXd s = c.to_host(scores);
+  const small_matrix s = c.to_host(scores);
   return {s.data(), s.data() + s.size()};
 }
 

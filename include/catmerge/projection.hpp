@@ -49,12 +49,12 @@ struct compact_trim {
       : v(side_by_side(c, bases, size)) {
     auto square = c.make(scalar_type::f64, c.columns(v), c.columns(v));
     c.multiply(1, v, op::transpose, v, op::none, 0, square);
-    const Eigen::MatrixXd overlap = c.to_host(square);
+    const small_matrix overlap = c.to_host(square);
     const index_t n = overlap.rows();
     std::vector<index_t> start;  // of the basis that a column belongs to
     for (const auto& b : bases)
       for (index_t j = 0, first = std::ssize(start); j < c.columns(b); ++j) start.push_back(first);
-    Eigen::MatrixXd inverse(n, n);  // M^T, by forward substitution
+    small_matrix inverse(n, n);  // M^T, by forward substitution
     for (index_t j = 0; j < n; ++j)
       for (index_t i = 0; i < n; ++i) {
         double sum = i == j ? 1 : 0;
