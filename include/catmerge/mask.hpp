@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/handles.hpp>
 #include <catmerge/projection.hpp>
 #include <numeric>
 
@@ -168,10 +169,10 @@ struct mask_out_fn {
   /// T[j] = 0 for every j of the mask, in place.
   template <class T, class Context>
   void operator()(std::span<const index_t> mask, T& t, Context& c) const {
-    static_assert(require_mutable<T>());
-    static_assert(require_vector<T>());
+    static_assert(require_written<Context, T>());
+    if constexpr (!handle_of<T, Context>) static_assert(require_vector<T>());
     static_assert(require_context_for<Context, T>());
-    const auto v = write(t);
+    const typename Context::view v = write_in<Context>(t);
     require_shape(c, v, c.rows(v), 1, "mask_out: T");
     for (const index_t j : mask)
       if (j < 0 || j >= c.rows(v))
@@ -220,7 +221,7 @@ inline constexpr detail::shift_mask_fn shift_mask{};
 /// @code
 /// mask_out(mask, T);  // and (mask, T, context)
 /// @endcode
-/// mask: positions, in any order; T: a vector of d entries.
+/// mask: positions, in any order; T: a vector of d entries, or a view of the context of d x 1.
 /// Throws catmerge::error for a position outside T, which then is as it was.
 inline constexpr detail::mask_out_fn mask_out{};
 

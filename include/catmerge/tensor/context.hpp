@@ -147,7 +147,7 @@ typename context<domain_t<T>>::const_view read(const T& t) {
 
 template <class T>
 typename context<domain_t<T>>::view write(T& t) {
-  return tensor_traits<T>::view(t);
+  return traits<T>::view(t);
 }
 
 /// The context of a call that passes none; `first` is the call's first tensor.
