@@ -162,7 +162,8 @@ TEST_CASE("largest_eigenpairs: Spectra finds the same") {
     const index_t n = 120, count = 4;
     const Eigen::MatrixXd m = generator(seed).matrix(n, n);
     const Eigen::MatrixXd g = m + m.transpose();
-    Spectra::DenseSymMatProd<double> product(g);
+    const catmerge::small_matrix columns = g;  // the order that Spectra expects
+    Spectra::DenseSymMatProd<double> product(columns);
     Spectra::SymEigsSolver<Spectra::DenseSymMatProd<double>> spectra(product, count, 30);
     spectra.init();
     spectra.compute(Spectra::SortRule::LargestAlge, 1000, 1e-12);

@@ -369,7 +369,8 @@ TEST_CASE("removal basis: Spectra finds the same subspace of G_k") {
   const problem<double> p(8, 60, 30, {12, 15, 10});
   for (index_t k = 0; k < 3; ++k) {
     const Eigen::MatrixXd gram = oracle::gram(k, p.vectors, p.features, 5).cast<double>();
-    Spectra::DenseSymMatProd<double> product(gram);
+    const catmerge::small_matrix columns = gram;  // the order that Spectra expects
+    Spectra::DenseSymMatProd<double> product(columns);
     Spectra::SymEigsSolver<Spectra::DenseSymMatProd<double>> spectra(product, 4, 30);
     spectra.init();
     spectra.compute(Spectra::SortRule::LargestAlge, 1000, 1e-12);

@@ -180,7 +180,7 @@ class linear_trim {
         auto product =
             c_.make(scalar_type::f64, c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
         c_.multiply(1, bases[at(k)], op::transpose, bases[at(l)], op::none, 0, product);
-        const Eigen::MatrixXd cosines = c_.to_host(product);
+        const small_matrix cosines = c_.to_host(product);
         double squares = 0;
         for (index_t e = 0; e < cosines.size(); ++e)
           squares += cosines.data()[e] * cosines.data()[e];

@@ -115,7 +115,7 @@ class conflict_gram {
       for (index_t j = 0; j < size(); j += width) {
         const index_t n = std::min(width, size() - j);
         auto unit = c_.make(scalar_type::f64, n, size());
-        c_.from_host(Eigen::MatrixXd::Identity(n, n), c_.slice(view(unit), 0, n, j, n));
+        c_.from_host(small_matrix::Identity(n, n), c_.slice(view(unit), 0, n, j, n));
         apply({{k, unit, c_.slice(view(g), j, n, 0, size())}}, scalar_type::f64);
       }
       return g;

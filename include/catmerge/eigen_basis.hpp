@@ -226,7 +226,7 @@ class eigen_search {
     auto residuals = c_->make(scalar_type::f64, looked, size_);
     detail::times_small(*c_, ritz_.leading(looked), rows(*gq_, 0, used_), residuals);
     detail::times_small(*c_, ritz_.leading(looked, true), rows(*q_, 0, used_), residuals, -1, 1);
-    const Eigen::MatrixXd squares = detail::small_product(*c_, residuals, residuals);
+    const small_matrix squares = detail::small_product(*c_, residuals, residuals);
     const auto norm = [&](index_t j) { return std::sqrt(squares(j, j)); };
     const double accept = options_.tolerance * magnitude_;
     double worst = 0;
@@ -258,7 +258,7 @@ class eigen_search {
   /// Thick restart with the leading Ritz vectors, whose images need no new product.
   void restart() {
     const index_t keep = std::min(used_, restart_size());
-    const Eigen::MatrixXd lead = ritz_.leading(keep);
+    const small_matrix lead = ritz_.leading(keep);
     auto rotated = c_->make(scalar_type::f64, keep, size_);
     for (matrix* m : {&*q_, &*gq_}) {
       detail::times_small(*c_, lead, rows(*m, 0, used_), rotated);
@@ -272,7 +272,7 @@ class eigen_search {
   index_t size_;
   eigen_options options_;
   index_t wanted_, block_, limit_;
-  detail::ritz_problem<Eigen::MatrixXd> ritz_;
+  detail::ritz_problem<small_matrix> ritz_;
   std::optional<matrix> q_, gq_;  // rows: the basis Q and Q G, then the next block and its product
   index_t used_ = 0, fresh_ = 0, products_ = 0;
   double magnitude_, residual_ = 0;

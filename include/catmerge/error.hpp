@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/language.hpp>
 #include <stdexcept>
 #include <string>
 

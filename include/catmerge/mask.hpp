@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/handles.hpp>
 #include <catmerge/projection.hpp>
 #include <numeric>
 
@@ -58,7 +59,7 @@ std::vector<double> scale_scores(Context& c, index_t k,
     c.weighted_square(1, moments[static_cast<std::size_t>(k)], t, scores);
     c.weighted_square(-lambda, moments[static_cast<std::size_t>(i)], t, scores);
   }
-  const Eigen::MatrixXd s = c.to_host(scores);
+  const small_matrix s = c.to_host(scores);
   return {s.data(), s.data() + s.size()};
 }
 
@@ -68,10 +69,10 @@ std::vector<double> shift_scores(Context& c, index_t k,
                                  const std::vector<typename Context::const_view>& vectors) {
   const index_t d = c.rows(vectors[0]);
   auto scores = c.make(scalar_type::f64, d, 1), ones = c.make(scalar_type::f64, d, 1);
-  c.from_host(Eigen::MatrixXd::Ones(d, 1), ones);
+  c.from_host(small_matrix::Ones(d, 1), ones);
   for (index_t i = 0; i < std::ssize(vectors); ++i)
     if (i != k) c.weighted_square(1, ones, vectors[static_cast<std::size_t>(i)], scores);
-  const Eigen::MatrixXd s = c.to_host(scores);
+  const small_matrix s = c.to_host(scores);
   return {s.data(), s.data() + s.size()};
 }
 
@@ -168,10 +169,10 @@ struct mask_out_fn {
   /// T[j] = 0 for every j of the mask, in place.
   template <class T, class Context>
   void operator()(std::span<const index_t> mask, T& t, Context& c) const {
-    static_assert(require_mutable<T>());
-    static_assert(require_vector<T>());
+    static_assert(require_written<Context, T>());
+    if constexpr (!handle_of<T, Context>) static_assert(require_vector<T>());
     static_assert(require_context_for<Context, T>());
-    const auto v = write(t);
+    const typename Context::view v = write_in<Context>(t);
     require_shape(c, v, c.rows(v), 1, "mask_out: T");
     for (const index_t j : mask)
       if (j < 0 || j >= c.rows(v))
@@ -220,7 +221,7 @@ inline constexpr detail::shift_mask_fn shift_mask{};
 /// @code
 /// mask_out(mask, T);  // and (mask, T, context)
 /// @endcode
-/// mask: positions, in any order; T: a vector of d entries.
+/// mask: positions, in any order; T: a vector of d entries, or a view of the context of d x 1.
 /// Throws catmerge::error for a position outside T, which then is as it was.
 inline constexpr detail::mask_out_fn mask_out{};
 

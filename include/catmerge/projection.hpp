@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/basis_search.hpp>
+#include <catmerge/handles.hpp>
 
 /// @file
 /// CAT Merging's trim of linear weights (Sun et al., ICML 2025): a removal basis B_k per protected
@@ -49,12 +50,12 @@ struct compact_trim {
       : v(side_by_side(c, bases, size)) {
     auto square = c.make(scalar_type::f64, c.columns(v), c.columns(v));
     c.multiply(1, v, op::transpose, v, op::none, 0, square);
-    const Eigen::MatrixXd overlap = c.to_host(square);
+    const small_matrix overlap = c.to_host(square);
     const index_t n = overlap.rows();
     std::vector<index_t> start;  // of the basis that a column belongs to
     for (const auto& b : bases)
       for (index_t j = 0, first = std::ssize(start); j < c.columns(b); ++j) start.push_back(first);
-    Eigen::MatrixXd inverse(n, n);  // M^T, by forward substitution
+    small_matrix inverse(n, n);  // M^T, by forward substitution
     for (index_t j = 0; j < n; ++j)
       for (index_t i = 0; i < n; ++i) {
         double sum = i == j ? 1 : 0;
@@ -158,15 +159,16 @@ struct project_out_fn {
   /// T <- (I - B B^T) T, in place.
   template <class Basis, class T, class Context>
   void operator()(const Basis& basis, T& t, Context& c) const {
-    static_assert(require_matrix<Basis>());
-    static_assert(require_matrix<T>());
-    static_assert(require_mutable<T>());
+    if constexpr (!handle_of<Basis, Context>) static_assert(require_matrix<Basis>());
+    if constexpr (!handle_of<T, Context>) static_assert(require_matrix<T>());
+    static_assert(require_written<Context, T>());
     static_assert(require_same_domain<Basis, T>());
     static_assert(require_context_for<Context, T>());
-    const typename Context::const_view b = read(basis);
-    require_shape(c, b, c.rows(typename Context::const_view(write(t))), c.columns(b),
-                  "project_out: basis");
-    remove_directions(c, b, b, write(t));
+    static_assert(require_context_for<Context, Basis>());
+    const typename Context::const_view b = read_in<Context>(basis);
+    const typename Context::view trimmed = write_in<Context>(t);
+    require_shape(c, b, c.rows(trimmed), c.columns(b), "project_out: basis");
+    remove_directions(c, b, b, trimmed);
   }
 
   template <class Basis, class T>
@@ -202,8 +204,9 @@ inline constexpr detail::removal_basis_fn removal_basis{};
 /// @code
 /// project_out(B, T);  // and (B, T, context)
 /// @endcode
-/// B: d_out x c, with orthonormal columns (not checked); T: d_out x d_in. Throws catmerge::error
-/// where B has another number of rows than T.
+/// B: d_out x c, with orthonormal columns (not checked); T: d_out x d_in, or a view of the context,
+/// as a transform has them (const ones, too: they are handles). Throws catmerge::error where B has
+/// another number of rows than T.
 inline constexpr detail::project_out_fn project_out{};
 
 }  // namespace catmerge

@@ -50,7 +50,7 @@ constexpr bool require_operations() {
   static_assert(requires(C& c, typename C::view y, typename C::const_view x, index_t n, double a,  \
                          std::span<const index_t> list, std::span<const double> w,                 \
                          std::span<const typename C::const_view> operands,                         \
-                         std::span<std::uint64_t> counts, const Eigen::MatrixXd& m,                \
+                         std::span<std::uint64_t> counts, const small_matrix& m,                \
                          const std::function<void(index_t)>& f) {                                  \
     { c.__VA_ARGS__ } RESULT;                                                                      \
   }, "catmerge: context<Domain> lacks " NAME ", or it takes or returns something else than "       \
@@ -85,7 +85,7 @@ constexpr bool require_operations() {
   CATMERGE_OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>,
                      symmetric_eigen(y));
   CATMERGE_OPERATION("concurrently(count, f)", , concurrently(n, f));
-  CATMERGE_OPERATION("to_host(x)", -> std::same_as<Eigen::MatrixXd>, to_host(x));
+  CATMERGE_OPERATION("to_host(x)", -> std::same_as<small_matrix>, to_host(x));
   CATMERGE_OPERATION("from_host(m, y)", , from_host(m, y));
 #undef CATMERGE_OPERATION
   // clang-format on

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/require.hpp>
+#include <catmerge/handles.hpp>
 
 /// @file
 /// Task vectors (Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023): the difference
@@ -38,12 +38,13 @@ struct subtract_base_fn {
   /// In place: expert becomes expert - base, in expert's own storage type.
   template <class Base, class Expert, class Context>
   void operator()(const Base& base, Expert& expert, Context& context) const {
-    static_assert(require_tensor<Base>());
-    static_assert(require_mutable<Expert>());
+    static_assert(require_operand<Context, Base>());
+    static_assert(require_written<Context, Expert>());
     static_assert(require_same_domain<Base, Expert>());
     static_assert(require_context_for<Context, Base>());
-    const auto b = read(base);
-    const auto e = write(expert);
+    static_assert(require_context_for<Context, Expert>());
+    const typename Context::const_view b = read_in<Context>(base);
+    const typename Context::view e = write_in<Context>(expert);
     require_shape(context, e, context.rows(b), context.columns(b), "subtract_base: expert");
     context.axpy(-1, b, e);
   }
@@ -61,14 +62,15 @@ struct add_task_vector_fn {
   template <class Parameter, class Vector, class Context>
   void operator()(Parameter& parameter, const Vector& vector, double alpha,
                   Context& context) const {
-    static_assert(require_mutable<Parameter>());
-    static_assert(require_tensor<Vector>());
+    static_assert(require_written<Context, Parameter>());
+    static_assert(require_operand<Context, Vector>());
     static_assert(require_same_domain<Parameter, Vector>());
     static_assert(require_context_for<Context, Parameter>());
-    const auto p = write(parameter);
-    require_shape(context, read(vector), context.rows(p), context.columns(p),
-                  "add_task_vector: vector");
-    context.axpy(alpha, read(vector), p);
+    static_assert(require_context_for<Context, Vector>());
+    const typename Context::view p = write_in<Context>(parameter);
+    const typename Context::const_view v = read_in<Context>(vector);
+    require_shape(context, v, context.rows(p), context.columns(p), "add_task_vector: vector");
+    context.axpy(alpha, v, p);
   }
 
   template <class Parameter, class Vector>

@@ -13,8 +13,8 @@
 namespace catmerge::detail {
 
 /// Numbers in [-1, 1), the same on every machine (splitmix64: Steele, Lea & Flood, OOPSLA 2014).
-inline Eigen::MatrixXd seeded_block(index_t rows, index_t columns, std::uint64_t seed) {
-  Eigen::MatrixXd m(rows, columns);
+inline small_matrix seeded_block(index_t rows, index_t columns, std::uint64_t seed) {
+  small_matrix m(rows, columns);
   for (index_t j = 0; j < columns; ++j)
     for (index_t i = 0; i < rows; ++i) {
       std::uint64_t z = (seed += 0x9E3779B97F4A7C15);
@@ -27,7 +27,7 @@ inline Eigen::MatrixXd seeded_block(index_t rows, index_t columns, std::uint64_t
 
 /// y = alpha m x + beta y for a small m.
 template <class Context>
-void times_small(Context& c, const Eigen::MatrixXd& m, typename Context::const_view x,
+void times_small(Context& c, const small_matrix& m, typename Context::const_view x,
                  typename Context::view y, double alpha = 1, double beta = 0) {
   auto small = c.make(scalar_type::f64, m.rows(), m.cols());
   c.from_host(m, small);
@@ -38,7 +38,7 @@ void times_small(Context& c, const Eigen::MatrixXd& m, typename Context::const_v
 template <class Context>
 void to_columns(Context& c, typename Context::const_view x, typename Context::view y) {
   auto one = c.make(scalar_type::f64, c.rows(x), c.rows(x));
-  c.from_host(Eigen::MatrixXd::Identity(c.rows(x), c.rows(x)), one);
+  c.from_host(small_matrix::Identity(c.rows(x), c.rows(x)), one);
   c.multiply(1, x, op::transpose, one, op::none, 0, y);
 }
 
@@ -46,14 +46,14 @@ void to_columns(Context& c, typename Context::const_view x, typename Context::vi
 template <class Context>
 void to_rows(Context& c, typename Context::const_view x, typename Context::view y) {
   auto one = c.make(scalar_type::f64, c.columns(x), c.columns(x));
-  c.from_host(Eigen::MatrixXd::Identity(c.columns(x), c.columns(x)), one);
+  c.from_host(small_matrix::Identity(c.columns(x), c.columns(x)), one);
   c.multiply(1, one, op::none, x, op::transpose, 0, y);
 }
 
 /// x y^T on the host, for thin x and y.
 template <class Context>
-Eigen::MatrixXd small_product(Context& c, typename Context::const_view x,
-                              typename Context::const_view y) {
+small_matrix small_product(Context& c, typename Context::const_view x,
+                           typename Context::const_view y) {
   auto product = c.make(scalar_type::f64, c.rows(x), c.rows(y));
   c.multiply(1, x, op::none, y, op::transpose, 0, product);
   return c.to_host(product);
@@ -108,7 +108,7 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
   for (int pass = 0; pass < 4 && kept > 0 && far; ++pass) {
     const auto block = c.slice(v, 0, kept, 0, size);
     // Rows are scaled to their length before this pass: what is left of it tells signal from noise.
-    const Eigen::MatrixXd before = small_product(c, block, block);
+    const small_matrix before = small_product(c, block, block);
     if (used > 0) {
       const auto q = c.slice(basis, 0, used, 0, size);
       auto coefficients = c.make(scalar_type::f64, kept, used);
@@ -119,7 +119,7 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
     // (1e-14 in its square is some ten times the error of the Gram matrix). Later passes start from
     // unit vectors: what loses half its length there was such noise.
     const double smallest = pass == 0 ? 1e-14 * static_cast<double>(kept) : 0.25;
-    const orthonormal_transform<Eigen::MatrixXd> next(
+    const orthonormal_transform<small_matrix> next(
         before, used > 0 ? small_product(c, block, block) : before, smallest);
     far = next.far;
     kept = next.transform.rows();

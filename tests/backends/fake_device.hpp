@@ -233,13 +233,13 @@ class catmerge::context<test::fake_device> {
     for (index_t i = 0; i < count; ++i) f(i);
   }
 
-  Eigen::MatrixXd to_host(const const_view& x) {
+  small_matrix to_host(const const_view& x) {
     auto& t = test::fake_traffic();
     ++t.reads;
     t.bytes_read += transferred(size_on_host(x));
     return count(), host_.to_host(test::reading(x));
   }
-  void from_host(const Eigen::MatrixXd& m, const view& y) {
+  void from_host(const small_matrix& m, const view& y) {
     auto& t = test::fake_traffic();
     ++t.writes;
     t.bytes_written += transferred(size_on_host(y));

@@ -32,7 +32,8 @@ struct torch_backend {
   /// What a tensor of rank 1 or 2 and any type and device holds; rank 1 becomes one column.
   static Eigen::Matrix<compute, Eigen::Dynamic, Eigen::Dynamic> to_eigen(const at::Tensor& t) {
     const at::Tensor plain = t.detach().dim() == 1 ? t.detach().unsqueeze(1) : t.detach();
-    Eigen::Matrix<compute, Eigen::Dynamic, Eigen::Dynamic> m(plain.size(0), plain.size(1));
+    Eigen::Matrix<compute, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor> m(plain.size(0),
+                                                                              plain.size(1));
     if (m.size() > 0)
       at::from_blob(m.data(), {m.cols(), m.rows()},
                     catmerge::detail::torch_type(catmerge::scalar_type_v<compute>))
@@ -47,7 +48,9 @@ struct torch_backend {
   static at::Tensor over(const M& m) {
     static S none{};
     auto* memory = m.size() > 0 ? const_cast<S*>(m.data()) : &none;
-    return at::from_blob(memory, {m.cols(), m.rows()}, catmerge::detail::torch_type(type)).t();
+    const at::Tensor lines =
+        at::from_blob(memory, {m.outerSize(), m.innerSize()}, catmerge::detail::torch_type(type));
+    return M::IsRowMajor ? lines : lines.t();
   }
 };
 

@@ -16,7 +16,7 @@ namespace oracle {
 
 using real = long double;
 using matrix = Eigen::Matrix<real, Eigen::Dynamic, Eigen::Dynamic>;
-using size = Eigen::Index;
+using size = std::ptrdiff_t;
 
 inline std::size_t at(size i) {
   return static_cast<std::size_t>(i);
@@ -185,7 +185,7 @@ inline spectrum decompose(const matrix& g) {
 
 /// The c leading eigenvectors; of those only the positive ones unless told otherwise.
 inline matrix leading(const spectrum& s, size c, bool positive_only = true) {
-  size take = std::min(c, s.vectors.cols());
+  size take = std::min<size>(c, s.vectors.cols());
   const real threshold =
       real(1e-12) * std::max(std::abs(s.values.front()), std::abs(s.values.back()));
   if (positive_only)

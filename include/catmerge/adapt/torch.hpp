@@ -235,14 +235,14 @@ class context<torch_domain> {
     for (index_t i = 0; i < count; ++i) f(i);  // the device, and libtorch's threads, are one queue
   }
 
-  Eigen::MatrixXd to_host(const const_view& x) {
+  small_matrix to_host(const const_view& x) {
     const auto reading = operands(x);
-    Eigen::MatrixXd m(rows(x), columns(x));
+    small_matrix m(rows(x), columns(x));
     if (m.size() > 0) on_host(m).copy_(x.tensor);
     return m;
   }
 
-  void from_host(const Eigen::MatrixXd& m, const view& y) {
+  void from_host(const small_matrix& m, const view& y) {
     const auto writing = operands(y);
     if (m.rows() != rows(y) || m.cols() != columns(y)) throw error("from_host: the shapes differ");
     if (m.size() > 0) y.tensor.copy_(on_host(m));
@@ -330,7 +330,7 @@ class context<torch_domain> {
   }
 
   /// Eigen's memory as a tensor. (from_blob takes no const; what is const is only read.)
-  static at::Tensor on_host(const Eigen::MatrixXd& m) {
+  static at::Tensor on_host(const small_matrix& m) {
     return at::from_blob(const_cast<double*>(m.data()), {m.cols(), m.rows()}, at::kDouble).t();
   }
 

@@ -84,8 +84,8 @@ struct dare_transform {
 
  private:
   /// 1 for what is kept and 0 for what is dropped, of the entries number `first` and following.
-  Eigen::MatrixXd kept(std::uint64_t key, index_t first, index_t rows, index_t columns) const {
-    Eigen::MatrixXd mask(rows, columns);
+  small_matrix kept(std::uint64_t key, index_t first, index_t rows, index_t columns) const {
+    small_matrix mask(rows, columns);
     for (index_t j = 0; j < columns; ++j)
       for (index_t i = 0; i < rows; ++i) {
         const auto entry = static_cast<std::uint64_t>(first + i * columns + j);

@@ -75,7 +75,7 @@ struct regmean_method {
       const double weight = s.rows > 0 ? options.off_diagonal / s.rows : 0;
       list.push_back({s.data, s.form == statistics_form::gram, weight});
       if (options.off_diagonal == 1) continue;
-      const Eigen::MatrixXd moment = c.to_host(detail::second_moment(c, s));  // diag(C_k)
+      const small_matrix moment = c.to_host(detail::second_moment(c, s));  // diag(C_k)
       for (index_t j = 0; j < moment.rows(); ++j)
         list.back().diagonal.push_back((1 - options.off_diagonal) * moment(j, 0));
     }

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
 #include <catmerge/error.hpp>
 #include <catmerge/tensor/entry_functions.hpp>
+#include <catmerge/tensor/small_matrix.hpp>
 #include <catmerge/tensor/traits.hpp>
 #include <concepts>
 #include <functional>
@@ -61,7 +61,8 @@ enum class op : bool {
 /// - `concurrently(count, f)`: calls f(0) ... f(count - 1), in any order and perhaps at the same
 /// time;
 ///   f may use the context, on what no other of the calls writes;
-/// - `to_host(x)`, `from_host(m, y)`: for what is small (thin blocks' products, scores).
+/// - `to_host(x)`, `from_host(m, y)`: a small_matrix, for what is small (thin blocks' products,
+///   scores).
 ///
 /// A context that is constructed by default is made for calls that pass none. Where it can be
 /// constructed from a const_view it is made from the first tensor of the call instead: so a context
@@ -84,8 +85,7 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
                                    double a, std::span<const index_t> list,
                                    std::span<const typename C::const_view> operands,
                                    std::span<const double> w, std::span<std::uint64_t> counts,
-                                   const std::function<void(index_t)>& f,
-                                   const Eigen::MatrixXd& m) {
+                                   const std::function<void(index_t)>& f, const small_matrix& m) {
   requires std::same_as<C, context<typename C::domain>>;
   requires std::convertible_to<typename C::view, typename C::const_view>;
   requires std::default_initializable<typename C::matrix> && std::movable<typename C::matrix>;
@@ -115,7 +115,7 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   { c.all_finite(x) } -> std::same_as<bool>;
   { c.symmetric_eigen(y) } -> std::same_as<std::vector<double>>;
   c.concurrently(n, f);
-  { c.to_host(x) } -> std::same_as<Eigen::MatrixXd>;
+  { c.to_host(x) } -> std::same_as<small_matrix>;
   c.from_host(m, y);
 };
 
@@ -147,7 +147,7 @@ typename context<domain_t<T>>::const_view read(const T& t) {
 
 template <class T>
 typename context<domain_t<T>>::view write(T& t) {
-  return tensor_traits<T>::view(t);
+  return traits<T>::view(t);
 }
 
 /// The context of a call that passes none; `first` is the call's first tensor.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <catmerge/language.hpp>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

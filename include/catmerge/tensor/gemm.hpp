@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <catmerge/tensor/scalar.hpp>
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 
 /// The one product of matrices on the host. Most of CAT are products of 4 to 100 rows with a large
@@ -158,6 +159,28 @@ struct product_kernel {
   }
 };
 
+/// Room for `Size` numbers, at the begin of a line of the cache: on the stack where it is small,
+/// for the threads of an executor may have little of that. What is larger (128 KiB, with AVX-512)
+/// is the thread's, made once: pages that are given back and asked for again cost percents of a
+/// product.
+template <compute_scalar C, index_t Size>
+struct panel_on_stack {
+  C* data() { return memory; }
+  alignas(64) C memory[Size];
+};
+template <compute_scalar C, index_t Size>
+struct panel_of_thread {
+  static C* data() {
+    constexpr index_t line = 64 / sizeof(C);
+    thread_local const std::unique_ptr<C[]> memory(new C[Size + line]);
+    const auto address = reinterpret_cast<std::uintptr_t>(memory.get());
+    return memory.get() + (line - static_cast<index_t>(address / sizeof(C)) % line);
+  }
+};
+template <compute_scalar C, index_t Size>
+using product_panel = std::conditional_t<Size * sizeof(C) <= (32 << 10), panel_on_stack<C, Size>,
+                                         panel_of_thread<C, Size>>;
+
 /// The extents of y that add_product needs room for: what it writes beyond m x n means nothing.
 template <compute_scalar C>
 constexpr index_t product_rows(index_t m) {
@@ -178,7 +201,8 @@ void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, boo
   using one = product_kernel<C, 1>;
   using widest = product_kernel<C, one::most_packets>;
   constexpr index_t deepest = 512;
-  alignas(64) C panel[deepest * widest::width];
+  product_panel<C, deepest * widest::width> room;
+  C* const panel = room.data();
   const index_t depth = flipped ? deepest : widest::depth_in_place;
   for (index_t l = 0; l < k; l += depth) {
     const index_t deep = std::min(depth, k - l);

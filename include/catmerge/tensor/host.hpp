@@ -196,7 +196,7 @@ class context<host> {
     return true;
   }
 
-  template <class Matrix = Eigen::MatrixXd>  // (a template: see symmetric_eigen.hpp)
+  template <class Matrix = small_matrix>  // (a template: see symmetric_eigen.hpp)
   std::vector<double> symmetric_eigen(const view& y) {
     detail::require_shape(*this, y, y.rows, y.rows, "symmetric eigenproblem");
     auto pairs = detail::solve_symmetric<Matrix>(to_host(y));
@@ -206,13 +206,13 @@ class context<host> {
 
   void concurrently(index_t count, const std::function<void(index_t)>& f) { parallel(count, f); }
 
-  Eigen::MatrixXd to_host(const const_view& x) {
-    Eigen::MatrixXd m(x.rows, x.columns);
+  small_matrix to_host(const const_view& x) {
+    small_matrix m(x.rows, x.columns);
     if (m.size() > 0) detail::load(x.transposed(), m.data());
     return m;
   }
 
-  void from_host(const Eigen::MatrixXd& m, const view& y) {
+  void from_host(const small_matrix& m, const view& y) {
     if (m.rows() != y.rows || m.cols() != y.columns) throw error("from_host: the shapes differ");
     if (m.size() > 0) detail::store(m.data(), y.transposed());
   }
@@ -252,7 +252,7 @@ class context<host> {
 
   void parallel(index_t count, const task& f) {
     if (run_ && count > 1)
-      run_(count, f);
+      detail::run_all(run_, count, f);
     else
       for (index_t i = 0; i < count; ++i) f(i);
   }

@@ -2,13 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
+#include <catmerge/tensor/same_flags.hpp>
 #include <cstddef>
 #include <type_traits>
-
-#if defined(__FAST_MATH__)
-#error "catmerge looks for NaN and infinity, which -ffast-math assumes away: compile without it"
-#endif
 
 namespace catmerge {
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <catmerge/error.hpp>
 #include <catmerge/tensor/gemm.hpp>
+#include <catmerge/tensor/small_matrix.hpp>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ namespace catmerge::detail {
 /// Eigenvalues, ascending, and the eigenvectors, one per column.
 struct symmetric_pairs {
   std::vector<double> values;
-  Eigen::MatrixXd vectors;
+  small_matrix vectors;
 };
 
 /// z = Q z for the Q of a tridiagonalisation A = Q T Q^T, which is a product of reflections

@@ -98,7 +98,6 @@ concept has_view = requires(const std::remove_cvref_t<T>& t) {
 
 template <class T>
 concept has_mutable_view = requires(std::remove_reference_t<T>& t) {
-  requires !std::is_const_v<std::remove_reference_t<T>>;
   { traits<T>::view(t) } -> std::convertible_to<typename context<typename traits<T>::domain>::view>;
 };
 
