@@ -4,8 +4,9 @@
 #     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... [-DHINTS=...] [-DSYSTEM_INCLUDES=...]
 #           -P run.cmake
 #
-# CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake) or `amalgamated` (the one-header
-# form, in two translation units). HINTS: arguments for cmake that say where the libraries lie.
+# CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake), `pkg_config` (and what that tells
+# it), `amalgamated` (the one-header form, in two translation units) or `eigen_versions` (stand-ins for other packages
+# of Eigen). HINTS: arguments for cmake that say where the libraries lie.
 cmake_minimum_required(VERSION 3.16)
 
 # The surroundings' flags would hide what comes from us, and what doesn't.
@@ -57,7 +58,11 @@ function(install_package)
   if(NOT EXISTS "${scratch}/moved/share/doc/catmerge/LICENSE")
     fail("the licence is not installed")
   endif()
-  file(GLOB package "${scratch}/moved/share/cmake/catmerge/*.cmake")
+  file(GLOB package "${scratch}/moved/share/cmake/catmerge/*.cmake" "${scratch}/moved/share/pkgconfig/*.pc")
+  list(LENGTH package count)
+  if(NOT count EQUAL 5)
+    fail("the files of the packages: ${package}")
+  endif()
   foreach(file IN LISTS package)
     file(READ "${file}" text)
     foreach(place "${scratch}" "${CHECKOUT}")
@@ -69,19 +74,23 @@ function(install_package)
   endforeach()
 endfunction()
 
-# refused(REQUEST REASON [ARGUMENT...]): find_package(catmerge REQUEST CONFIG REQUIRED) must fail and say why.
-function(refused request reason)
-  file(REMOVE_RECURSE "${scratch}/refused")
-  execute_process(COMMAND "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
-                          -B "${scratch}/refused" "-DCMAKE_PREFIX_PATH=${scratch}/moved" "-DREQUEST=${request}"
-                          ${HINTS} ${ARGN}
-                  RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE errors)
+# not_configured(REASON COMMAND...): the command must fail and say why.
+function(not_configured reason)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE errors)
   # CMake breaks its lines where it likes.
   string(REGEX REPLACE "[ \n]+" " " errors "${errors}")
   string(FIND "${errors}" "${reason}" position)
   if(status EQUAL 0 OR position EQUAL -1)
-    fail("find_package(catmerge ${request}): status ${status}, expected '${reason}', found:\n${errors}")
+    fail("${ARGN}: status ${status}, expected '${reason}', found:\n${errors}")
   endif()
+endfunction()
+
+# refused(REQUEST REASON [ARGUMENT...]): find_package(catmerge REQUEST CONFIG REQUIRED) must fail and say why.
+function(refused request reason)
+  file(REMOVE_RECURSE "${scratch}/refused")
+  string(REPLACE ";" "\\;" request "${request}")  # one argument, although it is a list
+  not_configured("${reason}" "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
+                 -B "${scratch}/refused" "-DCMAKE_PREFIX_PATH=${scratch}/moved" "-DREQUEST=${request}" ${HINTS} ${ARGN})
 endfunction()
 
 # build_and_run([ARGUMENT...]): the project CASE, by CMake.
@@ -151,6 +160,94 @@ elseif(CASE STREQUAL "add_subdirectory")
 elseif(CASE STREQUAL "fetch_content")
   build_and_run("-DCATMERGE_CHECKOUT=${CHECKOUT}")
   nothing_installed()
+elseif(CASE STREQUAL "two_parts")
+  # The same directory, and a copy of it.
+  build_and_run("-DFIRST_CHECKOUT=${CHECKOUT}" "-DSECOND_CHECKOUT=${CHECKOUT}")
+  file(COPY "${CHECKOUT}/CMakeLists.txt" "${CHECKOUT}/LICENSE" "${CHECKOUT}/cmake" "${CHECKOUT}/include"
+       DESTINATION "${scratch}/copy")
+  build_and_run("-DFIRST_CHECKOUT=${CHECKOUT}" "-DSECOND_CHECKOUT=${scratch}/copy")
+  nothing_installed()
+  # Whoever comes second can't have it installed any more.
+  set(second "${CMAKE_COMMAND}" "${scratch}/build" "-DSECOND_CHECKOUT=${scratch}/copy")
+  not_configured("CATMERGE_INSTALL is ON where catmerge is added the second time, and was OFF where ${CHECKOUT} was"
+                 ${second} -DINSTALL_SECOND=ON)
+  # A copy that differs by one byte of a header, and one of another version.
+  file(APPEND "${scratch}/copy/include/catmerge/error.hpp" "\n")
+  not_configured("catmerge is added twice, by copies that differ: version ${VERSION} in ${CHECKOUT} and version \
+${VERSION} in ${scratch}/copy." ${second} -DINSTALL_SECOND=OFF)
+  file(READ "${scratch}/copy/include/catmerge/version.hpp" text)
+  string(REGEX REPLACE "(_MAJOR) [0-9]+" "\\1 99" text "${text}")
+  file(WRITE "${scratch}/copy/include/catmerge/version.hpp" "${text}")
+  not_configured("and version 99." ${second})
+elseif(CASE STREQUAL "installs_itself")
+  # Its own installation has nothing of catmerge, unless it says so; catmerge may come from elsewhere, or along.
+  set(library "${scratch}/half_way")
+  must(${configure} -S "${CMAKE_CURRENT_LIST_DIR}/installs_itself" -B "${library}" "-DCATMERGE_CHECKOUT=${CHECKOUT}")
+  must("${CMAKE_COMMAND}" --build "${library}")
+  must("${CMAKE_COMMAND}" --install "${library}" --prefix "${scratch}/moved")
+  foreach(place include/catmerge share)
+    if(EXISTS "${scratch}/moved/${place}")
+      fail("the library installs ${place}")
+    endif()
+  endforeach()
+  set(CASE installs_itself/user)
+  not_configured("catmerge" ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/${CASE}" -B "${scratch}/without"
+                 "-DCMAKE_PREFIX_PATH=${scratch}/moved")
+  must("${CMAKE_COMMAND}" --install "${library}" --component catmerge --prefix "${scratch}/elsewhere/catmerge")
+  build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved"
+                "-Dcatmerge_DIR=${scratch}/elsewhere/catmerge/share/cmake/catmerge")
+  file(REMOVE_RECURSE "${scratch}/moved" "${scratch}/elsewhere/catmerge" "${scratch}/build")
+  must("${CMAKE_COMMAND}" "${library}" -DCATMERGE_INSTALL=ON)
+  must("${CMAKE_COMMAND}" --build "${library}")
+  must("${CMAKE_COMMAND}" --install "${library}" --prefix "${scratch}/prefix")
+  file(RENAME "${scratch}/prefix" "${scratch}/moved")
+  if(NOT EXISTS "${scratch}/moved/share/doc/catmerge/LICENSE")
+    fail("the licence is not installed")
+  endif()
+  build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved")
+elseif(CASE STREQUAL "own_eigen")
+  build_and_run("-DCATMERGE_CHECKOUT=${CHECKOUT}" "-DSYSTEM_INCLUDES=${SYSTEM_INCLUDES}"
+                -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON ${without_json})
+  must("${CMAKE_COMMAND}" --install "${scratch}/build" --prefix "${scratch}/moved")
+elseif(CASE STREQUAL "eigen_versions")
+  # What real packages answer: Eigen 5 says no to whoever asks it for 3.4, Eigen 3.3 to nobody who asks for nothing.
+  install_package()
+  foreach(version 3.3.9 3.4.0 5.0.1)
+    set(package "${scratch}/eigen/${version}")
+    file(WRITE "${package}/Eigen3Config.cmake" "add_library(Eigen3::Eigen INTERFACE IMPORTED)\n")
+    file(WRITE "${package}/Eigen3ConfigVersion.cmake" "set(PACKAGE_VERSION ${version})\n\
+if(NOT PACKAGE_FIND_VERSION OR PACKAGE_FIND_VERSION_MAJOR EQUAL ${version})
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()\n")
+    set(from_sources "${CMAKE_COMMAND}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}" -S "${CHECKOUT}"
+        -B "${scratch}/sources_${version}" -DCATMERGE_TESTS=OFF -DCATMERGE_EXAMPLES=OFF "-DEigen3_DIR=${package}")
+    set(from_package "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
+        -B "${scratch}/package_${version}" "-DCMAKE_PREFIX_PATH=${scratch}/moved" -DREQUEST= "-DEigen3_DIR=${package}")
+    if(version VERSION_LESS 3.4)
+      set(reason "catmerge needs Eigen 3.4 or newer, and Eigen ${version} was found in ${package}.")
+      not_configured("${reason}" ${from_sources})
+      not_configured("${reason}" ${from_package})
+    else()
+      must(${from_sources})
+      must(${from_package})
+    endif()
+  endforeach()
+elseif(CASE STREQUAL "pkg_config")
+  install_package()
+  set(ENV{PKG_CONFIG_PATH} "${scratch}/moved/share/pkgconfig")
+  foreach(question modversion cflags libs)
+    execute_process(COMMAND "${PKG_CONFIG}" --${question} catmerge OUTPUT_VARIABLE ${question}
+                    ERROR_VARIABLE errors RESULT_VARIABLE status OUTPUT_STRIP_TRAILING_WHITESPACE)
+    if(NOT status EQUAL 0)
+      fail("${PKG_CONFIG} --${question} catmerge ended with ${status}:\n${errors}")
+    endif()
+  endforeach()
+  if(NOT modversion STREQUAL VERSION OR NOT libs STREQUAL "")
+    fail("pkg-config says that version '${modversion}' needs the libraries '${libs}'")
+  endif()
+  separate_arguments(cflags UNIX_COMMAND "${cflags}")
+  must(${compile} ${cflags} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp" -o "${scratch}/elsewhere/consumer")
+  must("${scratch}/elsewhere/consumer")
 elseif(CASE STREQUAL "plain")
   must(${compile} -I "${CHECKOUT}/include" ${foreign} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp"
        -o "${scratch}/elsewhere/consumer")
