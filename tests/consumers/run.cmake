@@ -1,12 +1,12 @@
 # One project that uses catmerge, from nothing to its exit status, as on a user's machine. Everything happens in a new
 # directory among the system's temporary ones, away from the build tree, and is removed at the end.
 #
-#     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... [-DHINTS=...] [-DSYSTEM_INCLUDES=...]
-#           -P run.cmake
+#     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... -DCOMPILER_ID=... [-DHINTS=...]
+#           [-DSYSTEM_INCLUDES=...] [-DPKG_CONFIG=...] -P run.cmake
 #
 # CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake), `pkg_config` (and what that tells
-# it), `amalgamated` (the one-header form, in two translation units) or `eigen_versions` (stand-ins for other packages
-# of Eigen). HINTS: arguments for cmake that say where the libraries lie.
+# it), `amalgamated` (the one-header form, in two translation units), `eigen_versions` (stand-ins for other packages of
+# Eigen) or `without_posix`. HINTS: arguments for cmake that say where the libraries lie.
 cmake_minimum_required(VERSION 3.16)
 
 # The surroundings' flags would hide what comes from us, and what doesn't.
@@ -74,8 +74,8 @@ function(install_package)
   endforeach()
 endfunction()
 
-# not_configured(REASON COMMAND...): the command must fail and say why.
-function(not_configured reason)
+# must_fail(REASON COMMAND...): the command must fail and say why.
+function(must_fail reason)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE errors)
   # CMake breaks its lines where it likes.
   string(REGEX REPLACE "[ \n]+" " " errors "${errors}")
@@ -89,7 +89,7 @@ endfunction()
 function(refused request reason)
   file(REMOVE_RECURSE "${scratch}/refused")
   string(REPLACE ";" "\\;" request "${request}")  # one argument, although it is a list
-  not_configured("${reason}" "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
+  must_fail("${reason}" "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
                  -B "${scratch}/refused" "-DCMAKE_PREFIX_PATH=${scratch}/moved" "-DREQUEST=${request}" ${HINTS} ${ARGN})
 endfunction()
 
@@ -169,16 +169,16 @@ elseif(CASE STREQUAL "two_parts")
   nothing_installed()
   # Whoever comes second can't have it installed any more.
   set(second "${CMAKE_COMMAND}" "${scratch}/build" "-DSECOND_CHECKOUT=${scratch}/copy")
-  not_configured("CATMERGE_INSTALL is ON where catmerge is added the second time, and was OFF where ${CHECKOUT} was"
+  must_fail("CATMERGE_INSTALL is ON where catmerge is added the second time, and was OFF where ${CHECKOUT} was"
                  ${second} -DINSTALL_SECOND=ON)
   # A copy that differs by one byte of a header, and one of another version.
   file(APPEND "${scratch}/copy/include/catmerge/error.hpp" "\n")
-  not_configured("catmerge is added twice, by copies that differ: version ${VERSION} in ${CHECKOUT} and version \
+  must_fail("catmerge is added twice, by copies that differ: version ${VERSION} in ${CHECKOUT} and version \
 ${VERSION} in ${scratch}/copy." ${second} -DINSTALL_SECOND=OFF)
   file(READ "${scratch}/copy/include/catmerge/version.hpp" text)
   string(REGEX REPLACE "(_MAJOR) [0-9]+" "\\1 99" text "${text}")
   file(WRITE "${scratch}/copy/include/catmerge/version.hpp" "${text}")
-  not_configured("and version 99." ${second})
+  must_fail("and version 99." ${second})
 elseif(CASE STREQUAL "installs_itself")
   # Its own installation has nothing of catmerge, unless it says so; catmerge may come from elsewhere, or along.
   set(library "${scratch}/half_way")
@@ -191,7 +191,7 @@ elseif(CASE STREQUAL "installs_itself")
     endif()
   endforeach()
   set(CASE installs_itself/user)
-  not_configured("catmerge" ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/${CASE}" -B "${scratch}/without"
+  must_fail("catmerge" ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/${CASE}" -B "${scratch}/without"
                  "-DCMAKE_PREFIX_PATH=${scratch}/moved")
   must("${CMAKE_COMMAND}" --install "${library}" --component catmerge --prefix "${scratch}/elsewhere/catmerge")
   build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved"
@@ -225,8 +225,8 @@ endif()\n")
         -B "${scratch}/package_${version}" "-DCMAKE_PREFIX_PATH=${scratch}/moved" -DREQUEST= "-DEigen3_DIR=${package}")
     if(version VERSION_LESS 3.4)
       set(reason "catmerge needs Eigen 3.4 or newer, and Eigen ${version} was found in ${package}.")
-      not_configured("${reason}" ${from_sources})
-      not_configured("${reason}" ${from_package})
+      must_fail("${reason}" ${from_sources})
+      must_fail("${reason}" ${from_package})
     else()
       must(${from_sources})
       must(${from_package})
@@ -248,6 +248,47 @@ elseif(CASE STREQUAL "pkg_config")
   separate_arguments(cflags UNIX_COMMAND "${cflags}")
   must(${compile} ${cflags} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp" -o "${scratch}/elsewhere/consumer")
   must("${scratch}/elsewhere/consumer")
+elseif(CASE STREQUAL "strict")
+  # What the core includes of others.
+  file(GLOB core RELATIVE "${CHECKOUT}/include" "${CHECKOUT}/include/catmerge/*.hpp"
+       "${CHECKOUT}/include/catmerge/tensor/*.hpp" "${CHECKOUT}/include/catmerge/methods/*.hpp")
+  set(foreign_includes "")
+  foreach(header IN LISTS core ITEMS catmerge/adapt/eigen.hpp catmerge/adapt/span.hpp)
+    file(STRINGS "${CHECKOUT}/include/${header}" lines REGEX "^#include <")
+    list(FILTER lines EXCLUDE REGEX "<catmerge/|<sys/")
+    list(APPEND foreign_includes ${lines})
+  endforeach()
+  list(REMOVE_DUPLICATES foreign_includes)
+  list(JOIN foreign_includes "\n" foreign_includes)
+  file(WRITE "${scratch}/foreign.hpp" "${foreign_includes}\n")
+
+  string(REGEX MATCHALL "[0-9]+" numbers "${VERSION}")
+  list(GET numbers 0 major)
+  list(GET numbers 1 minor)
+  list(GET numbers 2 patch)
+  math(EXPR number "${major} * 1000000 + ${minor} * 1000 + ${patch}")
+  set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wdouble-promotion -Wshadow -Wold-style-cast
+      -Wcast-align -Wcast-qual -Wundef -Woverloaded-virtual -Wnon-virtual-dtor -Wextra-semi -Wredundant-decls
+      -Wzero-as-null-pointer-constant -Wmissing-declarations -Werror)
+  if(COMPILER_ID STREQUAL "GNU")
+    list(APPEND warnings -Wuseless-cast -Wlogical-op -Wduplicated-cond -Wduplicated-branches)
+  endif()
+  must(${compile} -fsyntax-only ${warnings} -DEXPECTED_VERSION=${number} -I "${CHECKOUT}/include" -I "${scratch}"
+       ${foreign} "${CMAKE_CURRENT_LIST_DIR}/strict/main.cpp")
+elseif(CASE STREQUAL "without_posix")
+  # As far as the preprocessor goes: the core includes nothing of POSIX, and files say that they need it.
+  set(preprocess ${compile} -U__linux__ -D_WIN32 -I "${CHECKOUT}/include" ${foreign} -x c++)
+  foreach(header catmerge methods)
+    execute_process(COMMAND ${preprocess} -M "${CHECKOUT}/include/catmerge/${header}.hpp" OUTPUT_VARIABLE output
+                    ERROR_VARIABLE errors RESULT_VARIABLE status)
+    if(NOT status EQUAL 0 OR NOT output MATCHES "Eigen/Core" OR output MATCHES "sys/mman|fcntl\\.h")
+      fail("${header}.hpp without POSIX: status ${status}\n${errors}${output}")
+    endif()
+  endforeach()
+  foreach(header mapped_file output_file atomic_path)
+    must_fail("#error catmerge/io maps and writes files by POSIX" ${preprocess} -E -o "${scratch}/out"
+                   "${CHECKOUT}/include/catmerge/io/${header}.hpp")
+  endforeach()
 elseif(CASE STREQUAL "plain")
   must(${compile} -I "${CHECKOUT}/include" ${foreign} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp"
        -o "${scratch}/elsewhere/consumer")
