@@ -232,6 +232,21 @@ endif()\n")
       must(${from_package})
     endif()
   endforeach()
+elseif(CASE STREQUAL "backends")
+  foreach(file torch/include/ATen/core/Tensor.h torch/include/torch/csrc/api/include/torch/all.h torch/lib/libtorch_cpu.so
+          torch/lib/libc10.so xtensor/include/xtensor/containers/xtensor.hpp xtensor/include/xtl/xtl_config.hpp)
+    file(WRITE "${scratch}/${file}" "")
+  endforeach()
+  # (Which must not be loaded: that of a build for CUDA fails without CUDA's compiler.)
+  file(WRITE "${scratch}/torch/share/cmake/Torch/TorchConfig.cmake" "message(FATAL_ERROR \"no CUDA\")\n\
+  set(TORCH_CXX_FLAGS \"-D_GLIBCXX_USE_CXX11_ABI=0\")\n")
+  file(MAKE_DIRECTORY "${scratch}/other")
+  foreach(prefix torch torch/share/cmake)  # the second is what torch.utils.cmake_prefix_path says
+    file(WRITE "${scratch}/prefixes.cmake"
+         "set(CMAKE_PREFIX_PATH ${scratch}/other ${scratch}/xtensor ${scratch}/${prefix} CACHE STRING \"\")\n")
+    must(${configure} -C "${scratch}/prefixes.cmake" -S "${CMAKE_CURRENT_LIST_DIR}/backends" -B "${scratch}/build/${prefix}"
+         "-DCATMERGE_CHECKOUT=${CHECKOUT}" "-DPYTORCH=${scratch}/torch" "-DXTENSOR=${scratch}/xtensor")
+  endforeach()
 elseif(CASE STREQUAL "pkg_config")
   install_package()
   set(ENV{PKG_CONFIG_PATH} "${scratch}/moved/share/pkgconfig")
