@@ -146,6 +146,12 @@ if(CASE STREQUAL "find_package")
   refused("COMPONENTS;io;nonsense" "catmerge has no component 'nonsense', only 'io' and 'model'.")
   refused("COMPONENTS;model" "catmerge's component 'model' needs nlohmann_json 3.9 or newer, which was not found."
           ${without_json})
+  # Installed and added as well, and a project's own target of that name.
+  set(taken_names ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/taken_names" "-DCMAKE_PREFIX_PATH=${scratch}/moved"
+      "-DCATMERGE_CHECKOUT=${CHECKOUT}" -B)
+  must_fail("taken in twice: as an installed package (version ${VERSION}, in ${scratch}/moved/share/cmake/catmerge) and as \
+a part of the project (version ${VERSION}, in ${CHECKOUT})" ${taken_names} "${scratch}/both")
+  must_fail("The project has a target called catmerge_io," ${taken_names} "${scratch}/own" -DOWN_TARGET=catmerge_io)
   # The next major version will not do for a project that wants this one.
   file(READ "${scratch}/moved/share/cmake/catmerge/catmergeConfigVersion.cmake" text)
   string(REPLACE "\"${VERSION}\"" "\"${next}.0.0\"" text "${text}")
