@@ -12,8 +12,8 @@ if(NOT CATMERGE_INSTALL)
   list(APPEND catmerge_rule EXCLUDE_FROM_ALL)
 endif()
 
-# The directories of GNUInstallDirs, which adds to the cache of a project that includes it: where that is another project's
-# business, what it says if it was included, and what it would say if not. (CMAKE_INSTALL_DOCDIR is named after the project.)
+# The directories of GNUInstallDirs. It adds to the cache, so another project's cache gets it from that project alone; what
+# it would say stands here. (CMAKE_INSTALL_DOCDIR is named after the project.)
 if(CATMERGE_IS_TOP_LEVEL)
   include(GNUInstallDirs)
 endif()
