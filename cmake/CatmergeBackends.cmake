@@ -5,20 +5,22 @@ option(CATMERGE_TORCH "Build the examples and tests that use libtorch" OFF)
 option(CATMERGE_XTENSOR "Build the examples and tests that use xtensor" OFF)
 option(CATMERGE_ARMADILLO "Build the examples and tests that use Armadillo" OFF)
 
-# catmerge_backend(NAME PACKAGE HEADERS FILE... [LIBRARIES LIBRARY...]): the target catmerge_NAME, of what lies where the
-# system keeps it or in CMAKE_PREFIX_PATH. PACKAGE is Debian's name of it.
+# catmerge_backend(NAME PACKAGE HEADERS FILE... [LIBRARIES LIBRARY...] [PREFIXES DIRECTORY...]): the target catmerge_NAME,
+# of what lies in PREFIXES, in CMAKE_PREFIX_PATH or where the system keeps it. PACKAGE is
+# Debian's name of it.
 function(catmerge_backend name package)
-  cmake_parse_arguments(PARSE_ARGV 2 backend "" "" "HEADERS;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 2 backend "" "" "HEADERS;LIBRARIES;PREFIXES")
   add_library(catmerge_${name} INTERFACE)
   string(TOUPPER CATMERGE_${name} option)
   foreach(kind HEADERS LIBRARIES)
     foreach(file IN LISTS backend_${kind})
       string(MAKE_C_IDENTIFIER "${option}_${kind}_${file}" place)
       if(kind STREQUAL HEADERS)
-        find_path(${place} ${file} PATH_SUFFIXES ${name}/csrc/api/include)
+        find_path(${place} ${file} HINTS ${backend_PREFIXES}
+                  PATH_SUFFIXES include ${name}/csrc/api/include include/${name}/csrc/api/include)
         target_include_directories(catmerge_${name} SYSTEM INTERFACE ${${place}})
       else()
-        find_library(${place} ${file})
+        find_library(${place} ${file} HINTS ${backend_PREFIXES} PATH_SUFFIXES lib)
         target_link_libraries(catmerge_${name} INTERFACE ${${place}})
       endif()
       mark_as_advanced(${place})
@@ -31,11 +33,30 @@ function(catmerge_backend name package)
 endfunction()
 
 if(CATMERGE_TORCH)
+  # What PyTorch brings along calls a directory of CMake files its prefix (torch.utils.cmake_prefix_path): headers and
+  # libraries lie two above. Its package is not loaded, because that of a build for CUDA ends every configuration on a
+  # machine without CUDA's compiler; but what says which std::string the libraries were compiled with is read from it.
+  set(torch_prefixes "")
+  set(torch_definitions "")
+  string(REPLACE ":" ";" torch_places "$ENV{CMAKE_PREFIX_PATH}")
+  set(torch_places ${CMAKE_PREFIX_PATH} ${torch_places})
+  list(TRANSFORM torch_places APPEND /share/cmake OUTPUT_VARIABLE torch_packages)
+  foreach(place IN LISTS torch_places torch_packages)
+    if(EXISTS ${place}/Torch/TorchConfig.cmake)
+      get_filename_component(torch_prefixes ${place}/../.. ABSOLUTE)
+      file(STRINGS ${place}/Torch/TorchConfig.cmake flags REGEX "set\\(TORCH_CXX_FLAGS")
+      string(REGEX MATCH "_GLIBCXX_USE_CXX11_ABI=[01]" torch_definitions "${flags}")
+      break()
+    endif()
+  endforeach()
   # <torch/...> lies in a directory of its own, torch/csrc/api/include (PATH_SUFFIXES above).
-  catmerge_backend(torch libtorch-dev HEADERS ATen/core/Tensor.h torch/all.h LIBRARIES torch_cpu c10)
+  catmerge_backend(torch libtorch-dev HEADERS ATen/core/Tensor.h torch/all.h LIBRARIES torch_cpu c10
+                   PREFIXES ${torch_prefixes})
+  target_compile_definitions(catmerge_torch INTERFACE ${torch_definitions})
 endif()
 if(CATMERGE_XTENSOR)
-  catmerge_backend(xtensor libxtensor-dev HEADERS xtensor/xtensor.hpp)
+  # The folder, because the headers in it moved in 0.26; and what it includes of a package of its own.
+  catmerge_backend(xtensor libxtensor-dev HEADERS xtensor xtl/xtl_config.hpp)
 endif()
 if(CATMERGE_ARMADILLO)
   catmerge_backend(armadillo libarmadillo-dev HEADERS armadillo LIBRARIES armadillo)

@@ -77,9 +77,9 @@ string(REPLACE "\n" "\n// " terms "// ${terms}")
 string(REPLACE "// \n" "//\n" terms "${terms}")
 
 file(WRITE "${output}/catmerge_all.hpp" "${licence}//
-// Version ${version}: the core, all of <catmerge/catmerge.hpp>, in one header. C++20; needs Eigen 3.4 and nothing else.
-// Made by cmake/amalgamate.cmake out of the headers whose names stand below: change those, not this. Not to be included
-// together with them.
+// Version ${version}: the core, all of <catmerge/catmerge.hpp>, in one header. C++20; needs Eigen 3.4 or newer and nothing
+// else. Made by cmake/amalgamate.cmake out of the headers whose names stand below: change those, not this. Not to be
+// included together with them.
 //
 ${terms}
 #pragma once

@@ -8,8 +8,9 @@
 
 # The libraries' headers, and a compiler for the programs.
 catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev"
-# What only the tests include: doctest, Spectra, and the tensor libraries that are headers (and small).
-catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev"
+# What only the tests include: doctest, Spectra, and the tensor libraries that are headers (and small). pkg-config, which
+# finds the library.
+catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev pkgconf"
 # libtorch, half a gigabyte with what it needs: its adapter's tests and example.
 catmerge_packages_torch="libtorch-dev"
 # The formatter, the benchmarks' library, the documentation's generator; Python for the tests of the scripts in

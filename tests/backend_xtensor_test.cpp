@@ -3,9 +3,6 @@
 #include "backends/xtensor_backends.hpp"
 #include "suite/algorithms.hpp"
 
-#include <xtensor/xfixed.hpp>
-#include <xtensor/xstrided_view.hpp>
-
 using namespace test;
 using catmerge::bfloat16;
 using catmerge::half;

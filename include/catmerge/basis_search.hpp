@@ -20,7 +20,7 @@ inline index_t directions_taken(const direction_rule& rule, const std::vector<do
   while (positive < std::ssize(values) && values[static_cast<std::size_t>(positive)] > threshold)
     ++positive;
   if (const auto* t = std::get_if<top>(&rule))
-    return std::min<index_t>(t->count, t->positive_only ? positive : std::ssize(values));
+    return (std::min<index_t>)(t->count, t->positive_only ? positive : std::ssize(values));
   if (std::holds_alternative<all_positive>(rule)) return positive;
   const auto& e = std::get<energy>(rule);
   double total = 0;
@@ -58,15 +58,15 @@ void dense_basis(Context& c, conflict_gram<Context>& g, index_t k, const directi
   const auto ascending = c.symmetric_eigen(vectors);
   std::vector<double> values(ascending.rbegin(), ascending.rend());
   if (!values.empty())
-    result.magnitude = std::max(std::abs(values.front()), std::abs(values.back()));
+    result.magnitude = (std::max)(std::abs(values.front()), std::abs(values.back()));
   const double threshold =
-      positive_above(size, g.rounding(scalar_type::f64), std::max(result.magnitude, g.terms(k)));
+      positive_above(size, g.rounding(scalar_type::f64), (std::max)(result.magnitude, g.terms(k)));
   const index_t count = take_directions(rule, values, threshold, result);
   result.basis = c.make(scalar_type::f64, size, count);
   for (index_t j = 0; j < count; ++j)
     c.assign(c.slice(typename Context::const_view(vectors), 0, size, size - 1 - j, 1),
              c.slice(typename Context::view(result.basis), 0, size, j, 1));
-  values.resize(static_cast<std::size_t>(std::min<index_t>(count + 8, size)));
+  values.resize(static_cast<std::size_t>((std::min<index_t>)(count + 8, size)));
   result.spectrum = std::move(values);
 }
 
@@ -95,7 +95,7 @@ class basis_searches {
       return;
     }
     run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
-        25 * std::max<index_t>(eigen.count, 4));
+        25 * (std::max<index_t>)(eigen.count, 4));
 
     // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
     // float has found, and then goes on to double's tolerance where a value is smaller than its
@@ -104,7 +104,7 @@ class basis_searches {
       if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
       for (std::size_t j = 0; j < tasks_.size(); ++j) {
         const auto found = searches_[j].result();
-        const double terms = std::max(found.magnitude, g.terms(tasks_[j]));
+        const double terms = (std::max)(found.magnitude, g.terms(tasks_[j]));
         const double unsure = last ? 2 * found.residual * found.magnitude
                                    : positive_above(g.size(), g.rounding(scalar_type::f32), terms);
         bool sure = found.converged;
@@ -150,7 +150,7 @@ class basis_searches {
         search& s = searches_[j];
         if (s.done() || seen[j].stalled) return;
         s.advance();
-        const double residual = s.residual() * std::min(1.0, s.magnitude() / g_.terms(tasks_[j]));
+        const double residual = s.residual() * (std::min)(1.0, s.magnitude() / g_.terms(tasks_[j]));
         if (residual < 0.9 * seen[j].residual) seen[j] = {residual, s.products()};
         seen[j].stalled = residual < floor && s.products() - seen[j].products >= patience;
       });
@@ -190,7 +190,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
         continue;
       }
       const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
-                                              std::max(pairs.magnitude, g.terms(tasks[j])));
+                                              (std::max)(pairs.magnitude, g.terms(tasks[j])));
       const index_t count = take_directions(options.directions, pairs.values, threshold, result);
       result.basis = c.make(scalar_type::f64, g.size(), count);
       c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),

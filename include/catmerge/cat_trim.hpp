@@ -63,7 +63,7 @@ class trimmed_vectors {
       report_.overlap.data()[e] /= static_cast<double>(parts);
     for (index_t i = 0; i < tasks_; ++i) {
       const double before = report_.norm[at(i)] * report_.norm[at(i)];
-      report_.energy_removed.push_back(before > 0 ? std::max(0.0, 1 - left[at(i)] / before) : 0);
+      report_.energy_removed.push_back(before > 0 ? (std::max)(0.0, 1 - left[at(i)] / before) : 0);
       if (before > 0 && left[at(i)] == 0) report_.emptied.push_back(i);
     }
   }
@@ -99,8 +99,9 @@ class trimmed_vectors {
   /// before, after: its energy before the trim and now.
   double settle(const view& t, double before, double after, rescale size) {
     // Below 100 roundings of its norm (one per trim and then some) a vector is noise: it is zero.
-    const double eps = c_.type(t) == scalar_type::f64 ? std::numeric_limits<double>::epsilon()
-                                                      : std::numeric_limits<float>::epsilon();
+    const double eps = c_.type(t) == scalar_type::f64
+                           ? std::numeric_limits<double>::epsilon()
+                           : static_cast<double>(std::numeric_limits<float>::epsilon());
     if (after <= before * 1e4 * eps * eps) {
       c_.scale(0, t);
       return 0;
@@ -175,7 +176,7 @@ class linear_trim {
     const index_t tasks = std::ssize(t);
     for (index_t k = 0; k < tasks; ++k)
       for (index_t l = 0; l < tasks; ++l) {
-        const index_t narrow = std::min(c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
+        const index_t narrow = (std::min)(c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
         if (narrow == 0) continue;
         auto product =
             c_.make(scalar_type::f64, c_.columns(bases[at(k)]), c_.columns(bases[at(l)]));
@@ -230,7 +231,7 @@ class linear_trim {
     double largest = 0;
     for (index_t k = 0; k < std::ssize(t); ++k) {
       tasks.push_back(k);
-      largest = std::max(largest, report_.norm[at(k)]);
+      largest = (std::max)(largest, report_.norm[at(k)]);
     }
     auto [gram, plan] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
                                   tasks, options_, largest);
@@ -307,7 +308,7 @@ class mask_trim {
         std::vector<index_t> both;
         std::set_intersection(mine.begin(), mine.end(), masks[at(l)].begin(), masks[at(l)].end(),
                               std::back_inserter(both));
-        const auto narrow = std::min(mine.size(), masks[at(l)].size());
+        const auto narrow = (std::min)(mine.size(), masks[at(l)].size());
         if (narrow > 0)
           report_.overlap(k, l) += static_cast<double>(both.size()) / static_cast<double>(narrow);
       }

@@ -119,7 +119,7 @@ struct spectral_norm_fn {
       c.multiply(1, v, first, v, second, 0, square);
       largest = c.symmetric_eigen(square).back();
     }
-    return std::sqrt(std::max(0.0, largest));
+    return std::sqrt((std::max)(0.0, largest));
   }
 
   template <class T>

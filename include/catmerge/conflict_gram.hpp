@@ -88,7 +88,7 @@ class conflict_gram {
   /// of what products are accumulated in. Shifts that were formed in float are off by eps of float
   /// each, and enter squared (1.4e-14, 64 times eps of double).
   double rounding(scalar_type arithmetic) const {
-    constexpr double single = std::numeric_limits<float>::epsilon();
+    constexpr double single = static_cast<double>(std::numeric_limits<float>::epsilon());
     if (arithmetic == scalar_type::f32) return single;
     if (way_ == way::shifts && type() == scalar_type::f32) return single * single;
     return std::numeric_limits<double>::epsilon();
@@ -113,7 +113,7 @@ class conflict_gram {
       constexpr index_t width = 256;
       terms_[at(k)] = 0;
       for (index_t j = 0; j < size(); j += width) {
-        const index_t n = std::min(width, size() - j);
+        const index_t n = (std::min)(width, size() - j);
         auto unit = c_.make(scalar_type::f64, n, size());
         c_.from_host(small_matrix::Identity(n, n), c_.slice(view(unit), 0, n, j, n));
         apply({{k, unit, c_.slice(view(g), j, n, 0, size())}}, scalar_type::f64);
@@ -128,7 +128,7 @@ class conflict_gram {
       c_.multiply(-lambda_, part, op::transpose, part, op::none, 1, g);
       loss += lambda_ * c_.squared_norm(part);
     }
-    see_terms(k, std::max(gain, loss));
+    see_terms(k, (std::max)(gain, loss));
     return g;
   }
 
@@ -159,7 +159,7 @@ class conflict_gram {
 
   void see_terms(index_t k, double trace) {
     double& terms = terms_[at(k)];
-    if (terms == 0) terms = trace / std::sqrt(static_cast<double>(std::max<index_t>(size(), 1)));
+    if (terms == 0) terms = trace / std::sqrt(static_cast<double>((std::max<index_t>)(size(), 1)));
   }
 
   // --- shifts
@@ -232,7 +232,8 @@ class conflict_gram {
 
   void see_block(index_t k, index_t width, double gain, double loss) {
     if (width > 0)
-      see_terms(k, std::max(gain, loss) * static_cast<double>(size()) / static_cast<double>(width));
+      see_terms(k,
+                (std::max)(gain, loss) * static_cast<double>(size()) / static_cast<double>(width));
   }
 
   // --- weights
@@ -245,11 +246,11 @@ class conflict_gram {
     };
     double largest = norm * norm, rows = 0;
     if (norm == 0)
-      for (const auto& t : vectors_) largest = std::max(largest, c_.squared_norm(t));
+      for (const auto& t : vectors_) largest = (std::max)(largest, c_.squared_norm(t));
     for (index_t i = 0; i < tasks(); ++i) {
       const auto& s = statistics_[at(i)];
       const double squares = c_.squared_norm(s.data);
-      rows = std::max(rows, s.form == statistics_form::gram ? std::sqrt(squares) : squares);
+      rows = (std::max)(rows, s.form == statistics_form::gram ? std::sqrt(squares) : squares);
     }
     weight_scale_ = inverse(largest);
     row_scale_ = inverse(rows);

@@ -129,19 +129,19 @@ class eigen_search {
       : c_(&c),
         size_(size),
         options_(options),
-        wanted_(std::min(options.count, size)),
+        wanted_((std::min)(options.count, size)),
         // As wide as what is wanted: a wider block takes more products to the same residual. (Four
         // columns use what is read of a matrix better than fewer.)
-        block_(std::min(size, std::max<index_t>(wanted_, 4))),
+        block_((std::min)(size, (std::max<index_t>)(wanted_, 4))),
         // A basis of this size seldom needs a restart, which costs products. (CAT's layers take 30
         // to 100, and some 200 where tasks have similar features: with restarts at 96 that would be
         // 400 to 900.)
-        limit_(std::min(size, std::max<index_t>(8 * block_, 256))),
+        limit_((std::min)(size, (std::max<index_t>)(8 * block_, 256))),
         magnitude_(magnitude) {
     if (options_.tolerance == 0) options_.tolerance = default_tolerance(scalar_type::f64);
     if (wanted_ == 0) return;
-    const index_t first = start ? std::min(c.rows(*start), limit_) : block_;
-    grow(std::max(first, block_));
+    const index_t first = start ? (std::min)(c.rows(*start), limit_) : block_;
+    grow((std::max)(first, block_));
     if (start)
       c.assign(c.slice(*start, 0, first, 0, size_), rows(*q_, 0, first));
     else
@@ -178,7 +178,7 @@ class eigen_search {
 
   /// What was found.
   eigenpairs<Context> result() {
-    const index_t have = std::min(wanted_, used_), seen = std::min(have + 4, used_);
+    const index_t have = (std::min)(wanted_, used_), seen = (std::min)(have + 4, used_);
     eigenpairs<Context> found;
     for (index_t j = 0; j < have; ++j) found.values.push_back(ritz_.value(j));
     for (index_t j = have; j < seen; ++j) found.after.push_back(ritz_.value(j));
@@ -197,7 +197,7 @@ class eigen_search {
   }
 
   matrix ritz_vectors(index_t count) {
-    const index_t have = std::min(count, used_);
+    const index_t have = (std::min)(count, used_);
     auto lead = c_->make(scalar_type::f64, have, size_);
     if (have > 0) detail::times_small(*c_, ritz_.leading(have), rows(*q_, 0, used_), lead);
     return lead;
@@ -207,7 +207,7 @@ class eigen_search {
   void grow(index_t count) {
     const index_t room = q_ ? c_->rows(*q_) : 0;
     if (count <= room) return;
-    const index_t wider = std::min(limit_, std::max(count, 2 * room));
+    const index_t wider = (std::min)(limit_, (std::max)(count, 2 * room));
     for (auto* m : {&q_, &gq_}) {
       auto larger = c_->make(scalar_type::f64, wider, size_);
       if (used_ > 0) c_->assign(rows(**m, 0, used_), rows(larger, 0, used_));
@@ -219,10 +219,10 @@ class eigen_search {
   void look() {
     fresh_ = 0;
     ritz_.solve();
-    magnitude_ = std::max({magnitude_, std::abs(ritz_.smallest()), std::abs(ritz_.value(0))});
+    magnitude_ = (std::max)({magnitude_, std::abs(ritz_.smallest()), std::abs(ritz_.value(0))});
 
     // Residuals of the leading pairs: s Q G - theta s Q.
-    const index_t looked = std::min(used_, block_), have = std::min(wanted_, looked);
+    const index_t looked = (std::min)(used_, block_), have = (std::min)(wanted_, looked);
     auto residuals = c_->make(scalar_type::f64, looked, size_);
     detail::times_small(*c_, ritz_.leading(looked), rows(*gq_, 0, used_), residuals);
     detail::times_small(*c_, ritz_.leading(looked, true), rows(*q_, 0, used_), residuals, -1, 1);
@@ -230,7 +230,7 @@ class eigen_search {
     const auto norm = [&](index_t j) { return std::sqrt(squares(j, j)); };
     const double accept = options_.tolerance * magnitude_;
     double worst = 0;
-    for (index_t j = 0; j < have; ++j) worst = std::max(worst, norm(j));
+    for (index_t j = 0; j < have; ++j) worst = (std::max)(worst, norm(j));
     residual_ = magnitude_ > 0 ? worst / magnitude_ : 0;
     converged_ = (worst <= accept && have == wanted_) || used_ == size_;
     if (converged_ || products_ >= options_.products) return;
@@ -243,7 +243,7 @@ class eigen_search {
         ++count;
       }
     if (used_ + count > limit_ && limit_ < size_) restart();  // else this is the whole space
-    count = std::min(count, limit_ - used_);
+    count = (std::min)(count, limit_ - used_);
     grow(used_ + count);
     count = detail::orthonormalise(*c_, *q_, used_, rows(residuals, 0, count));
     if (count > 0) c_->assign(rows(residuals, 0, count), rows(*q_, used_, count));
@@ -253,11 +253,11 @@ class eigen_search {
 
   /// How many Ritz vectors outlive a restart: an eighth of the room. (With half of it searches that
   /// restart take up to twice as many products.)
-  index_t restart_size() const { return std::max(2 * block_, limit_ / 8); }
+  index_t restart_size() const { return (std::max)(2 * block_, limit_ / 8); }
 
   /// Thick restart with the leading Ritz vectors, whose images need no new product.
   void restart() {
-    const index_t keep = std::min(used_, restart_size());
+    const index_t keep = (std::min)(used_, restart_size());
     const small_matrix lead = ritz_.leading(keep);
     auto rotated = c_->make(scalar_type::f64, keep, size_);
     for (matrix* m : {&*q_, &*gq_}) {

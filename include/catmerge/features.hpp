@@ -120,7 +120,7 @@ class feature_statistics {
     if (count_ == 0) rows_.reset();  // what an error may have left
     if (rows_ && c.type(*rows_) == scalar_type::f64) type = scalar_type::f64;
     if (rows_ && c.type(*rows_) == type && n <= c.rows(*rows_)) return;
-    matrix_type larger = c.make(type, std::min(width_, 2 * n), width_);
+    matrix_type larger = c.make(type, (std::min)(width_, 2 * n), width_);
     if (rows_)
       c.assign(c.slice(const_view(*rows_), 0, count_, 0, width_),
                c.slice(typename context_type::view(larger), 0, count_, 0, width_));

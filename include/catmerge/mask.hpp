@@ -34,7 +34,7 @@ namespace detail {
 inline std::vector<index_t> largest_positions(std::span<const double> scores, const top& rule) {
   std::vector<index_t> order(scores.size());
   std::iota(order.begin(), order.end(), index_t{0});
-  const auto count = std::min<index_t>(rule.count, std::ssize(scores));
+  const auto count = (std::min<index_t>)(rule.count, std::ssize(scores));
   const auto score = [&](index_t j) { return scores[static_cast<std::size_t>(j)]; };
   std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](index_t a, index_t b) {
     return score(a) != score(b) ? score(a) > score(b) : a < b;

@@ -63,10 +63,10 @@ struct compact_trim {
           sum -= overlap(i, l) * inverse(j, l);
         inverse(j, i) = sum;
       }
-    auto small = c.make(scalar_type::f64, n, n);
-    c.from_host(inverse, small);
+    auto factor = c.make(scalar_type::f64, n, n);
+    c.from_host(inverse, factor);
     u = c.make(scalar_type::f64, size, n);
-    c.multiply(1, v, op::none, small, op::none, 0, u);
+    c.multiply(1, v, op::none, factor, op::none, 0, u);
   }
 
   typename Context::matrix v, u;

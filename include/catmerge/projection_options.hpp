@@ -134,10 +134,10 @@ way_costs cost_of_ways(Context& c, const std::vector<typename Context::const_vie
   const double d_out = static_cast<double>(c.rows(vectors[0])),
                d_in = static_cast<double>(c.columns(vectors[0])),
                all = static_cast<double>(vectors.size()), some = static_cast<double>(tasks.size()),
-               block = static_cast<double>(std::max<index_t>(few->count, 4));
+               block = static_cast<double>((std::max<index_t>)(few->count, 4));
   double rows = 0;  // of one task's statistics, on the average
   for (const auto& s : statistics) rows += static_cast<double>(c.rows(s.data)) / all;
-  const auto of_rows = [](double m) { return 1 + 16 / std::max(m, 1.0); };
+  const auto of_rows = [](double m) { return 1 + 16 / (std::max)(m, 1.0); };
   const double found = 11 * block;  // vectors that a search takes
   const bool can_stack = conflict_gram<Context>::has_rows(statistics);
 

@@ -29,9 +29,9 @@ inline small_matrix seeded_block(index_t rows, index_t columns, std::uint64_t se
 template <class Context>
 void times_small(Context& c, const small_matrix& m, typename Context::const_view x,
                  typename Context::view y, double alpha = 1, double beta = 0) {
-  auto small = c.make(scalar_type::f64, m.rows(), m.cols());
-  c.from_host(m, small);
-  c.multiply(alpha, small, op::none, x, op::none, beta, y);
+  auto factor = c.make(scalar_type::f64, m.rows(), m.cols());
+  c.from_host(m, factor);
+  c.multiply(alpha, factor, op::none, x, op::none, beta, y);
 }
 
 /// y = x^T: the rows of a thin block as columns.
@@ -64,7 +64,7 @@ small_matrix small_product(Context& c, typename Context::const_view x,
 
 /// One round of SVQB for a thin block whose rows' Gram matrix is `gram` and had squared lengths
 /// `before`: the transform whose product with the block makes its leading directions orthonormal.
-/// Directions whose energy, relative to `before`, is at most `smallest` are left out. `far`:
+/// Directions whose energy, relative to `before`, is at most `smallest` are left out. `again`:
 /// whether the rows were far from orthonormal, so that rounding may have left them so.
 template <class Matrix>
 struct orthonormal_transform {
@@ -88,11 +88,11 @@ struct orthonormal_transform {
       for (index_t i = 0; i < n; ++i)
         transform(j, i) = scale_of(i) * pairs.vectors(i, n - 1 - j) / std::sqrt(energy_of(j));
     // Rounding grows by the root of the energy's inverse: 0.1 costs half a digit of sixteen.
-    far = left < n || (left > 0 && energy_of(left - 1) < 0.1);
+    again = left < n || (left > 0 && energy_of(left - 1) < 0.1);
   }
 
   Matrix transform;
-  bool far = false;
+  bool again = false;
 };
 
 /// Orthonormalises the rows of v (f64, thin) against the first `used` rows of `basis` and among
@@ -104,8 +104,8 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
                        typename Context::view v) {
   const index_t size = c.columns(v);
   index_t kept = c.rows(v);
-  bool far = true;
-  for (int pass = 0; pass < 4 && kept > 0 && far; ++pass) {
+  bool again = true;
+  for (int pass = 0; pass < 4 && kept > 0 && again; ++pass) {
     const auto block = c.slice(v, 0, kept, 0, size);
     // Rows are scaled to their length before this pass: what is left of it tells signal from noise.
     const small_matrix before = small_product(c, block, block);
@@ -121,7 +121,7 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
     const double smallest = pass == 0 ? 1e-14 * static_cast<double>(kept) : 0.25;
     const orthonormal_transform<small_matrix> next(
         before, used > 0 ? small_product(c, block, block) : before, smallest);
-    far = next.far;
+    again = next.again;
     kept = next.transform.rows();
     auto result = c.make(scalar_type::f64, kept, size);
     times_small(c, next.transform, block, result);

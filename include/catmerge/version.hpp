@@ -11,3 +11,13 @@
 #define CATMERGE_VERSION_MINOR 1
 /// Nothing but corrections.
 #define CATMERGE_VERSION_PATCH 0
+
+/// The number of version major.minor.patch, whose minor and patch are below 1000: for comparisons,
+/// those of the preprocessor too.
+/// @code
+/// #if CATMERGE_VERSION >= CATMERGE_VERSION_NUMBER(0, 2, 0)
+/// @endcode
+#define CATMERGE_VERSION_NUMBER(major, minor, patch) ((major)*1000000 + (minor)*1000 + (patch))
+/// The number of this version.
+#define CATMERGE_VERSION \
+  CATMERGE_VERSION_NUMBER(CATMERGE_VERSION_MAJOR, CATMERGE_VERSION_MINOR, CATMERGE_VERSION_PATCH)

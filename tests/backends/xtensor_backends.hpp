@@ -4,8 +4,15 @@
 
 #include <catmerge/adapt/xtensor.hpp>
 #include <deque>
+#if __has_include(<xtensor/containers/xtensor.hpp>)  // xtensor 0.26 and newer
+#include <xtensor/containers/xadapt.hpp>
+#include <xtensor/views/xstrided_view.hpp>
+#include <xtensor/views/xview.hpp>
+#else
 #include <xtensor/xadapt.hpp>
+#include <xtensor/xstrided_view.hpp>
 #include <xtensor/xview.hpp>
+#endif
 
 #include "support/data.hpp"
 

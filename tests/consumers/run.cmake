@@ -1,11 +1,12 @@
 # One project that uses catmerge, from nothing to its exit status, as on a user's machine. Everything happens in a new
 # directory among the system's temporary ones, away from the build tree, and is removed at the end.
 #
-#     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... [-DHINTS=...] [-DSYSTEM_INCLUDES=...]
-#           -P run.cmake
+#     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... -DCOMPILER_ID=... [-DHINTS=...]
+#           [-DSYSTEM_INCLUDES=...] [-DPKG_CONFIG=...] -P run.cmake
 #
-# CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake) or `amalgamated` (the one-header
-# form, in two translation units). HINTS: arguments for cmake that say where the libraries lie.
+# CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake), `pkg_config` (and what that tells
+# it), `amalgamated` (the one-header form, in two translation units), `eigen_versions` (stand-ins for other packages of
+# Eigen) or `without_posix`. HINTS: arguments for cmake that say where the libraries lie.
 cmake_minimum_required(VERSION 3.16)
 
 # The surroundings' flags would hide what comes from us, and what doesn't.
@@ -57,7 +58,11 @@ function(install_package)
   if(NOT EXISTS "${scratch}/moved/share/doc/catmerge/LICENSE")
     fail("the licence is not installed")
   endif()
-  file(GLOB package "${scratch}/moved/share/cmake/catmerge/*.cmake")
+  file(GLOB package "${scratch}/moved/share/cmake/catmerge/*.cmake" "${scratch}/moved/share/pkgconfig/*.pc")
+  list(LENGTH package count)
+  if(NOT count EQUAL 5)
+    fail("the files of the packages: ${package}")
+  endif()
   foreach(file IN LISTS package)
     file(READ "${file}" text)
     foreach(place "${scratch}" "${CHECKOUT}")
@@ -69,19 +74,23 @@ function(install_package)
   endforeach()
 endfunction()
 
-# refused(REQUEST REASON [ARGUMENT...]): find_package(catmerge REQUEST CONFIG REQUIRED) must fail and say why.
-function(refused request reason)
-  file(REMOVE_RECURSE "${scratch}/refused")
-  execute_process(COMMAND "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
-                          -B "${scratch}/refused" "-DCMAKE_PREFIX_PATH=${scratch}/moved" "-DREQUEST=${request}"
-                          ${HINTS} ${ARGN}
-                  RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE errors)
+# must_fail(REASON COMMAND...): the command must fail and say why.
+function(must_fail reason)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE errors)
   # CMake breaks its lines where it likes.
   string(REGEX REPLACE "[ \n]+" " " errors "${errors}")
   string(FIND "${errors}" "${reason}" position)
   if(status EQUAL 0 OR position EQUAL -1)
-    fail("find_package(catmerge ${request}): status ${status}, expected '${reason}', found:\n${errors}")
+    fail("${ARGN}: status ${status}, expected '${reason}', found:\n${errors}")
   endif()
+endfunction()
+
+# refused(REQUEST REASON [ARGUMENT...]): find_package(catmerge REQUEST CONFIG REQUIRED) must fail and say why.
+function(refused request reason)
+  file(REMOVE_RECURSE "${scratch}/refused")
+  string(REPLACE ";" "\\;" request "${request}")  # one argument, although it is a list
+  must_fail("${reason}" "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
+                 -B "${scratch}/refused" "-DCMAKE_PREFIX_PATH=${scratch}/moved" "-DREQUEST=${request}" ${HINTS} ${ARGN})
 endfunction()
 
 # build_and_run([ARGUMENT...]): the project CASE, by CMake.
@@ -137,6 +146,12 @@ if(CASE STREQUAL "find_package")
   refused("COMPONENTS;io;nonsense" "catmerge has no component 'nonsense', only 'io' and 'model'.")
   refused("COMPONENTS;model" "catmerge's component 'model' needs nlohmann_json 3.9 or newer, which was not found."
           ${without_json})
+  # Installed and added as well, and a project's own target of that name.
+  set(taken_names ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/taken_names" "-DCMAKE_PREFIX_PATH=${scratch}/moved"
+      "-DCATMERGE_CHECKOUT=${CHECKOUT}" -B)
+  must_fail("taken in twice: as an installed package (version ${VERSION}, in ${scratch}/moved/share/cmake/catmerge) and as \
+a part of the project (version ${VERSION}, in ${CHECKOUT})" ${taken_names} "${scratch}/both")
+  must_fail("The project has a target called catmerge_io," ${taken_names} "${scratch}/own" -DOWN_TARGET=catmerge_io)
   # The next major version will not do for a project that wants this one.
   file(READ "${scratch}/moved/share/cmake/catmerge/catmergeConfigVersion.cmake" text)
   string(REPLACE "\"${VERSION}\"" "\"${next}.0.0\"" text "${text}")
@@ -151,6 +166,154 @@ elseif(CASE STREQUAL "add_subdirectory")
 elseif(CASE STREQUAL "fetch_content")
   build_and_run("-DCATMERGE_CHECKOUT=${CHECKOUT}")
   nothing_installed()
+elseif(CASE STREQUAL "two_parts")
+  # The same directory, and a copy of it.
+  build_and_run("-DFIRST_CHECKOUT=${CHECKOUT}" "-DSECOND_CHECKOUT=${CHECKOUT}")
+  file(COPY "${CHECKOUT}/CMakeLists.txt" "${CHECKOUT}/LICENSE" "${CHECKOUT}/cmake" "${CHECKOUT}/include"
+       DESTINATION "${scratch}/copy")
+  build_and_run("-DFIRST_CHECKOUT=${CHECKOUT}" "-DSECOND_CHECKOUT=${scratch}/copy")
+  nothing_installed()
+  # Whoever comes second can't have it installed any more.
+  set(second "${CMAKE_COMMAND}" "${scratch}/build" "-DSECOND_CHECKOUT=${scratch}/copy")
+  must_fail("CATMERGE_INSTALL is ON where catmerge is added the second time, and was OFF where ${CHECKOUT} was"
+                 ${second} -DINSTALL_SECOND=ON)
+  # A copy that differs by one byte of a header, and one of another version.
+  file(APPEND "${scratch}/copy/include/catmerge/error.hpp" "\n")
+  must_fail("catmerge is added twice, by copies that differ: version ${VERSION} in ${CHECKOUT} and version \
+${VERSION} in ${scratch}/copy." ${second} -DINSTALL_SECOND=OFF)
+  file(READ "${scratch}/copy/include/catmerge/version.hpp" text)
+  string(REGEX REPLACE "(_MAJOR) [0-9]+" "\\1 99" text "${text}")
+  file(WRITE "${scratch}/copy/include/catmerge/version.hpp" "${text}")
+  must_fail("and version 99." ${second})
+elseif(CASE STREQUAL "installs_itself")
+  # Its own installation has nothing of catmerge, unless it says so; catmerge may come from elsewhere, or along.
+  set(library "${scratch}/half_way")
+  must(${configure} -S "${CMAKE_CURRENT_LIST_DIR}/installs_itself" -B "${library}" "-DCATMERGE_CHECKOUT=${CHECKOUT}")
+  must("${CMAKE_COMMAND}" --build "${library}")
+  must("${CMAKE_COMMAND}" --install "${library}" --prefix "${scratch}/moved")
+  foreach(place include/catmerge share)
+    if(EXISTS "${scratch}/moved/${place}")
+      fail("the library installs ${place}")
+    endif()
+  endforeach()
+  set(CASE installs_itself/user)
+  must_fail("catmerge" ${configure} -S "${CMAKE_CURRENT_LIST_DIR}/${CASE}" -B "${scratch}/without"
+                 "-DCMAKE_PREFIX_PATH=${scratch}/moved")
+  must("${CMAKE_COMMAND}" --install "${library}" --component catmerge --prefix "${scratch}/elsewhere/catmerge")
+  build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved"
+                "-Dcatmerge_DIR=${scratch}/elsewhere/catmerge/share/cmake/catmerge")
+  file(REMOVE_RECURSE "${scratch}/moved" "${scratch}/elsewhere/catmerge" "${scratch}/build")
+  must("${CMAKE_COMMAND}" "${library}" -DCATMERGE_INSTALL=ON)
+  must("${CMAKE_COMMAND}" --build "${library}")
+  must("${CMAKE_COMMAND}" --install "${library}" --prefix "${scratch}/prefix")
+  file(RENAME "${scratch}/prefix" "${scratch}/moved")
+  if(NOT EXISTS "${scratch}/moved/share/doc/catmerge/LICENSE")
+    fail("the licence is not installed")
+  endif()
+  build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved")
+elseif(CASE STREQUAL "own_eigen")
+  build_and_run("-DCATMERGE_CHECKOUT=${CHECKOUT}" "-DSYSTEM_INCLUDES=${SYSTEM_INCLUDES}"
+                -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON ${without_json})
+  must("${CMAKE_COMMAND}" --install "${scratch}/build" --prefix "${scratch}/moved")
+elseif(CASE STREQUAL "eigen_versions")
+  # What real packages answer: Eigen 5 says no to whoever asks it for 3.4, Eigen 3.3 to nobody who asks for nothing.
+  install_package()
+  foreach(version 3.3.9 3.4.0 5.0.1)
+    set(package "${scratch}/eigen/${version}")
+    file(WRITE "${package}/Eigen3Config.cmake" "add_library(Eigen3::Eigen INTERFACE IMPORTED)\n")
+    file(WRITE "${package}/Eigen3ConfigVersion.cmake" "set(PACKAGE_VERSION ${version})\n\
+if(NOT PACKAGE_FIND_VERSION OR PACKAGE_FIND_VERSION_MAJOR EQUAL ${version})
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()\n")
+    set(from_sources "${CMAKE_COMMAND}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}" -S "${CHECKOUT}"
+        -B "${scratch}/sources_${version}" -DCATMERGE_TESTS=OFF -DCATMERGE_EXAMPLES=OFF "-DEigen3_DIR=${package}")
+    set(from_package "${CMAKE_COMMAND}" -G "${GENERATOR}" -S "${CMAKE_CURRENT_LIST_DIR}/refused"
+        -B "${scratch}/package_${version}" "-DCMAKE_PREFIX_PATH=${scratch}/moved" -DREQUEST= "-DEigen3_DIR=${package}")
+    if(version VERSION_LESS 3.4)
+      set(reason "catmerge needs Eigen 3.4 or newer, and Eigen ${version} was found in ${package}.")
+      must_fail("${reason}" ${from_sources})
+      must_fail("${reason}" ${from_package})
+    else()
+      must(${from_sources})
+      must(${from_package})
+    endif()
+  endforeach()
+elseif(CASE STREQUAL "backends")
+  foreach(file torch/include/ATen/core/Tensor.h torch/include/torch/csrc/api/include/torch/all.h torch/lib/libtorch_cpu.so
+          torch/lib/libc10.so xtensor/include/xtensor/containers/xtensor.hpp xtensor/include/xtl/xtl_config.hpp)
+    file(WRITE "${scratch}/${file}" "")
+  endforeach()
+  # (Which must not be loaded: that of a build for CUDA fails without CUDA's compiler.)
+  file(WRITE "${scratch}/torch/share/cmake/Torch/TorchConfig.cmake" "message(FATAL_ERROR \"no CUDA\")\n\
+  set(TORCH_CXX_FLAGS \"-D_GLIBCXX_USE_CXX11_ABI=0\")\n")
+  file(MAKE_DIRECTORY "${scratch}/other")
+  foreach(prefix torch torch/share/cmake)  # the second is what torch.utils.cmake_prefix_path says
+    file(WRITE "${scratch}/prefixes.cmake"
+         "set(CMAKE_PREFIX_PATH ${scratch}/other ${scratch}/xtensor ${scratch}/${prefix} CACHE STRING \"\")\n")
+    must(${configure} -C "${scratch}/prefixes.cmake" -S "${CMAKE_CURRENT_LIST_DIR}/backends" -B "${scratch}/build/${prefix}"
+         "-DCATMERGE_CHECKOUT=${CHECKOUT}" "-DPYTORCH=${scratch}/torch" "-DXTENSOR=${scratch}/xtensor")
+  endforeach()
+elseif(CASE STREQUAL "pkg_config")
+  install_package()
+  set(ENV{PKG_CONFIG_PATH} "${scratch}/moved/share/pkgconfig")
+  foreach(question modversion cflags libs)
+    execute_process(COMMAND "${PKG_CONFIG}" --${question} catmerge OUTPUT_VARIABLE ${question}
+                    ERROR_VARIABLE errors RESULT_VARIABLE status OUTPUT_STRIP_TRAILING_WHITESPACE)
+    if(NOT status EQUAL 0)
+      fail("${PKG_CONFIG} --${question} catmerge ended with ${status}:\n${errors}")
+    endif()
+  endforeach()
+  if(NOT modversion STREQUAL VERSION OR NOT libs STREQUAL "")
+    fail("pkg-config says that version '${modversion}' needs the libraries '${libs}'")
+  endif()
+  separate_arguments(cflags UNIX_COMMAND "${cflags}")
+  must(${compile} ${cflags} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp" -o "${scratch}/elsewhere/consumer")
+  must("${scratch}/elsewhere/consumer")
+elseif(CASE STREQUAL "strict")
+  # What the core includes of others.
+  file(GLOB core RELATIVE "${CHECKOUT}/include" "${CHECKOUT}/include/catmerge/*.hpp"
+       "${CHECKOUT}/include/catmerge/tensor/*.hpp" "${CHECKOUT}/include/catmerge/methods/*.hpp")
+  set(foreign_includes "")
+  foreach(header IN LISTS core ITEMS catmerge/adapt/eigen.hpp catmerge/adapt/span.hpp)
+    file(STRINGS "${CHECKOUT}/include/${header}" lines REGEX "^#include <")
+    list(FILTER lines EXCLUDE REGEX "<catmerge/|<sys/")
+    list(APPEND foreign_includes ${lines})
+  endforeach()
+  list(REMOVE_DUPLICATES foreign_includes)
+  set(text "")
+  foreach(line IN LISTS foreign_includes)
+    string(REGEX REPLACE "^#include (<[^>]+>).*" "#if __has_include(\\1)\n#include \\1\n#endif\n" line "${line}")
+    string(APPEND text "${line}")  # (some are for other systems)
+  endforeach()
+  file(WRITE "${scratch}/foreign.hpp" "${text}")
+
+  string(REGEX MATCHALL "[0-9]+" numbers "${VERSION}")
+  list(GET numbers 0 major)
+  list(GET numbers 1 minor)
+  list(GET numbers 2 patch)
+  math(EXPR number "${major} * 1000000 + ${minor} * 1000 + ${patch}")
+  set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wdouble-promotion -Wshadow -Wold-style-cast
+      -Wcast-align -Wcast-qual -Wundef -Woverloaded-virtual -Wnon-virtual-dtor -Wextra-semi -Wredundant-decls
+      -Wzero-as-null-pointer-constant -Wmissing-declarations -Werror)
+  if(COMPILER_ID STREQUAL "GNU")
+    list(APPEND warnings -Wuseless-cast -Wlogical-op -Wduplicated-cond -Wduplicated-branches)
+  endif()
+  must(${compile} -fsyntax-only ${warnings} -DEXPECTED_VERSION=${number} -I "${CHECKOUT}/include" -I "${scratch}"
+       ${foreign} "${CMAKE_CURRENT_LIST_DIR}/strict/main.cpp")
+elseif(CASE STREQUAL "without_posix")
+  # As far as the preprocessor goes: the core includes nothing of POSIX, and files say that they need it.
+  set(preprocess ${compile} -U__linux__ -D_WIN32 -I "${CHECKOUT}/include" ${foreign} -x c++)
+  foreach(header catmerge methods)
+    execute_process(COMMAND ${preprocess} -M "${CHECKOUT}/include/catmerge/${header}.hpp" OUTPUT_VARIABLE output
+                    ERROR_VARIABLE errors RESULT_VARIABLE status)
+    if(NOT status EQUAL 0 OR NOT output MATCHES "Eigen/Core" OR output MATCHES "sys/mman|fcntl\\.h")
+      fail("${header}.hpp without POSIX: status ${status}\n${errors}${output}")
+    endif()
+  endforeach()
+  foreach(header mapped_file output_file atomic_path)
+    must_fail("#error catmerge/io maps and writes files by POSIX" ${preprocess} -E -o "${scratch}/out"
+                   "${CHECKOUT}/include/catmerge/io/${header}.hpp")
+  endforeach()
 elseif(CASE STREQUAL "plain")
   must(${compile} -I "${CHECKOUT}/include" ${foreign} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp"
        -o "${scratch}/elsewhere/consumer")

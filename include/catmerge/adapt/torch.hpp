@@ -195,7 +195,7 @@ class context<torch_domain> {
     // detail::order_key in signed integers, which libtorch shifts with their sign: by 63 to all
     // ones or none. Elsewhere a mask leaves nothing of what the sign was shifted into.
     at::Tensor key = x.tensor.to(at::kDouble).add(0.0).view(at::kLong);
-    key.bitwise_xor_(key.__rshift__(63).bitwise_or_(std::numeric_limits<int64_t>::min()));
+    key.bitwise_xor_(key.__rshift__(63).bitwise_or_((std::numeric_limits<int64_t>::min)()));
     const auto low = [](int bits) { return (int64_t{1} << bits) - 1; };
     if (const int known = 64 - digit.shift - digit.bits; known > 0) {
       const at::Tensor first_digits = key.__rshift__(64 - known).bitwise_and_(low(known));

@@ -6,10 +6,17 @@
 #include <concepts>
 #include <string>
 #include <vector>
+#if __has_include(<xtensor/containers/xtensor.hpp>)  // xtensor 0.26 and newer
+#include <xtensor/containers/xarray.hpp>
+#include <xtensor/containers/xfixed.hpp>
+#include <xtensor/containers/xtensor.hpp>
+#include <xtensor/core/xsemantic.hpp>
+#else
 #include <xtensor/xarray.hpp>
 #include <xtensor/xfixed.hpp>
 #include <xtensor/xsemantic.hpp>
 #include <xtensor/xtensor.hpp>
+#endif
 
 /// @file
 /// xtensor: everything of rank 1 or 2 whose elements lie in memory at fixed strides: xarray,

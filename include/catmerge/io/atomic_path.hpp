@@ -2,11 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <catmerge/io/output_file.hpp>
+#include <catmerge/io/posix.hpp>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>

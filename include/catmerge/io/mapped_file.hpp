@@ -2,12 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <catmerge/io/fail.hpp>
+#include <catmerge/io/posix.hpp>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>

@@ -39,7 +39,7 @@ gram_pairs eigen_of_gram(Context& c, const typename Context::view& g, index_t d,
   gram_pairs pairs;
   pairs.values = c.symmetric_eigen(g);
   if (pairs.values.empty()) return pairs;
-  const double cut = std::max({0.0, floor, gram_cut(d) * pairs.values.back()});
+  const double cut = (std::max)({0.0, floor, gram_cut(d) * pairs.values.back()});
   const auto kept = std::upper_bound(pairs.values.begin(), pairs.values.end(), cut);
   pairs.first = kept - pairs.values.begin();
   pairs.values.erase(pairs.values.begin(), kept);

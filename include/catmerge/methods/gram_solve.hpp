@@ -153,7 +153,7 @@ class gram_solver {
   void add_diagonal(const std::vector<double>& diagonal, const view& sum) {
     constexpr index_t width = 128;
     for (index_t j = 0; j < d_in_; j += width) {
-      const index_t n = std::min(width, d_in_ - j);
+      const index_t n = (std::min)(width, d_in_ - j);
       small_matrix entries = small_matrix::Zero(n, n);
       for (index_t i = 0; i < n; ++i) entries(i, i) = diagonal[static_cast<std::size_t>(j + i)];
       auto block = make(n, n);

@@ -87,7 +87,7 @@ struct iso_method {
  private:
   template <class Context>
   void add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) const {
-    const index_t d_out = c.rows(tau), d_in = c.columns(tau), r = std::min(d_out, d_in);
+    const index_t d_out = c.rows(tau), d_in = c.columns(tau), r = (std::min)(d_out, d_in);
     const index_t own = options.variant == iso_variant::cts ? own_directions(r, vectors) : 0;
     auto whole = c.make(scalar_type::f64, d_out, d_in);
     detail::sum_vectors(c, vectors, whole);
@@ -116,7 +116,7 @@ struct iso_method {
     const index_t rest = r - static_cast<index_t>(static_cast<double>(r) * options.common);
     const index_t below = rest / tasks, twice = 2 * (rest % tasks);
     const bool up = twice > tasks || (twice == tasks && below % 2 != 0);
-    return std::min(below + (up ? 1 : 0), r / tasks);
+    return (std::min)(below + (up ? 1 : 0), r / tasks);
   }
 
   /// The leading directions of T - U U^T T, which overwrites `room`. What is not above the rounding
@@ -126,7 +126,7 @@ struct iso_method {
                                              const detail::thin_svd<Context>& common, index_t count,
                                              typename Context::view room) {
     const double noise =
-        std::sqrt(detail::gram_cut(std::max(c.rows(t), c.columns(t))) * c.squared_norm(t));
+        std::sqrt(detail::gram_cut((std::max)(c.rows(t), c.columns(t))) * c.squared_norm(t));
     auto along = c.make(scalar_type::f64, c.columns(common.left), c.columns(t));
     c.multiply(1, common.left, op::transpose, t, op::none, 0, along);
     c.assign(t, room);

@@ -69,12 +69,12 @@ struct pcb_method {
     const auto size_rule = [clip = options.clip](std::uint64_t count) {
       const auto n = static_cast<double>(count);
       const auto low = static_cast<std::uint64_t>(n * clip);
-      const auto high = static_cast<std::uint64_t>(std::max(0.0, n * (1 - clip) - 1));
-      return std::vector<std::uint64_t>{low, std::max(low, high)};
+      const auto high = static_cast<std::uint64_t>((std::max)(0.0, n * (1 - clip) - 1));
+      return std::vector<std::uint64_t>{low, (std::max)(low, high)};
     };
     const auto score_rule = [ratio = options.ratio](std::uint64_t n) {
       const auto threshold = static_cast<std::uint64_t>(static_cast<double>(n) * (1 - ratio));
-      return std::vector<std::uint64_t>{std::min(threshold, n - 1), n - 1};
+      return std::vector<std::uint64_t>{(std::min)(threshold, n - 1), n - 1};
     };
     detail::for_strips(c, vectors.front(), [&](const detail::strip<Context>& cut) {
       if (magnitudes_.wanted()) {

@@ -48,9 +48,9 @@ void for_strips(Context& c, const typename Context::const_view& like, const F& f
   constexpr index_t entries = index_t{1} << 18;
   const index_t rows = c.rows(like), columns = c.columns(like);
   if (columns == 0) return;
-  const index_t height = std::max(index_t{1}, entries / columns);
+  const index_t height = (std::max)(index_t{1}, entries / columns);
   for (index_t row = 0; row < rows; row += height)
-    f(strip<Context>{c, row, std::min(height, rows - row), columns});
+    f(strip<Context>{c, row, (std::min)(height, rows - row), columns});
 }
 
 }  // namespace catmerge::detail

@@ -65,7 +65,7 @@ struct tatr_filter {
     if (!options.zero_shot) detail::check_importance(c, p);
     const auto rule = [quantile = options.quantile](std::uint64_t n) {
       const auto rank = static_cast<std::uint64_t>(static_cast<double>(n) * quantile);
-      return std::vector<std::uint64_t>{std::min(rank, n - 1)};
+      return std::vector<std::uint64_t>{(std::min)(rank, n - 1)};
     };
     detail::for_strips(c, vectors.front(), [&](const detail::strip<Context>& cut) {
       omega_.see(c, 0, conflict(c, p, cut, vectors), rule);
@@ -82,7 +82,8 @@ struct tatr_filter {
       // In double: -Omega > -threshold; the smallest number there is keeps Omega = 0.
       auto kept = cut.make(scalar_type::f64);
       c.axpy(-1, conflict(c, p, cut, vectors), kept);
-      const double threshold = std::max(omega_.value(0), std::numeric_limits<double>::denorm_min());
+      const double threshold =
+          (std::max)(omega_.value(0), std::numeric_limits<double>::denorm_min());
       c.map(entry_function::above, -threshold, kept, kept);
       for (const auto& t : vectors) c.zip(pair_function::product, kept, cut(t), cut(t));
     });

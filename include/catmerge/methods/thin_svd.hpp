@@ -55,24 +55,27 @@ template <class Context>
 thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, index_t count,
                                    double floor = 0) {
   const bool wide = c.rows(a) < c.columns(a);
-  const index_t size = std::min(c.rows(a), c.columns(a)), other = std::max(c.rows(a), c.columns(a));
+  const index_t size = (std::min)(c.rows(a), c.columns(a)),
+                other = (std::max)(c.rows(a), c.columns(a));
   auto gram = c.make(scalar_type::f64, size, size);
   c.multiply(1, a, wide ? op::none : op::transpose, a, wide ? op::transpose : op::none, 0, gram);
   auto pairs = eigen_of_gram(c, gram, other, floor * floor);
-  const index_t n = std::min(count, std::ssize(pairs.values));
+  const index_t n = (std::min)(count, std::ssize(pairs.values));
   pairs.values.erase(pairs.values.begin(), pairs.values.end() - n);
 
-  auto near = n == size ? std::move(gram) : c.make(scalar_type::f64, size, n);
-  if (n < size) c.assign(c.slice(typename Context::const_view(gram), 0, size, size - n, n), near);
-  auto far = c.make(scalar_type::f64, other, n);
-  c.multiply(1, a, wide ? op::transpose : op::none, near, op::none, 0, far);
+  auto shorter = n == size ? std::move(gram) : c.make(scalar_type::f64, size, n);
+  if (n < size)
+    c.assign(c.slice(typename Context::const_view(gram), 0, size, size - n, n), shorter);
+  auto longer = c.make(scalar_type::f64, other, n);
+  c.multiply(1, a, wide ? op::transpose : op::none, shorter, op::none, 0, longer);
   if (n > 0) {
-    c.scale_columns(inverse_roots(pairs.values), far);
-    orthonormalise_nearly(c, far, gram_cut(other) * pairs.values.back() / pairs.values.front() / 4);
+    c.scale_columns(inverse_roots(pairs.values), longer);
+    orthonormalise_nearly(c, longer,
+                          gram_cut(other) * pairs.values.back() / pairs.values.front() / 4);
   }
   for (double& x : pairs.values) x = std::sqrt(x);
-  if (wide) return {std::move(near), std::move(far), std::move(pairs.values)};
-  return {std::move(far), std::move(near), std::move(pairs.values)};
+  if (wide) return {std::move(shorter), std::move(longer), std::move(pairs.values)};
+  return {std::move(longer), std::move(shorter), std::move(pairs.values)};
 }
 
 /// The orthogonal polar factor of m, f64: U V^T of m = U S V^T, the nearest matrix whose columns
@@ -80,7 +83,7 @@ thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, i
 /// then it is m times the pseudo-inverse of the root of m^T m, and a partial isometry.
 template <class Context>
 typename Context::matrix polar_factor(Context& c, typename Context::const_view m) {
-  const auto svd = leading_singular(c, m, std::min(c.rows(m), c.columns(m)));
+  const auto svd = leading_singular(c, m, (std::min)(c.rows(m), c.columns(m)));
   auto factor = c.make(scalar_type::f64, c.rows(m), c.columns(m));
   c.multiply(1, svd.left, op::none, svd.right, op::transpose, 0, factor);
   return factor;

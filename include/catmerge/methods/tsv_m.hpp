@@ -78,7 +78,7 @@ struct tsv_m_method {
   /// Returns false, tau as it was, for n = 0.
   template <class Context>
   static bool add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
-    const index_t tasks = std::ssize(vectors), n = std::min(c.rows(tau), c.columns(tau)) / tasks;
+    const index_t tasks = std::ssize(vectors), n = (std::min)(c.rows(tau), c.columns(tau)) / tasks;
     if (n == 0) return false;
     detail::orthogonal_sum<Context> sum(c, c.rows(tau), c.columns(tau), n * tasks);
     for (const auto& t : vectors) sum.append(detail::leading_singular(c, t, n));

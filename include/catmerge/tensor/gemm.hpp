@@ -47,10 +47,12 @@ struct product_kernel {
 
   /// Has the cache (the second level: the first is full) fetch what lies `next` elements on. Not a
   /// read: the address may be nobody's.
-  static void touch(const C* at, index_t next) {
+  static void touch([[maybe_unused]] const C* at, [[maybe_unused]] index_t next) {
+#ifdef __GNUC__  // (Clang too. Others do without the hint.)
     const auto address =
         reinterpret_cast<std::uintptr_t>(at) + static_cast<std::uintptr_t>(next) * sizeof(C);
     __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+#endif
   }
 
   /// y += x t for `Rows` rows of x, of which all after the first `m` are the last one again, and
@@ -62,16 +64,16 @@ struct product_kernel {
   static void run(const C* first, index_t x_stride, index_t m, const C* t, index_t t_stride, C* y,
                   index_t y_stride, index_t depth, index_t next, C* panel) {
     using namespace Eigen::internal;
-    const C* x[Rows];
-    for (index_t r = 0; r < Rows; ++r) x[r] = first + std::min(r, m - 1) * x_stride;
-    packet sum[Rows][packets];
+    const C* x[static_cast<std::size_t>(Rows)];
+    for (index_t r = 0; r < Rows; ++r) x[r] = first + (std::min)(r, m - 1) * x_stride;
+    packet sum[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(packets)];
     CATMERGE_UNROLL for (int r = 0; r < Rows; ++r) {
       CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
         sum[r][p] = ploadu<packet>(y + r * y_stride + p * packet_size);
       }
     }
     for (index_t l = 0; l < depth; ++l) {
-      packet row[packets];
+      packet row[static_cast<std::size_t>(packets)];
       CATMERGE_UNROLL for (int p = 0; p < packets; ++p) {
         const C* const at = t + l * t_stride + p * packet_size;
         touch(at, next);
@@ -112,7 +114,7 @@ struct product_kernel {
             pstoreu(panel + (top + r) * stride + left, block.packet[r]);
           continue;
         }
-        for (index_t l = top; l < std::min(top + side, depth); ++l)
+        for (index_t l = top; l < (std::min)(top + side, depth); ++l)
           for (index_t j = left; j < left + side; ++j)
             panel[l * stride + j] = j < columns ? t[j * t_stride + l] : C(0);
       }
@@ -205,10 +207,10 @@ void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, boo
   C* const panel = room.data();
   const index_t depth = flipped ? deepest : widest::depth_in_place;
   for (index_t l = 0; l < k; l += depth) {
-    const index_t deep = std::min(depth, k - l);
+    const index_t deep = (std::min)(depth, k - l);
     for (index_t j = 0; j < n; j += widest::width) {
       const C* from = flipped ? t + j * t_stride + l : t + l * t_stride + j;
-      const index_t wide = std::min(widest::width, n - j);
+      const index_t wide = (std::min)(widest::width, n - j);
       const auto add = [&]<int Packets>(std::integral_constant<int, Packets>) {
         product_kernel<C, Packets>::add(x + l, x_stride, from, t_stride, flipped, y + j, y_stride,
                                         m, wide, deep, panel);
@@ -235,7 +237,7 @@ template <compute_scalar C>
 void flip(const C* t, index_t t_stride, index_t rows, index_t columns, C* y, index_t y_stride) {
   using kernel = product_kernel<C, 1>;
   for (index_t j = 0; j < rows; j += kernel::width)
-    kernel::flip(t + j * t_stride, t_stride, std::min(kernel::width, rows - j), columns, y + j,
+    kernel::flip(t + j * t_stride, t_stride, (std::min)(kernel::width, rows - j), columns, y + j,
                  y_stride, 0);
 }
 

@@ -102,11 +102,11 @@ class context<host> {
     constexpr index_t strip = 64, height = detail::block_grid::block_elements / strip;
     const index_t strips = (x.columns + strip - 1) / strip;
     parallel(strips, [&](index_t s) {
-      const index_t first = s * strip, width = std::min(strip, x.columns - first);
+      const index_t first = s * strip, width = (std::min)(strip, x.columns - first);
       double sum[strip] = {}, old[strip];
       const auto block = buffer<double>(height * width);
       for (index_t i = 0; i < x.rows; i += height) {
-        const index_t count = std::min(height, x.rows - i);
+        const index_t count = (std::min)(height, x.rows - i);
         detail::load(x.window(i, count, first, width), block.get());
         for (index_t r = 0; r < count; ++r)
           for (index_t j = 0; j < width; ++j)
@@ -387,7 +387,8 @@ class context<host> {
       const auto under =
           plain ? row_block<C>{copy_b.get(), width} : rows_of<C>(grid.window(b, k), copy_b.get());
       for (std::size_t first = 0; first < list.size(); first += group) {
-        const auto count = std::min<index_t>(group, std::ssize(list) - static_cast<index_t>(first));
+        const auto count =
+            (std::min<index_t>)(group, std::ssize(list) - static_cast<index_t>(first));
         row_block<C> next[group] = {};
         for (index_t l = 0; l < count; ++l)
           next[l] = rows_of<C>(grid.window(list[first + at(l)], k), copy_a.get() + l * n);
@@ -510,14 +511,14 @@ class context<host> {
     constexpr index_t tile = 256, piece = 512;
     const bool few = y.rows <= 128;
     const index_t wide = few && b.column_stride == 1 ? 2 * tile : tile, depth = a.columns,
-                  deepest = std::min(piece, depth), down = (y.rows + tile - 1) / tile,
+                  deepest = (std::min)(piece, depth), down = (y.rows + tile - 1) / tile,
                   across = (y.columns + wide - 1) / wide;
     // Few rows times a transposed weight: as the weight, where it lies, times these rows
     // transposed. The smaller factor is the one that is brought into order.
     const bool turned = few && b.column_stride != 1 && 2 * y.rows <= y.columns;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * wide;
-      const index_t m = std::min(tile, y.rows - i), n = std::min(wide, y.columns - j);
+      const index_t m = (std::min)(tile, y.rows - i), n = (std::min)(wide, y.columns - j);
       const index_t height = turned ? n : m, length = turned ? m : n,
                     room = detail::product_rows<C>(height) * detail::product_columns<C>(length);
       index_t stride = detail::product_columns<C>(length);
@@ -525,7 +526,7 @@ class context<host> {
       const auto copy_a = buffer<C>(m * deepest), copy_b = buffer<C>(n * deepest);
       std::fill_n(sum.get(), room, C(0));
       for (index_t k = 0; k < depth; k += piece) {
-        const index_t d = std::min(piece, depth - k);
+        const index_t d = (std::min)(piece, depth - k);
         const auto left = rows_of<C>(a.window(i, m, k, d), copy_a.get());
         // The second factor where it lies, if its rows or its columns are contiguous.
         const const_view second = b.window(k, d, j, n);

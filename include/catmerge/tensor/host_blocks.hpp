@@ -28,8 +28,8 @@ void in_squares(index_t rows, index_t columns, const F& f) {
   constexpr index_t side = 32;  // 32 cache lines each way
   for (index_t top = 0; top < rows; top += side)
     for (index_t left = 0; left < columns; left += side)
-      for (index_t j = left; j < std::min(left + side, columns); ++j)
-        for (index_t i = top; i < std::min(top + side, rows); ++i) f(i, j);
+      for (index_t j = left; j < (std::min)(left + side, columns); ++j)
+        for (index_t i = top; i < (std::min)(top + side, rows); ++i) f(i, j);
 }
 
 /// The window v, row after row, into `buffer` (v.rows * v.columns elements).
@@ -93,7 +93,7 @@ struct block_grid {
   template <class View>
   View window(const View& v, index_t b) const {
     const index_t i = (b / across) * height, j = (b % across) * width;
-    return v.window(i, std::min(height, rows - i), j, std::min(width, columns - j));
+    return v.window(i, (std::min)(height, rows - i), j, (std::min)(width, columns - j));
   }
 
   /// The first column of block number b.
@@ -101,8 +101,8 @@ struct block_grid {
 
   /// Elements of block number b.
   index_t size(index_t b) const {
-    return std::min(height, rows - (b / across) * height) *
-           std::min(width, columns - (b % across) * width);
+    return (std::min)(height, rows - (b / across) * height) *
+           (std::min)(width, columns - (b % across) * width);
   }
 
   index_t rows, columns;

@@ -173,7 +173,7 @@ class host_matrix {
   /// suffice.
   [[gnu::noinline]] host_matrix(scalar_type type, index_t rows, index_t columns) {
     if (rows < 0 || columns < 0) throw error("a matrix cannot have a negative extent");
-    const auto limit = std::numeric_limits<index_t>::max() / static_cast<index_t>(size_of(type));
+    const auto limit = (std::numeric_limits<index_t>::max)() / static_cast<index_t>(size_of(type));
     if (columns != 0 && rows > limit / columns) throw std::bad_alloc();
     const std::size_t bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
     if (bytes > 0) {

@@ -44,7 +44,7 @@ void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
   for (index_t j = 0; j < n; ++j)
     for (index_t i = 0; i < n; ++i) rows(i, j) = z(i, j);
   for (index_t start = (n - 2) / block * block; start >= 0; start -= block) {
-    const index_t count = std::min(block, n - 1 - start), below = start + 1, deep = n - below;
+    const index_t count = (std::min)(block, n - 1 - start), below = start + 1, deep = n - below;
     auto v = make(count, deep), v_columns = make(deep, count);
     for (index_t j = 0; j < count; ++j)
       for (index_t r = j; r < deep; ++r)
