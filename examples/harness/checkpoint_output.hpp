@@ -25,8 +25,8 @@ struct output_options {
 };
 
 /// The text of a config.json whose tensors have another type now: "torch_dtype" and "dtype",
-/// wherever they stand, say so.
-inline std::string with_dtype(const std::filesystem::path& config, io::dtype type) {
+/// wherever they stand, say so. decoded: nothing is quantised any more, either.
+inline std::string with_dtype(const std::filesystem::path& config, io::dtype type, bool decoded) {
   static const std::map<io::dtype, std::string> names = {{io::dtype::f64, "float64"},
                                                          {io::dtype::f32, "float32"},
                                                          {io::dtype::f16, "float16"},
@@ -42,6 +42,8 @@ inline std::string with_dtype(const std::filesystem::path& config, io::dtype typ
         self(self, inner);
   };
   change(change, all);
+  if (decoded && all.is_object())
+    for (const char* key : {"quantization_config", "compression_config"}) all.erase(key);
   return all.dump(2) + "\n";
 }
 
@@ -54,6 +56,7 @@ class checkpoint_output {
       : path_(path),
         set_(set),
         type_(how.type),
+        copied_(sorted(set.fixed())),
         behind_(how.behind),
         writer_(path, declare(), options(how)) {
     for (const auto& [alias, owner] : set.tied()) aliases_[owner].push_back(alias);
@@ -121,7 +124,16 @@ class checkpoint_output {
 
   io::dtype type_of(const std::string& name) const {
     const auto& entry = set_.base_file().at(name);
-    return type_ && set_.class_of(name).kind != model::parameter_kind::fixed ? *type_ : entry.type;
+    if (is_copied(name)) return entry.type;
+    return type_ ? *type_ : set_.info_of(name).type;
+  }
+
+  static std::vector<std::string> sorted(std::vector<std::string> names) {
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  bool is_copied(const std::string& name) const {
+    return std::binary_search(copied_.begin(), copied_.end(), name);
   }
 
   std::vector<io::tensor_info> declare() const {
@@ -140,9 +152,14 @@ class checkpoint_output {
     o.target = how.target;
     if (base.format() != io::checkpoint_format::safetensors_file)
       o.beside = io::side_files(base.path());
-    if (how.type)
+    const auto& names = set_.names();
+    const bool decoded = std::any_of(names.begin(), names.end(),
+                                     [this](const auto& name) { return set_.decoded(name); });
+    if (how.type || decoded)
       for (auto& file : o.beside)
-        if (file.name == "config.json") file = {file.name, {}, with_dtype(file.source, *how.type)};
+        if (file.name == "config.json")
+          file = {
+              file.name, {}, with_dtype(file.source, how.type.value_or(io::dtype::bf16), decoded)};
     return o;
   }
 
@@ -150,6 +167,7 @@ class checkpoint_output {
   const checkpoint_set& set_;
   std::optional<io::dtype> type_;
   std::map<std::string, std::vector<std::string>> aliases_;  // by owner
+  std::vector<std::string> copied_;                          // sorted
   bool behind_;
   io::checkpoint_writer writer_;
   std::future<void> last_;  // uses the writer: its destructor waits

@@ -32,10 +32,10 @@ struct kept_statistics {
 void run_features(const arguments& a) {
   require_apart(a.output, {a.model, a.samples, a.config});
   if (!a.overwrite) io::require_free(a.output);
-  auto rules = model::known_networks();
-  add_rules(a.rules, rules);
   const io::checkpoint model(a.model);
   print_warnings(model);
+  auto rules = rules_of(model);
+  add_rules(a.rules, rules);
   const auto network = open_network(model, a.config);
   std::map<std::string, layer_kind> kinds;
   for (const auto& name : model.names()) {

@@ -4,9 +4,12 @@
 #include <catmerge/compose.hpp>
 #include <catmerge/model/networks.hpp>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
+#include <harness/account.hpp>
 #include <harness/checkpoint_output.hpp>
 #include <harness/merge_arguments.hpp>
+#include <harness/methods/running_statistics.hpp>
 #include <harness/methods/spec.hpp>
 #include <harness/open_network.hpp>
 #include <harness/overrides.hpp>
@@ -47,8 +50,8 @@ std::vector<task_file> files_of_tasks(const std::string& option,
   return files;
 }
 
-model::name_rules make_rules(const arguments& a) {
-  auto rules = model::known_networks();
+model::name_rules make_rules(const arguments& a, const io::checkpoint& base) {
+  auto rules = rules_of(base);
   if (a.preset == "port") {
     // A hook on the attention module never sees the output projection; 1-D embeddings count as
     // shifts.
@@ -111,7 +114,10 @@ json settings_of(const arguments& a, const std::optional<double>& alpha, const c
       {"resized", a.resized}, {"set", a.overrides}};
   for (const auto& [key, list] : patterns)
     if (!list.empty()) j[key] = list;
+  if (!a.renames.empty()) j["rename"] = a.renames;
+  if (!a.weights.empty()) j["weight"] = a.weights;
   if (a.missing != "error") j["missing"] = a.missing;
+  if (a.contradictions != "error") j["contradictions"] = a.contradictions;
   if (alpha) j["alpha"] = *alpha;
   if (trims != nullptr) {
     const cat_options& o = *trims;
@@ -133,52 +139,6 @@ json settings_of(const arguments& a, const std::optional<double>& alpha, const c
     j["samples"] = a.sample_count;
   }
   return j;
-}
-
-/// What users should know, in sentences.
-std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
-                                     const checkpoint_set& set) {
-  std::vector<std::string> warnings;
-  const auto listed = [&](const std::string& what, const std::vector<std::string>& names) {
-    if (names.empty()) return;
-    std::string text = std::to_string(names.size()) + " " + what + ":";
-    for (std::size_t i = 0; i < std::min<std::size_t>(10, names.size()); ++i)
-      text += " " + names[i];
-    warnings.push_back(names.size() > 10 ? text + " ..." : text);
-  };
-  std::vector<std::string> missing, unimportant, unknown, emptied, absent, resized;
-  for (const auto& r : reports) {
-    if (r.missing_statistics) missing.push_back(r.name);
-    if (r.missing_importance) unimportant.push_back(r.name);
-    if (set.class_of(r.name).kind == model::parameter_kind::unknown) unknown.push_back(r.name);
-    for (const index_t i : r.layer.emptied)
-      emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
-  }
-  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
-    const std::string of = " of '" + set.tasks()[static_cast<std::size_t>(k)] + "'";
-    for (const auto& name : set.names()) {
-      const auto* entry = set.expert_file(k).find(name);
-      if (entry == nullptr)
-        absent.push_back(name + of);
-      else if (entry->shape != set.base_file().at(name).shape)
-        resized.push_back(name + of + " " + io::to_string(entry->shape));
-    }
-  }
-  listed("tensors are missing from experts and stand there as the base has them", absent);
-  listed("tensors of experts have more or fewer rows than the base's: the common ones were merged",
-         resized);
-  listed(
-      "linear or scale parameters have no statistics and were merged by the method's rule for such "
-      "(cat: Task Arithmetic)",
-      missing);
-  listed("parameters have no importances and were merged by the method's rule for such",
-         unimportant);
-  listed(
-      "parameters have names that no rule knows and were merged as other ones (cat: Task "
-      "Arithmetic)",
-      unknown);
-  listed("task vectors were trimmed to zero", emptied);
-  return warnings;
 }
 
 /// Throws if an output would replace an input or another output.
@@ -210,7 +170,34 @@ merge_policy make_policy(const arguments& a) {
   policy.task_heads = {"--task-heads", a.task_heads};
   policy.resized = {"--resized", a.resized};
   policy.base_for_missing = a.missing == "base";
+  policy.contradictions_pass = a.contradictions == "warn";
+  for (const auto& text : a.renames) policy.renames.emplace_back(text);
   return policy;
+}
+
+/// Throws for a --rule that no tensor's name matches: it would be mistyped.
+void require_rules_used(const arguments& a, const checkpoint_set& set) {
+  for (const auto& text : a.rules)
+    name_patterns("--rule '" + text + "'", std::vector{rule_words::parse(text).pattern})
+        .require_use(set.base_file().names());
+}
+
+/// TASK=W: what each task vector is multiplied by, in the order of the experts; empty if none is
+/// given.
+std::vector<double> task_weights_of(const std::vector<std::string>& given,
+                                    const std::vector<task_file>& experts) {
+  if (given.empty()) return {};
+  std::vector<double> weights(experts.size(), 1);
+  for (const auto& one : parse_task_files("--weight", given)) {
+    const auto expert = std::find_if(experts.begin(), experts.end(),
+                                     [&](const task_file& e) { return e.task == one.task; });
+    if (expert == experts.end()) refuse("--weight", "there is no --expert '" + one.task + "'");
+    std::string number = one.path;
+    if (const auto problem = finite_number(true)(number); !problem.empty())
+      refuse("--weight", problem);
+    weights[static_cast<std::size_t>(expert - experts.begin())] = std::stod(number);
+  }
+  return weights;
 }
 
 /// PATTERN=METHOD: another method for some parameters.
@@ -238,6 +225,7 @@ struct merge_plan {
         importance_files(files_of_tasks("--importance", a.importance, experts)),
         options(make_options(command, a)),
         policy(make_policy(a)),
+        weights(task_weights_of(a.weights, experts)),
         method(parsed("--method", [&] { return parse_method(a.method, options); })) {
     for (const auto& text : a.before)
       before.push_back(parsed("--before", [&] { return parse_transform(text, options); }));
@@ -271,15 +259,19 @@ struct merge_plan {
                                return selector.applies(set, p.names.parameter, p.kind);
                              },
                              with_own_settings(*other.method, set), std::move(all)});
-    if (before.empty()) return all;
-    // Once, around all methods: what looks at the whole model looks at all of it.
-    for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});
-    return with_own_settings(std::move(all), set);
+    if (!before.empty()) {
+      // Once, around all methods: what looks at the whole model looks at all of it.
+      for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});
+      all = with_own_settings(std::move(all), set);
+    }
+    if (!weights.empty()) all = any_method(chain{task_weights{weights}, std::move(all)});
+    return with_running_statistics(std::move(all), set);
   }
 
   std::vector<task_file> experts, feature_files, sample_files, importance_files;
   cat_options options;
   merge_policy policy;
+  std::vector<double> weights;  ///< of the task vectors; empty if none is given
   any_method method;
   std::vector<any_transform> before;
   std::vector<method_for> others;
@@ -357,13 +349,22 @@ struct merge_plan {
   }
 };
 
-/// Pieces of one tensor as one: they are never trimmed, so their reports say the same.
+/// Pieces of one table as one: they are never trimmed, so their reports say the same but for sizes,
+/// which add up. Members of a stack stay apart.
 std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
                                             const checkpoint_set& set) {
+  const auto add = [](double& norm, double more) { norm = std::hypot(norm, more); };
   std::vector<parameter_report> whole;
   for (auto& report : reports) {
-    report.name = set.tensor_of(report.name);
-    if (whole.empty() || whole.back().name != report.name) whole.push_back(std::move(report));
+    const std::string& tensor = set.tensor_of(report.name);
+    if (!set.class_of(tensor).stacked) report.name = tensor;
+    if (whole.empty() || whole.back().name != report.name) {
+      whole.push_back(std::move(report));
+      continue;
+    }
+    add(whole.back().sizes.of_base, report.sizes.of_base);
+    for (std::size_t k = 0; k < report.sizes.of_vectors.size(); ++k)
+      add(whole.back().sizes.of_vectors[k], report.sizes.of_vectors[k]);
   }
   return whole;
 }
@@ -405,12 +406,14 @@ class merge_progress {
 void run_merge(const CLI::App& command, const merge_arguments& a) {
   // What the command line itself can be wrong about comes first.
   const merge_plan plan(command, a);
-  const auto rules = make_rules(a);
   require_outputs_apart(
       a, {plan.experts, plan.feature_files, plan.sample_files, plan.importance_files});
   const auto began = std::chrono::steady_clock::now();
   report_files reports_out("--report", a.reports, plan.output.target);
-  checkpoint_set set(a.base, plan.experts, rules, plan.policy);
+  io::checkpoint base(a.base);
+  const auto rules = make_rules(a, base);
+  checkpoint_set set(std::move(base), plan.experts, rules, plan.policy);
+  require_rules_used(a, set);
   for (const auto& rule : plan.overrides) rule.require_use(set);
   for (const auto& other : plan.others)
     other.selector->require_use(set, "--method-for '" + other.text + "'");
@@ -439,16 +442,25 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   merge_progress seen(how, total);
   merge_knowledge knowledge(*statistics, plan.importance_files, set);
   const any_method method = plan.composed(set);
-  std::vector<parameter_report> reports =
-      a.reports.empty() ? merge_stream(method, set, knowledge, output, c, seen)
-                        : merge_stream(with_drift{method}, set, knowledge, output, c, seen);
+  std::vector<parameter_report> reports;
+  try {
+    reports = a.reports.empty() ? merge_stream(method, set, knowledge, output, c, seen)
+                                : merge_stream(with_drift{method}, set, knowledge, output, c, seen);
+  } catch (const not_finite_error& problem) {
+    throw error(std::string(problem.what()) +
+                " (--exclude NAME, or --rule 'NAME=fixed', keeps the base's bytes)");
+  }
   output.finish();
+  require_change(reports, a.method);
   reports = whole_tensors(std::move(reports), set);
   seen.clear();
 
-  const auto warnings = warnings_of(reports, set);
-  if (how != verbosity::quiet)
+  auto warnings = warnings_of(reports, set);
+  for (auto& sentence : knowledge.unused()) warnings.push_back(std::move(sentence));
+  if (how != verbosity::quiet) {
     for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
+    std::cout << summary_of(reports, set) << '\n';
+  }
   if (!a.reports.empty()) {
     any_method main = plan.method;
     std::vector<any_transform> before = plan.before;
@@ -463,10 +475,21 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
                                  plan.coefficient)}};
     report["run"] = run_of(began, a.threads);
     report["tasks"] = set.tasks();
+    report["summary"] = summary_of(reports, set);
     report["warnings"] = warnings;
     report["totals"] = totals(reports, set.tasks());
-    for (const auto& r : reports) report["parameters"].push_back(to_json(r, set.tasks()));
+    const auto sizes = sizes_of(reports, set.tasks().size());
+    report["totals"]["task_vectors"] = {
+        {"norm", sizes.norms}, {"of_base", sizes.base}, {"relative", sizes.relative}};
+    for (const auto& r : reports) {
+      json j = to_json(r, set.tasks());
+      j["merged_by"] = rule_of(r, set);
+      if (const auto why = reason_of(r, set); !why.empty()) j["because"] = why;
+      report["parameters"].push_back(std::move(j));
+    }
     report["copied"] = set.fixed();
+    for (const auto& name : set.fixed()) report["copied_because"][name] = set.why_copied(name);
+    if (!set.ignored().empty()) report["not_in_base"] = set.ignored();
     if (!set.tied().empty()) report["tied"] = set.tied();
     reports_out.write(report, merge_page);
   }

@@ -12,8 +12,10 @@ namespace catmerge::harness {
 
 /// The command line of `catmerge merge` as it was given.
 struct merge_arguments {
-  std::string base, output, config, heads_output, missing = "error", max_shard_size = "5GB";
+  std::string base, output, config, heads_output, missing = "error", contradictions = "error",
+                                                  max_shard_size = "5GB";
   std::vector<std::string> experts, features, samples, importance, rules, overrides, reports;
+  std::vector<std::string> renames, weights;    ///< EXPERT:FROM=TO; TASK=NUMBER
   std::vector<std::string> before, method_for;  ///< transforms; PATTERN=METHOD
   std::vector<std::string> include, exclude, drop, task_heads, resized;  ///< patterns of names
   std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",

@@ -55,6 +55,13 @@ void add_merge(CLI::App& program) {
                    "task-arithmetic, else the method's own)")
       ->check(finite_number(true));
   command
+      ->add_option("--weight", a->weights,
+                   "What an expert's task vector is multiplied by before anything else, in every "
+                   "method (default: 1)")
+      ->type_name("TASK=W")
+      ->expected(1)
+      ->take_all();
+  command
       ->add_option("--out-dtype", a->out_dtype,
                    "Type of the merged floating-point tensors; base: each its own")
       ->check(CLI::IsMember({"base", "f32", "f16", "bf16", "f64"}))
@@ -112,6 +119,23 @@ void add_merge(CLI::App& program) {
       ->add_option("--missing", a->missing,
                    "What an expert lacks is an error, or stands there as the base has it")
       ->check(CLI::IsMember({"error", "base"}))
+      ->capture_default_str()
+      ->group(names);
+  command
+      ->add_option(
+          "--rename", a->renames,
+          "Names of an expert (of all without EXPERT:) that are other ones in the base; one * on "
+          "each side stands for the same: 'cars:bert.*=*', '*.gamma=*.weight'. Several apply one "
+          "after the other; a name that the base has stays")
+      ->type_name("EXPERT:FROM=TO")
+      ->expected(1)
+      ->take_all()
+      ->group(names);
+  command
+      ->add_option("--contradictions", a->contradictions,
+                   "An expert whose configuration or tokens contradict the base's is an error, or "
+                   "is merged with a warning")
+      ->check(CLI::IsMember({"error", "warn"}))
       ->capture_default_str()
       ->group(names);
   command

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/model/glob.hpp>
+#include <harness/renames.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -57,7 +58,9 @@ struct merge_policy {
   name_patterns drop;        ///< left out: neither compared nor written
   name_patterns task_heads;  ///< each expert's own: not merged, written to a file per task
   name_patterns resized;     ///< tables of different heights: the rows that both have are merged
-  bool base_for_missing = false;  ///< what an expert lacks is the base's
+  std::vector<rename_rule> renames;  ///< names of experts that are other ones in the base
+  bool contradictions_pass = false;  ///< configurations and tokens that differ are only told
+  bool base_for_missing = false;     ///< what an expert lacks is the base's
   bool pieces = true;  ///< large tables come in pieces; not for methods that see them as matrices
 
   /// Whether a tensor has no part in the merged network.

@@ -58,7 +58,9 @@ inline json to_json(const parameter_report& report, const std::vector<std::strin
   j["trimmed"] = l.trimmed;
   if (report.missing_statistics) j["missing_statistics"] = true;
   if (report.missing_importance) j["missing_importance"] = true;
-  if (l.fallback) j["fallback"] = true;
+  if (l.fallback != fallback_rule::none) j["fallback"] = true;
+  j["base_norm"] = report.sizes.of_base;
+  if (!l.trimmed) j["task_vector_norm"] = report.sizes.of_vectors;
   if (!l.drift.empty()) {
     j["drift"] = l.drift;
     j["drift_scale"] = l.drift_of_base;

@@ -28,7 +28,20 @@ class merge_statistics {
   virtual ~merge_statistics() = default;
   virtual std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) = 0;
   virtual void release(const parameter_group& group) = 0;
+  /// Sentences on what was given and not used.
+  virtual std::vector<std::string> unused() const { return {}; }
 };
+
+/// A sentence on names of a task's file that nobody asked for; nothing if there are none.
+inline std::vector<std::string> unused_sentence(const std::string& what, const std::string& task,
+                                                const std::vector<std::string>& names) {
+  if (names.empty()) return {};
+  std::string text = what + " of '" + task + "' are given and not used for " +
+                     std::to_string(names.size()) +
+                     (names.size() == 1 ? " parameter:" : " parameters:");
+  for (std::size_t i = 0; i < std::min<std::size_t>(10, names.size()); ++i) text += " " + names[i];
+  return {names.size() > 10 ? text + " ..." : text};
+}
 
 /// Statistics, and importances from files, as merge_stream asks for both.
 class merge_knowledge {
@@ -53,11 +66,27 @@ class merge_knowledge {
   std::optional<host_const_view> importance(index_t k, const parameter_info& p) {
     if (files_.empty()) return std::nullopt;
     const auto part = set_.piece_of(p);
+    asked_.insert(part.tensor);
     const auto* entry = files_[static_cast<std::size_t>(k)].find(part.tensor);
     if (entry == nullptr) return std::nullopt;
-    const host_const_view whole = windows_.of(*entry, p.transposed);
-    if (part.count == whole.rows || p.transposed) return whole;
-    return whole.window(part.first, part.count, 0, whole.columns);
+    const auto [rows, columns] = extents_of(entry->shape, set_.class_of(part.tensor));
+    const host_const_view stored =
+        windows_.of(*entry, rows, columns).window(part.first, part.count, 0, columns);
+    return p.transposed ? stored.transposed() : stored;
+  }
+
+  /// Sentences on statistics and importances that were given and that nobody asked for.
+  std::vector<std::string> unused() const {
+    std::vector<std::string> sentences = statistics_.unused();
+    for (std::size_t k = 0; k < files_.size(); ++k) {
+      std::vector<std::string> names;
+      for (const auto& name : files_[k].names())
+        if (!asked_.contains(name) && !set_.policy().left_out(name) && set_.policy().merged(name))
+          names.push_back(name);
+      for (auto& text : unused_sentence("importances", set_.tasks()[k], names))
+        sentences.push_back(std::move(text));
+    }
+    return sentences;
   }
 
   void release(const parameter_group& group) {
@@ -83,6 +112,7 @@ class merge_knowledge {
   merge_statistics& statistics_;
   const checkpoint_set& set_;
   std::vector<io::checkpoint> files_;
+  std::set<std::string> asked_;  // tensors
   windows windows_;
 };
 
@@ -98,25 +128,29 @@ class file_statistics final : public merge_statistics {
  public:
   /// Throws, naming the file and the tensor, for a name that no parameter of the base has, and for
   /// statistics that do not fit the parameter.
-  file_statistics(const std::vector<task_file>& files, const checkpoint_set& set) {
+  file_statistics(const std::vector<task_file>& files, const checkpoint_set& set) : set_(set) {
     for (const auto& task : set.tasks())
       for (const auto& file : files)
         if (file.task == task) files_.emplace_back(file.path);
+    std::set<std::string> parameters;  // those that are merged, members of stacks among them
+    for (const auto& group : set.groups())
+      for (const auto& p : group) {
+        parameters.insert(p.name);
+        for (const auto& file : files_)
+          if (const auto* entry = file.find(p.name)) check(file, *entry, p);
+      }
     for (const auto& file : files_)
       for (const auto& name : file.names())
-        if (set.base_file().find(name) == nullptr && !set.policy().left_out(name))
+        if (!parameters.contains(name) && set.base_file().find(name) == nullptr &&
+            !set.policy().left_out(name))
           io::fail(file.path(), name, "no parameter of the base has this name");
-    for (const auto& group : set.groups())
-      for (const auto& p : group)
-        for (const auto& file : files_)
-          if (const auto* entry = file.find(p.name))
-            check(file, *entry, set.base_file().at(p.name), p);
     for (const auto& task : set.tasks()) tasks_.push_back(task);
   }
 
   std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const auto* entry = files_[static_cast<std::size_t>(k)].find(p.name);
     if (entry == nullptr) return std::nullopt;
+    asked_.insert(p.name);
     const statistics_view<host> view{entry->form, windows_.of(*entry->data),
                                      static_cast<double>(entry->row_count)};
     // Here rather than in the merge, which would name one of those that share these statistics.
@@ -133,9 +167,23 @@ class file_statistics final : public merge_statistics {
       for (const auto& p : group) file.release(p.name);
   }
 
+  /// Those of parameters that a rule leaves alone, or an option, are not missed.
+  std::vector<std::string> unused() const override {
+    std::vector<std::string> sentences;
+    for (std::size_t k = 0; k < files_.size(); ++k) {
+      std::vector<std::string> names;
+      for (const auto& name : files_[k].names())
+        if (!asked_.contains(name) && !set_.left_alone(name)) names.push_back(name);
+      for (auto& text : unused_sentence("features", tasks_[k], names))
+        sentences.push_back(std::move(text));
+    }
+    return sentences;
+  }
+
  private:
-  static void check(const io::statistics_file& file, const io::statistics_entry& entry,
-                    const io::tensor_entry& parameter, const parameter_info& p) {
+  void check(const io::statistics_file& file, const io::statistics_entry& entry,
+             const parameter_info& p) const {
+    const auto& parameter = set_.base_file().at(set_.tensor_of(p.name));
     const bool linear = p.kind == layer_kind::linear;
     if (!linear && p.kind != layer_kind::scale) return;
     const bool moment = entry.form == statistics_form::second_moment;
@@ -143,15 +191,17 @@ class file_statistics final : public merge_statistics {
                               io::describe(*entry.data);
     if (linear && moment)
       io::fail(file.path(), entry.data->name, "expected rows, a factor or a Gram matrix" + whose);
-    const auto [rows, columns] = matrix_extents(parameter.shape);
+    const auto [rows, columns] = set_.stored_extents(p);
     const index_t width = linear && !p.transposed ? columns : rows;
     if (entry.data->shape[moment ? 0 : 1] != width)
       io::fail(file.path(), entry.data->name,
                "expected rows of " + std::to_string(width) + " entries" + whose);
   }
 
+  const checkpoint_set& set_;
   std::vector<std::string> tasks_;
   std::vector<io::statistics_file> files_;
+  std::set<std::string> asked_;
   windows windows_;
 };
 

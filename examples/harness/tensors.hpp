@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/kinds.hpp>
 #include <catmerge/stream.hpp>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace catmerge::harness {
@@ -22,12 +24,52 @@ inline std::pair<index_t, index_t> matrix_extents(const io::shape_t& shape) {
   return {shape.front(), rest};
 }
 
+/// Whether weights of a kind are matrices, which have a layout.
+inline bool is_matrix_kind(model::parameter_kind kind) {
+  return kind == model::parameter_kind::linear || kind == model::parameter_kind::fused_linear;
+}
+
+/// The matrix as which a tensor of a class is read, before any transpose:
+///
+///     stack of matrices (n, rows, columns)    (n rows) x columns: one under the other
+///     stack of vectors (n, d)                 (n d) x 1
+///     embedding, of no rule                   extents of 1 in front don't count; of three or more
+///                                             others, (n, 1): no matrix, and none is made of it.
+///                                             A patch embedding, of four, is one: (d_out, rest)
+///     all else                                as matrix_extents
+inline std::pair<index_t, index_t> extents_of(const io::shape_t& shape,
+                                              const model::classification& c) {
+  const auto all = [&] {
+    index_t count = 1;
+    for (const index_t extent : shape) count *= extent;
+    return count;
+  };
+  if (c.stacked) {
+    if (!is_matrix_kind(c.kind)) return {all(), 1};
+    return {shape[0] * shape[1], shape[2]};
+  }
+  const bool unknown = c.kind == model::parameter_kind::unknown;
+  if (!unknown && c.kind != model::parameter_kind::embedding &&
+      c.kind != model::parameter_kind::running_statistics)
+    return matrix_extents(shape);
+  const auto first = std::find_if(shape.begin(), shape.end(), [](index_t e) { return e != 1; });
+  const io::shape_t rest(shape.size() < 3 ? shape.begin() : first, shape.end());
+  if (rest.size() > 2 && (unknown || shape.size() == 3)) return {all(), 1};
+  return matrix_extents(rest);
+}
+
 /// Windows on the bytes of files. The bytes are used where they lie; only where a file puts them at
 /// an address that does not suit their type are they copied, and the copies are kept until clear().
 class windows {
  public:
-  /// d_out x d_in; `transposed` for what is stored d_in x d_out.
-  host_const_view of(const io::tensor_entry& entry, bool transposed = false) {
+  /// As matrix_extents says.
+  host_const_view of(const io::tensor_entry& entry) {
+    const auto [rows, columns] = matrix_extents(entry.shape);
+    return of(entry, rows, columns);
+  }
+
+  /// The tensor's values as rows x columns.
+  host_const_view of(const io::tensor_entry& entry, index_t rows, index_t columns) {
     const auto type = io::scalar_of(entry.type);
     const void* data = entry.bytes.data();
     if (!io::is_aligned(entry)) {
@@ -36,9 +78,13 @@ class windows {
       std::memcpy(copy.writable(), data, entry.bytes.size());
       data = copy.data;
     }
-    const auto [rows, columns] = matrix_extents(entry.shape);
-    const host_const_view v(data, *type, rows, columns, columns, 1);
-    return transposed ? v.transposed() : v;
+    return {data, *type, rows, columns, columns, 1};
+  }
+
+  /// A view of values that are kept until clear().
+  host_const_view keep(host_matrix values) {
+    copies_.push_back(std::move(values));
+    return copies_.back();
   }
 
   /// A copy of `under` whose first rows are those of `top`, in a type that holds both.

@@ -4,76 +4,103 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
-#include <cstring>
+#include <catmerge/model/ties.hpp>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 /// Tensors that are one parameter under two names, as an embedding that is a decoder's weight too.
 namespace catmerge::harness {
 
+/// What was found of ties.
+struct tie_list {
+  std::map<std::string, std::string> owner_of;  ///< by alias: the name whose values it has
+  std::vector<std::string> contradictions;      ///< sentences on ties that the values deny
+};
+
 namespace detail {
-
-/// Whether all of a tensor's bytes repeat its first value: zeros and ones say nothing about ties.
-inline bool is_constant(const io::tensor_entry& entry) {
-  const std::size_t value = io::alignment_of(entry.type), size = entry.bytes.size();
-  return size <= value ||
-         std::memcmp(entry.bytes.data(), entry.bytes.data() + value, size - value) == 0;
-}
-
-/// Some bytes from all over a tensor: enough to tell most apart, with few pages read.
-inline std::string probe(const io::tensor_entry& entry) {
-  constexpr std::size_t places = 8, width = 64;
-  std::string text = io::describe(entry);
-  const std::size_t size = entry.bytes.size(), taken = std::min(width, size);
-  for (std::size_t i = 0; i < places; ++i) {
-    const std::size_t at = (size - taken) / (places - 1) * i;
-    text.append(reinterpret_cast<const char*>(entry.bytes.data()) + at, taken);
-  }
-  return text;
-}
 
 inline bool same_bytes(const io::tensor_entry& a, const io::tensor_entry& b) {
   return a.type == b.type && a.shape == b.shape &&
          std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin());
 }
 
-/// Whether two tensors hold the same in every checkpoint that has both. (Of a tied pair, a file may
-/// hold one name only.)
-inline bool same_everywhere(const std::vector<const io::checkpoint*>& files, const std::string& one,
-                            const std::string& other) {
+/// What the files say of two names: who holds both, and whether the values are the same there.
+struct tie_evidence {
+  std::string apart;       ///< the first file that holds both with different values, or empty
+  bool together = false;   ///< a file holds both with the same values
+  bool one = false;        ///< a file holds the first name alone
+  bool other = false;      ///< a file holds the second name alone
+  bool same_shape = true;  ///< wherever they are
+};
+
+inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
+                                const std::string& one, const std::string& other) {
+  tie_evidence found;
+  const io::tensor_entry* first = nullptr;
   for (const auto* file : files) {
     const auto *a = file->find(one), *b = file->find(other);
+    for (const auto* entry : {a, b}) {
+      if (entry == nullptr) continue;
+      if (first == nullptr) first = entry;
+      // (The heights may differ between files: a table may have been resized.)
+      found.same_shape =
+          found.same_shape && entry->shape.size() == first->shape.size() &&
+          (entry->shape.size() < 2 ||
+           std::equal(entry->shape.begin() + 1, entry->shape.end(), first->shape.begin() + 1));
+    }
+    if (a != nullptr && b == nullptr) found.one = true;
+    if (a == nullptr && b != nullptr) found.other = true;
     if (a == nullptr || b == nullptr) continue;
-    const bool same = probe(*a) == probe(*b) && same_bytes(*a, *b);
+    if (same_bytes(*a, *b))
+      found.together = true;
+    else if (found.apart.empty())
+      found.apart = file->path().string();
     file->release(one);
     file->release(other);
-    if (!same) return false;
   }
-  return true;
+  return found;
 }
 
 }  // namespace detail
 
-/// Which of `names` hold the same values as an earlier one, in the base and in every expert that
-/// has both: by the later name, the earlier. What was tied when the networks were trained is, and
-/// so is what cannot be told from that.
-inline std::map<std::string, std::string> find_ties(const io::checkpoint& base,
-                                                    const std::vector<io::checkpoint>& experts,
-                                                    const std::vector<std::string>& names) {
+/// Which names are one parameter, in the base and in every expert: pairs that model::tie_class_of
+/// knows, unless config.json says that output and table are not tied (`declared` is false), or a
+/// file that holds both names has different values under them. A file may hold either name; the
+/// owner is the name that the base holds first in `names`, which are all names that take part,
+/// those of the base first.
+inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::checkpoint>& experts,
+                          const std::vector<std::string>& names, std::optional<bool> declared) {
   std::vector<const io::checkpoint*> files{&base};
   for (const auto& expert : experts) files.push_back(&expert);
-  std::map<std::string, std::vector<std::string>> alike;  // by probe, in the base
+  std::vector<std::pair<std::string, model::tie_class>> seen;
+  tie_list ties;
   for (const auto& name : names) {
-    if (!detail::is_constant(base.at(name))) alike[detail::probe(base.at(name))].push_back(name);
-    base.release(name);
+    const auto what = model::tie_class_of(name);
+    if (what == model::tie_class::none) continue;
+    for (const auto& [owner, owner_class] : seen) {
+      if (!model::may_be_tied(what, owner_class) || ties.owner_of.contains(owner)) continue;
+      const bool head =
+          (what == model::tie_class::token_head) != (owner_class == model::tie_class::token_head);
+      if (head && declared == false) continue;
+      const auto evidence = detail::evidence_of(files, owner, name);
+      if (!evidence.same_shape) continue;
+      if (!evidence.apart.empty()) {
+        if (head && declared == true)
+          ties.contradictions.push_back("config.json ties '" + name + "' to '" + owner +
+                                        "', and in " + evidence.apart +
+                                        " they differ: each is merged by itself");
+        continue;
+      }
+      // Nobody holds both: they are one if every file has chosen one of the two.
+      const bool alternate = evidence.one && evidence.other;
+      if (!evidence.together && !alternate && !(head && declared == true)) continue;
+      ties.owner_of.emplace(name, owner);
+      break;
+    }
+    if (!ties.owner_of.contains(name)) seen.emplace_back(name, what);
   }
-  std::map<std::string, std::string> ties;
-  for (const auto& [probe, group] : alike)
-    for (std::size_t i = 1; i < group.size(); ++i)
-      for (std::size_t j = 0; j < i && !ties.contains(group[i]); ++j)
-        if (!ties.contains(group[j]) && detail::same_everywhere(files, group[j], group[i]))
-          ties.emplace(group[i], group[j]);
   return ties;
 }
 

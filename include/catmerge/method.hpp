@@ -239,7 +239,7 @@ vector_sizes sizes_of(Context& c, const layer_problem<Context>& p) {
   const auto strips = [&](const auto& energy) {
     double sum = 0;
     for (index_t row = 0; row < rows; row += height)
-      sum += energy(row, std::min(height, rows - row));
+      sum += energy(row, (std::min)(height, rows - row));
     return std::sqrt(sum);
   };
   const auto part = [&](const typename Context::const_view& t, index_t row, index_t count) {

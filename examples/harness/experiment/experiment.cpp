@@ -59,8 +59,6 @@ void run_experiment(const arguments& a) {
   policy.drop = {"--drop", a.drop};
   policy.task_heads = {"--task-heads", a.task_heads};
   policy.pieces = false;
-  auto rules = model::known_networks();
-  add_rules(a.rules, rules);
   std::optional<io::atomic_folder> output;
   if (!a.output.empty()) {
     require_apart(a.output, {a.folder});
@@ -72,6 +70,8 @@ void run_experiment(const arguments& a) {
     output->check_replaceable();
   }
   const io::checkpoint base(files.base);
+  auto rules = rules_of(base);
+  add_rules(a.rules, rules);
   const auto net = open_network(base, files.config);
   pool threads(a.threads);
   progress terminal(verbosity_of(a.quiet, a.verbose));

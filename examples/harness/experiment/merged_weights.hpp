@@ -44,10 +44,11 @@ class merged_vectors {
 
   void put(const parameter_info& p, host_matrix tau) {
     const auto part = set_->piece_of(p);
-    const auto& shape = set_->base_file().at(part.tensor).shape;
-    const auto [rows, columns] = matrix_extents(shape);
+    const auto count = *io::element_count(set_->base_file().at(part.tensor).shape);
+    const index_t columns = set_->stored_extents(p).second;
+    const index_t rows = columns == 0 ? 0 : static_cast<index_t>(count) / columns;
     auto& values = values_[part.tensor];
-    values.resize(static_cast<std::size_t>(rows * columns));
+    values.resize(count);
     const host_const_view logical = tau;
     const host_const_view stored = p.transposed ? logical.transposed() : logical;
     context<host> c;

@@ -21,7 +21,8 @@ struct parameter {
   std::string name, kind;
   block_name place;
   bool trimmed = false, missing_statistics = false, fallback = false;
-  grid before, after;  ///< entry (k, i): ||X_k T_i||^2, and of the trimmed vector
+  std::string merged_by;  ///< in words; empty in reports of before
+  grid before, after;     ///< entry (k, i): ||X_k T_i||^2, and of the trimmed vector
   grid overlap;
   std::vector<double> deviation, norm, energy_removed, drift, drift_scale;
   std::vector<removal> removed;
@@ -92,6 +93,7 @@ inline parameter read_parameter(const json& j, const std::vector<std::string>& t
   p.place.role = display_name(p.place.role);
   p.trimmed = member(j, "trimmed") == true;
   p.fallback = member(j, "fallback") == true;
+  p.merged_by = text(member(j, "merged_by"));
   p.missing_statistics = member(j, "missing_statistics") == true;
   p.before = square(member(j, "shifts_before"), n);
   p.after = square(member(j, "shifts_after"), n);

@@ -216,10 +216,11 @@ inline std::string all_parameters(const merge_data& data) {
     for (int c = 0; c < 3; ++c) table.cell(dash);
     table.cell(p.trimmed ? detail::removed_counts(p) : dash);
     table.cell(percent(detail::largest_known(p.energy_removed)));
-    table.wide_cell(p.missing_statistics ? "no statistics: not trimmed"
-                    : p.fallback         ? "by the method\u2019s rule for what it cannot treat"
-                    : p.trimmed          ? "trimmed; conflict is not in the report"
-                                         : "not trimmed");
+    table.wide_cell(p.missing_statistics ? std::string("no statistics: not trimmed")
+                    : p.fallback ? "merged by " + (p.merged_by.empty() ? std::string("another rule")
+                                                                       : p.merged_by)
+                    : p.trimmed  ? "trimmed; conflict is not in the report"
+                                 : "not trimmed");
     table.end_row();
   }
   const std::string rest =

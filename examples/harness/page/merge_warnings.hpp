@@ -68,7 +68,7 @@ inline std::vector<std::string> warnings_of(const merge_data& data) {
     if (p.unknown_numbers > 0) unknown_numbers.push_back(p.name);
   }
   // The merge itself says the first two in these words.
-  if (!missing.empty() && !detail::any_contains(data.warnings, "have no statistics"))
+  if (!missing.empty() && !detail::any_contains(data.warnings, "have no features"))
     all.push_back(count(missing.size(), "parameter") +
                   " had no statistics and could not be trimmed: " + detail::some(missing));
   if (!emptied.empty() && !detail::any_contains(data.warnings, "trimmed to zero"))

@@ -68,8 +68,7 @@ class checkpoint {
     for (const npy_file& file : arrays_) {
       add(file.entry(), file.is_copy() ? nullptr : &file.mapping());
     }
-    std::sort(tensors_.begin(), tensors_.end(),
-              [](const mapping& a, const mapping& b) { return a.entry->name < b.entry->name; });
+    sort_by_name(tensors_);
   }
 
   checkpoint(checkpoint&&) = default;             ///< Entries stay valid.
@@ -98,6 +97,29 @@ class checkpoint {
     const tensor_entry* const entry = find(name);
     if (entry == nullptr) fail(path_, name, "is not in the checkpoint");
     return *entry;
+  }
+
+  /// Gives tensors other names: new_name(name) is asked for each. Entries keep the name that their
+  /// file has. Throws error where two tensors get the same name.
+  template <class NewName>
+  void rename(const NewName& new_name) {
+    std::vector<std::string> names;
+    for (const std::string& name : names_) names.push_back(new_name(name));
+    std::vector<mapping> tensors;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      tensors.push_back(mapping_of(names_[i]));
+      tensors.back().name = names[i];
+    }
+    sort_by_name(tensors);
+    const auto twice = std::adjacent_find(
+        tensors.begin(), tensors.end(),
+        [](const mapping& a, const mapping& b) { return a.name == b.name; });
+    if (twice != tensors.end()) {
+      fail(path_, std::next(twice)->entry->name,
+           "would get the name of another tensor, " + in_quotes(twice->name));
+    }
+    names_ = std::move(names);  // the strings stay where they are
+    tensors_ = std::move(tensors);
   }
 
   /// Of all files together; where shards disagree on a key, the first one counts.
@@ -138,17 +160,23 @@ class checkpoint {
   struct mapping {
     const tensor_entry* entry = nullptr;
     const mapped_file* file = nullptr;  // null if the bytes are not mapped
+    std::string_view name{};            // the entry's, or one of names_ after a rename
   };
+
+  static void sort_by_name(std::vector<mapping>& tensors) {
+    std::sort(tensors.begin(), tensors.end(),
+              [](const mapping& a, const mapping& b) { return a.name < b.name; });
+  }
 
   mapping mapping_of(std::string_view name) const {
     const auto found = std::lower_bound(
         tensors_.begin(), tensors_.end(), name,
-        [](const mapping& each, std::string_view wanted) { return each.entry->name < wanted; });
-    return found == tensors_.end() || found->entry->name != name ? mapping{} : *found;
+        [](const mapping& each, std::string_view wanted) { return each.name < wanted; });
+    return found == tensors_.end() || found->name != name ? mapping{} : *found;
   }
 
   void add(const tensor_entry& entry, const mapped_file* file) {
-    tensors_.push_back({&entry, file});
+    tensors_.push_back({&entry, file, entry.name});
     names_.push_back(entry.name);
   }
 
