@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <catmerge/model/networks.hpp>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -95,7 +94,9 @@ TEST_CASE("every parameter of the architectures of today is what a reviewer call
   for (const architecture& a : architectures()) {
     CAPTURE(a.name);
     const name_rules rules = rules_for(a.model_type);
-    for (const auto& [info, what] : a.tensors) {
+    for (const reviewed& t : a.tensors) {
+      const io::tensor_info& info = t.info;
+      const std::string& what = t.what;
       CAPTURE(info.name);
       const classification found = rules.classify(info);
       CAPTURE(found.rule);
@@ -128,7 +129,9 @@ TEST_CASE("without a model_type, names tell the same wherever they tell it") {
       sorted_groups groups;
       for (const auto& group : a.groups) groups.insert({group.begin(), group.end()});
       CHECK(found_groups(rules, a) == groups);
-      for (const auto& [info, what] : a.tensors) {
+      for (const reviewed& t : a.tensors) {
+        const io::tensor_info& info = t.info;
+        const std::string& what = t.what;
         CAPTURE(info.name);
         const bool ambiguous = std::any_of(
             contradictions.begin(), contradictions.end(),
@@ -147,16 +150,16 @@ TEST_CASE("without a model_type, names tell the same wherever they tell it") {
 }
 
 TEST_CASE("a network inside another has a prefix before its names, and is found all the same") {
-  const name_rules rules = rules_for("");
   for (const architecture& a : architectures()) {
     CAPTURE(a.name);
     const name_rules own = rules_for(a.model_type);
-    for (auto [info, what] : a.tensors) {
+    for (const reviewed& t : a.tensors) {
+      io::tensor_info info = t.info;
       const classification alone = own.classify(info);
       if (alone.source != rule_source::network) continue;
       info.name = "model.part." + info.name;
       CAPTURE(info.name);
-      CHECK(words(own.classify(info)) == what);
+      CHECK(words(own.classify(info)) == t.what);
     }
   }
 }
@@ -174,7 +177,9 @@ TEST_CASE("what no network's rules name is what the general rule says") {
   int trimmed = 0, fixed = 0, measured = 0;
   for (const architecture& a : architectures()) {
     CAPTURE(a.name);
-    for (const auto& [info, what] : a.tensors) {
+    for (const reviewed& t : a.tensors) {
+      const io::tensor_info& info = t.info;
+      const std::string& what = t.what;
       CAPTURE(info.name);
       const classification found = rules.classify(info);
       CAPTURE(words(found));
