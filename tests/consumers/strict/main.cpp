@@ -1,6 +1,7 @@
-// The core in a project that is stricter than this one, and that has included headers whose macros are words that others
-// use: windows.h, X11, sys/sysmacros.h, complex.h. run.cmake writes foreign.hpp, which includes what the core does: as
-// everywhere, headers included before such macros are defined have nothing to fear.
+// The core in a project that is stricter than this one, and that has included headers whose macros
+// are words that others use: windows.h, X11, sys/sysmacros.h, complex.h. run.cmake writes
+// foreign.hpp, which includes what the core does: as everywhere, headers included before such
+// macros are defined have nothing to fear.
 #include "foreign.hpp"
 
 #define min(a, b) (((a) < (b)) ? (a) : (b))
