@@ -157,13 +157,13 @@ TEST_CASE("largest_eigenpairs: spectra that are hard on a Krylov method") {
   }
 }
 
+#ifndef EIGEN_DEFAULT_TO_ROW_MAJOR  // which Spectra itself does not reckon with
 TEST_CASE("largest_eigenpairs: Spectra finds the same") {
   for (const std::uint64_t seed : seeds) {
     const index_t n = 120, count = 4;
     const Eigen::MatrixXd m = generator(seed).matrix(n, n);
     const Eigen::MatrixXd g = m + m.transpose();
-    const catmerge::small_matrix columns = g;  // the order that Spectra expects
-    Spectra::DenseSymMatProd<double> product(columns);
+    Spectra::DenseSymMatProd<double> product(g);
     Spectra::SymEigsSolver<Spectra::DenseSymMatProd<double>> spectra(product, count, 30);
     spectra.init();
     spectra.compute(Spectra::SortRule::LargestAlge, 1000, 1e-12);
@@ -180,6 +180,7 @@ TEST_CASE("largest_eigenpairs: Spectra finds the same") {
           tolerance::subspace(gap));
   }
 }
+#endif
 
 TEST_CASE("largest_eigenpairs: the same twice, another start gives the same subspace") {
   const Eigen::MatrixXd m = generator(9).matrix(90, 90);
