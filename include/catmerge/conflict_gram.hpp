@@ -31,6 +31,11 @@ enum class row_weight {
 ///   are only Gram matrices.
 ///
 /// Products with the G_k of several tasks are made together, since they share the T_i.
+///
+/// Entries of G_k have two features and two entries of weights as factors. Shifts of floats, and
+/// products with them, are made in float while float holds them (from some 1e-38 times extents to
+/// 1e36: see form_shifts and set_scales), and in double outside of that, which holds them for all
+/// weights and features of float. A G_k that leaves double is an error.
 template <class Context>
 class conflict_gram {
   using matrix = typename Context::matrix;

@@ -227,7 +227,8 @@ constexpr bool require_range() {
   if constexpr (range)
     static_assert(std::is_lvalue_reference_v<decltype(*std::begin(std::declval<const Range&>()))>,
                   "catmerge: the elements of this range are made anew each time they are looked "
-                  "at, and would be gone before they are used: put them into a std::vector first");
+                  "at (blocks, maps, transformed views), and would be gone before they are used: "
+                  "put them into a std::vector first");
   return true;
 }
 

@@ -219,6 +219,18 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
   catmerge::cat_linear(w, {a, w});
 #endif
 
+  // Temporaries.
+#ifdef CASE_statistics_of_temporary  // expect: catmerge: statistics_of refers to what it is given
+  catmerge::statistics_of(W(2, 2));
+#endif
+#ifdef CASE_statistics_of_product  // expect: catmerge: statistics_of refers to what it is given
+  catmerge::statistics_of((w * a).eval());
+#endif
+#ifdef CASE_statistics_of_accumulator  // expect: catmerge: statistics_of refers to what it is given
+  catmerge::statistics_of(catmerge::feature_statistics<>());
+#endif
+  catmerge::statistics_of(w), catmerge::statistics_of(w.topRows(2));  // of memory that lasts
+
   // What is right stays right: options in braces, and what is neither braced nor missing.
   catmerge::cat_shift(v, vs, {.alpha = 0.3});
   catmerge::cat_linear(w, ws, ws, {.alpha = 0.3});
