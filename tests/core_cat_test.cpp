@@ -602,19 +602,22 @@ TEST_CASE("large finite weights are merged, not taken for noise") {
 TEST_CASE("shapes that do not fit are errors that name the expert") {
   const auto l = random_linear<float>(19, 6, 5, {3, 4});
   auto experts = l.experts;
-  experts[1] = Eigen::MatrixXf::Zero(5, 6);
-  const char* const expert = "the parameter: expert 'task 1': expected 6 x 5, found 5 x 6";
+  experts[1] = Eigen::MatrixXf::Zero(5, 7);
+  const char* const expert = "the parameter: expert 'task 1': expected 6 x 5, found 5 x 7";
   CHECK_THROWS_WITH_AS(catmerge::cat_linear(l.base, experts, l.features), expert, catmerge::error);
   CHECK_THROWS_WITH_AS(catmerge::task_arithmetic(l.base, experts), expert, catmerge::error);
   auto x = l.features;
-  x[1] = Eigen::MatrixXf::Zero(4, 6);
+  x[1] = Eigen::MatrixXf::Zero(4, 7);
   CHECK_THROWS_WITH_AS(
       catmerge::cat_linear(l.base, l.experts, x),
-      "the parameter: features of 'task 1': expected rows of 5 entries, found 4 x 6",
+      "the parameter: features of 'task 1': expected rows of 5 entries, found 4 x 7",
       catmerge::error);
   x.pop_back();
-  CHECK_THROWS_WITH_AS(catmerge::cat_linear(l.base, l.experts, x),
-                       "the parameter: features of 1 tasks for 2 experts", catmerge::error);
+  CHECK_THROWS_WITH_AS(
+      catmerge::cat_linear(l.base, l.experts, x),
+      "the parameter: features of 1 tasks for 2 experts: pass one for each, in the "
+      "order of the experts, or none at all",
+      catmerge::error);
   const auto v = random_vector<float>(20, 6, {3, 4});
   auto others = v.experts;
   others[0] = Eigen::VectorXf::Zero(7);
@@ -684,7 +687,8 @@ TEST_CASE("a task vector whose squared norm overflows is an error, not noise") {
   l.experts[1](2, 1) = 1e160;  // finite; its square is not
   CHECK_THROWS_WITH_AS(
       catmerge::cat_linear(l.base, l.experts, l.features),
-      "the parameter: expert 'task 1': the norm of its task vector overflows float64",
+      "the parameter: expert 'task 1': the norm of its task vector overflows float64: divide base "
+      "and experts by one power of two, and multiply what is merged by it",
       catmerge::error);
   l.base(2, 1) = l.experts[0](2, 1) = -1.5e308;
   l.experts[1](2, 1) = 1.5e308;  // both finite; their difference is not

@@ -647,8 +647,8 @@ TEST_CASE("removal basis and project_out: errors") {
   CHECK_THROWS_AS(basis(-1, v, x), catmerge::error);
   CHECK_THROWS_AS(basis(0, std::vector<Eigen::MatrixXd>{}, x), catmerge::error);
   CHECK_THROWS_AS(basis(0, v, std::vector<Eigen::MatrixXd>{x[0]}), catmerge::error);
-  CHECK_THROWS_WITH_AS(basis(0, v, std::vector<Eigen::MatrixXd>{x[0], Eigen::MatrixXd::Ones(4, 6)}),
-                       "removal_basis: features 1: expected rows of 5 entries, found 4 x 6",
+  CHECK_THROWS_WITH_AS(basis(0, v, std::vector<Eigen::MatrixXd>{x[0], Eigen::MatrixXd::Ones(4, 7)}),
+                       "removal_basis: features 1: expected rows of 5 entries, found 4 x 7",
                        catmerge::error);
   CHECK_THROWS_WITH_AS(basis(0, std::vector<Eigen::MatrixXd>{v[0], Eigen::MatrixXd::Ones(6, 4)}, x),
                        "removal_basis: task vector 1: expected 6 x 5, found 6 x 4",

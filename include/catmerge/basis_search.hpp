@@ -86,7 +86,7 @@ class basis_searches {
     // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
     // that nothing is reached. A search that stalls all the same, or has spent half of its
     // products, goes on in double.
-    const bool single = type == scalar_type::f32 && eigen.tolerance >= 4e-7;
+    const bool single = type == scalar_type::f32 && g.single() && eigen.tolerance >= 4e-7;
     eigen_options first = eigen;
     if (single) first.products /= 2;
     for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
@@ -172,7 +172,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
   std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
   std::vector<index_t> left;  // positions in `tasks` of what the dense solver is to do
   const auto* few = std::get_if<top>(&options.directions);
-  if (plan.way == basis_way::dense || few == nullptr) {
+  if (plan.way == basis_way::dense || few == nullptr || !g.searchable()) {
     for (index_t j = 0; j < std::ssize(tasks); ++j) left.push_back(j);
   } else {
     eigen_options eigen = options.eigen;
@@ -218,18 +218,19 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
 }
 
 /// The G_k of the options for some tasks, and how their bases are to be found: as the options say
-/// or the cheapest way. norm: the largest ||T_i||_F, if it is known.
+/// or the cheapest way. energies: ||T_i||_F^2, if they are known. who: names the parameter.
 template <class Context>
 std::pair<conflict_gram<Context>, basis_plan> make_gram(
     Context& c, std::vector<typename Context::const_view> vectors,
     std::vector<statistics_view<typename Context::domain>> statistics,
-    const std::vector<index_t>& tasks, const projection_options& options, double norm = 0) {
+    const std::vector<index_t>& tasks, const projection_options& options,
+    std::vector<double> energies = {}, const std::string& who = "removal_basis") {
   using gram = conflict_gram<Context>;
   const basis_plan plan = plan_bases(c, vectors, statistics, tasks, options);
   const bool stack =
       plan.way == basis_way::shifts || (plan.way == basis_way::dense && gram::has_rows(statistics));
   return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,
-               stack ? gram::way::shifts : gram::way::weights, tasks, norm),
+               stack ? gram::way::shifts : gram::way::weights, tasks, std::move(energies), who),
           plan};
 }
 

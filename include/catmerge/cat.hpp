@@ -154,7 +154,9 @@ namespace detail {
 
 /// cat_linear, cat_scale and cat_shift differ in the kind alone.
 template <layer_kind Kind>
-struct cat_fn {
+struct cat_fn : std::conditional_t<Kind == layer_kind::shift, braced_experts, refused_features> {
+  using std::conditional_t<Kind == layer_kind::shift, braced_experts, refused_features>::operator();
+
   template <class Base, class Experts, class Features, class Context>
   auto operator()(const Base& base, const Experts& experts, const Features& features,
                   const cat_options& options, Context& c) const {
@@ -177,6 +179,7 @@ struct cat_fn {
                                                       const Features& features,
                                                       const cat_options& options = {}) const {
     static_assert(require_parameters<Base, Experts>());
+    static_assert(require_features_given<Features, cat_options>());
     auto c = context_of(base);
     return (*this)(base, experts, features, options, c);
   }
@@ -198,7 +201,9 @@ struct cat_fn {
   }
 };
 
-struct cat_group_fn {
+struct cat_group_fn : refused_features {
+  using refused_features::operator();
+
   template <class Bases, class Experts, class Features, class Context>
   auto operator()(const Bases& bases, const Experts& experts, const Features& features,
                   const cat_options& options, Context& c) const {
@@ -231,6 +236,7 @@ struct cat_group_fn {
   auto operator()(const Bases& bases, const Experts& experts, const Features& features,
                   const cat_options& options = {}) const {
     static_assert(require_parameter_group<Bases, Experts>());
+    static_assert(require_features_given<Features, cat_options>());
     auto c = context_of_first(bases);
     return (*this)(bases, experts, features, options, c);
   }

@@ -35,12 +35,19 @@ class trimmed_vectors {
       energies_.push_back(c.squared_norm(vectors_[at(i)]));
       report_.norm.push_back(std::sqrt(energies_.back()));
       if (!std::isfinite(report_.norm.back()))
-        throw error(p.names.expert(i) + ": the norm of its task vector overflows float64");
+        throw error(p.names.expert(i) +
+                    ": the norm of its task vector overflows float64: divide base and experts by "
+                    "one power of two, and multiply what is merged by it");
+      if (energies_.back() < 0x1p-900 && vanishes(vectors_[at(i)]))
+        throw error(p.names.expert(i) +
+                    ": the square of its task vector vanishes in float64: multiply base and "
+                    "experts by one power of two, and divide what is merged by it");
     }
   }
 
   /// Trims every vector to protect all the other tasks, part by part. A Trim has
-  ///   trim(part, t)     trims the vectors t of one part in place and reports what it took
+  ///   trim(part, t, energies)   trims the vectors t of one part, of these energies, in place and
+  ///                     reports what it took
   ///   energy(k, t)      ||Df(X_k; t)||^2
   ///   energy_left(k, i, t, square)   the same for t_i, which has been trimmed and then multiplied
   ///                     by the root of `square`
@@ -66,6 +73,7 @@ class trimmed_vectors {
       report_.energy_removed.push_back(before > 0 ? (std::max)(0.0, 1 - left[at(i)] / before) : 0);
       if (before > 0 && left[at(i)] == 0) report_.emptied.push_back(i);
     }
+    require_finite();
   }
 
  private:
@@ -73,6 +81,31 @@ class trimmed_vectors {
 
   Eigen::MatrixXd square(double value) const {
     return Eigen::MatrixXd::Constant(tasks_, tasks_, value);
+  }
+
+  /// Whether t, whose energy is next to nothing, is no zero. (Squares of floats are at least
+  /// 1e-90.)
+  bool vanishes(const const_view& t) {
+    if (c_.type(t) != scalar_type::f64) return false;
+    auto large = c_.make(scalar_type::f64, c_.rows(t), c_.columns(t));
+    c_.axpy(0x1p600, t, large);
+    return c_.squared_norm(large) > 0;
+  }
+
+  /// Throws where a number of the report left double.
+  void require_finite() const {
+    const auto finite = [](const auto& numbers) {
+      bool all = true;
+      for (index_t e = 0; e < static_cast<index_t>(numbers.size()); ++e)
+        all = all && std::isfinite(numbers.data()[e]);
+      return all;
+    };
+    if (!finite(report_.conflict_before) || !finite(report_.conflict_after) ||
+        !finite(report_.deviation))
+      throw error(p_.names.who() +
+                  ": conflicts or deviations overflow float64: divide the features of all tasks by "
+                  "one power of two, by whose square they are then smaller, or ask for no "
+                  "diagnostics");
   }
 
   template <class Trim>
@@ -85,7 +118,7 @@ class trimmed_vectors {
       const bool whole = height == c_.rows(p_.base);
       before.push_back(whole ? energies_[at(i)] : c_.squared_norm(t.back()));
     }
-    trim.trim(part, t);
+    trim.trim(part, t, before);
     std::vector<double> squares;
     for (index_t i = 0; i < tasks_; ++i) {
       const double after = c_.squared_norm(t[at(i)]);
@@ -171,8 +204,8 @@ class linear_trim {
     return left >= 0.1 * before ? square * left : energy(k, t);
   }
 
-  void trim(index_t part, const std::vector<view>& t) {
-    const auto bases = bases_of(part, t);
+  void trim(index_t part, const std::vector<view>& t, const std::vector<double>& energies) {
+    const auto bases = bases_of(part, t, energies);
     const index_t tasks = std::ssize(t);
     for (index_t k = 0; k < tasks; ++k)
       for (index_t l = 0; l < tasks; ++l) {
@@ -226,15 +259,12 @@ class linear_trim {
   }
 
   /// B_k of every task, from the untrimmed vectors.
-  std::vector<matrix> bases_of(index_t part, const std::vector<view>& t) {
+  std::vector<matrix> bases_of(index_t part, const std::vector<view>& t,
+                               const std::vector<double>& energies) {
     std::vector<index_t> tasks;
-    double largest = 0;
-    for (index_t k = 0; k < std::ssize(t); ++k) {
-      tasks.push_back(k);
-      largest = (std::max)(largest, report_.norm[at(k)]);
-    }
+    for (index_t k = 0; k < std::ssize(t); ++k) tasks.push_back(k);
     auto [gram, plan] = make_gram(c_, std::vector<const_view>(t.begin(), t.end()), p_.statistics,
-                                  tasks, options_, largest);
+                                  tasks, options_, energies, p_.names.who());
     if (diagnostics_) {
       before_ = Eigen::MatrixXd(std::ssize(t), std::ssize(t));
       c_.concurrently(std::ssize(t) * std::ssize(t), [&, &g = gram](index_t p) {
@@ -283,6 +313,11 @@ class mask_trim {
       : c_(c), p_(p), options_(options), report_(report) {
     if (scale())
       for (const auto& s : p.statistics) moments_.push_back(second_moment(c, s));
+    for (index_t k = 0; k < std::ssize(moments_); ++k)
+      if (!c.all_finite(moments_[at(k)]))
+        throw error(p.names.features(k) +
+                    ": their squares overflow float64: divide the features of all tasks by one "
+                    "power of two, which changes no mask");
   }
 
   rescale size() const { return scale() ? options_.scale.size : rescale::none; }
@@ -293,7 +328,7 @@ class mask_trim {
   }
   double energy_left(index_t k, index_t, const const_view& t, double) { return energy(k, t); }
 
-  void trim(index_t part, const std::vector<view>& t) {
+  void trim(index_t part, const std::vector<view>& t, const std::vector<double>&) {
     const index_t tasks = std::ssize(t);
     const std::vector<const_view> vectors(t.begin(), t.end());
     if (options_.diagnostics)
@@ -329,8 +364,13 @@ class mask_trim {
     if (!scale())
       return largest_positions(shift_scores(c_, k, vectors), top{options_.shift.count, true});
     const std::vector<const_view> moments(moments_.begin(), moments_.end());
-    return largest_positions(scale_scores(c_, k, vectors, moments, options_.scale.lambda),
-                             options_.scale.coordinates);
+    const auto scores = scale_scores(c_, k, vectors, moments, options_.scale.lambda);
+    for (const double s : scores)
+      if (!std::isfinite(s))
+        throw error(p_.names.who() +
+                    ": the scores of its coordinates overflow float64: divide the features of all "
+                    "tasks by one power of two, which changes no mask");
+    return largest_positions(scores, options_.scale.coordinates);
   }
 
   Context& c_;

@@ -6,6 +6,7 @@
 #include <catmerge/eigen_basis.hpp>
 #include <catmerge/features.hpp>
 #include <cmath>
+#include <limits>
 #include <span>
 
 /// @file
@@ -14,6 +15,41 @@
 namespace catmerge {
 
 namespace detail {
+
+/// Whether a matrix of so many entries, sums of `depth` products each, came out of float whole, by
+/// its energy (its squared Frobenius norm, in double). Products above 2^128 are infinite, and the
+/// energy with them. Those below 2^-126 are rounded to multiples of 2^-149, an entry is off by
+/// depth 2^-150 at most: no more than float's own rounding, 2^-24, of what is depth 2^-126 large.
+inline bool float_holds(double energy, index_t entries, index_t depth) {
+  const double least = static_cast<double>(depth) * 0x1p-126;
+  return energy >= static_cast<double>(entries) * least * least &&
+         energy < std::numeric_limits<double>::infinity();
+}
+
+/// X T^T, n x m, for T (m x d_in), in the compute type of T, or in double where float does not hold
+/// it: products of two floats, whatever their size, are within the range of double.
+template <class Context>
+struct feature_shifts {
+  using const_view = typename Context::const_view;
+
+  feature_shifts(Context& c, const const_view& x, const const_view& t) {
+    form(c, x, t, compute_type(c.type(t)));
+    const auto zero = [&](const const_view& v) { return c.squared_norm(v) == 0; };
+    if (c.type(values) == scalar_type::f32 &&
+        !float_holds(energy, c.rows(x) * c.rows(t), c.columns(t)) && !zero(x) && !zero(t))
+      form(c, x, t, scalar_type::f64);
+  }
+
+  typename Context::matrix values;
+  double energy = 0;  ///< ||X T^T||_F^2
+
+ private:
+  void form(Context& c, const const_view& x, const const_view& t, scalar_type type) {
+    values = c.make(type, c.rows(x), c.rows(t));
+    c.multiply(1, x, op::none, t, op::transpose, 0, values);
+    energy = c.squared_norm(values);
+  }
+};
 
 /// ||X T^T||_F^2 for stored weights T (d_out x d_in) and statistics of X in any form but moments.
 template <class Context, class Statistics>
@@ -27,9 +63,7 @@ double linear_energy(Context& c, const Statistics& s, typename Context::const_vi
   if (s.form == statistics_form::second_moment)
     throw error(
         "a linear layer needs rows, a factor or a Gram matrix of its inputs, not second moments");
-  auto shifts = c.make(compute_type(c.type(t)), c.rows(s.data), c.rows(t));
-  c.multiply(1, s.data, op::none, t, op::transpose, 0, shifts);
-  return c.squared_norm(shifts);
+  return feature_shifts<Context>(c, s.data, t).energy;
 }
 
 /// tr(P S Q^T) = <X P^T, X Q^T> for P and Q (m x d_in) and statistics of X, S = X^T X, in any form
@@ -42,11 +76,8 @@ double linear_product(Context& c, const Statistics& s, typename Context::const_v
     c.multiply(1, p, op::none, s.data, op::none, 0, product);
     return c.dot(product, q);
   }
-  auto left = c.make(compute_type(c.type(p)), c.rows(s.data), c.rows(p));
-  auto right = c.make(compute_type(c.type(q)), c.rows(s.data), c.rows(q));
-  c.multiply(1, s.data, op::none, p, op::transpose, 0, left);
-  c.multiply(1, s.data, op::none, q, op::transpose, 0, right);
-  return c.dot(left, right);
+  const feature_shifts<Context> left(c, s.data, p), right(c, s.data, q);
+  return c.dot(left.values, right.values);
 }
 
 /// n sum_j E[x_j^2] t_j^2 for a scale; `moment` is E[x^2], d x 1.
@@ -58,21 +89,30 @@ double scale_energy(Context& c, typename Context::const_view moment, double rows
   return c.to_host(energies).sum();
 }
 
-/// ||f(X; W + T) - f(X; W)||_F^2, summed over the rows of X.
+/// ||f(X; W + T) - f(X; W)||_F^2, summed over the rows of X. Throws catmerge::error where it does
+/// not fit into double, although X and T do.
 template <class Context, class Statistics>
 double shift_energy(Context& c, layer_kind kind, const Statistics& s,
                     typename Context::const_view t) {
-  switch (kind) {
-    case layer_kind::linear:
-      require_width(c, s, c.columns(t), "feature_shift: features");
-      return linear_energy(c, s, t);
-    case layer_kind::scale:
-      require_width(c, s, c.rows(t), "feature_shift: features");
-      return scale_energy(c, second_moment(c, s), s.rows, t);
-    case layer_kind::shift: return s.rows * c.squared_norm(t);
-    case layer_kind::other: break;
-  }
-  throw error("feature_shift: only linear weights, scales and shifts have a known feature shift");
+  const auto measured = [&] {
+    switch (kind) {
+      case layer_kind::linear:
+        require_inputs(c, s, c.rows(t), c.columns(t), "feature_shift: features");
+        return linear_energy(c, s, t);
+      case layer_kind::scale:
+        require_width(c, s, c.rows(t), "feature_shift: features");
+        return scale_energy(c, second_moment(c, s), s.rows, t);
+      case layer_kind::shift: return s.rows * c.squared_norm(t);
+      case layer_kind::other: break;
+    }
+    throw error("feature_shift: only linear weights, scales and shifts have a known feature shift");
+  };
+  const double energy = measured();
+  if (!std::isfinite(energy) && c.all_finite(t) && c.all_finite(s.data))
+    throw error(
+        "feature_shift: the squared norm overflows float64: divide the features by a power "
+        "of two, by whose square the result is then smaller");
+  return energy;
 }
 
 struct feature_shift_fn {

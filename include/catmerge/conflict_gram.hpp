@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/conflict.hpp>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace catmerge {
@@ -28,6 +31,11 @@ enum class row_weight {
 ///   are only Gram matrices.
 ///
 /// Products with the G_k of several tasks are made together, since they share the T_i.
+///
+/// Entries of G_k have two features and two entries of weights as factors. Shifts of floats, and
+/// products with them, are made in float while float holds them (from some 1e-38 times extents to
+/// 1e36: see form_shifts and set_scales), and in double outside of that, which holds them for all
+/// weights and features of float. A G_k that leaves double is an error.
 template <class Context>
 class conflict_gram {
   using matrix = typename Context::matrix;
@@ -47,21 +55,26 @@ class conflict_gram {
   };
 
   /// vectors: T_i, each d_out x d_in. list: statistics, one per task, fitting d_in. What both look
-  /// at must outlive this. wanted: the k whose G_k are asked for. norm: the largest ||T_i||_F, if
-  /// it is known. Throws catmerge::error where shifts are to be formed from a Gram matrix.
+  /// at must outlive this. wanted: the k whose G_k are asked for. energies: ||T_i||_F^2, if they
+  /// are known. who: names the parameter in messages. Throws catmerge::error where shifts are to be
+  /// formed from a Gram matrix, and where a G_k leaves the range of double.
   conflict_gram(Context& c, std::vector<const_view> vectors, std::vector<statistics> list,
                 double lambda, row_weight weight, way how, const std::vector<index_t>& wanted,
-                double norm = 0)
+                std::vector<double> energies = {}, const std::string& who = "conflict_gram")
       : c_(c),
         vectors_(std::move(vectors)),
         statistics_(std::move(list)),
         lambda_(lambda),
         weight_(weight),
         way_(how),
+        energies_(std::move(energies)),
         terms_(vectors_.size(), 0) {
+    for (const auto& t : vectors_)
+      if (c_.type(t) == scalar_type::f64) type_ = scalar_type::f64;
     if (way_ == way::shifts && !has_rows(statistics_))
       throw error("conflict_gram: feature shifts cannot be formed from a Gram matrix");
-    way_ == way::shifts ? form_shifts(wanted) : set_scales(norm);
+    const auto sizes = way_ == way::shifts ? form_shifts(wanted) : set_scales(wanted);
+    for (std::size_t j = 0; j < wanted.size(); ++j) look_at_size(wanted[j], sizes[j], who);
   }
 
   /// Whether feature shifts can be formed: rows or a factor for every task.
@@ -77,12 +90,16 @@ class conflict_gram {
   /// d_out, the size of G_k.
   index_t size() const { return c_.rows(vectors_.front()); }
 
-  /// f64 if a task vector is: what G_k is worth computing in.
-  scalar_type type() const {
-    for (const auto& t : vectors_)
-      if (c_.type(t) == scalar_type::f64) return scalar_type::f64;
-    return scalar_type::f32;
-  }
+  /// f64 if a task vector is, or where float does not hold the shifts: what G_k is worth computing
+  /// in.
+  scalar_type type() const { return type_; }
+
+  /// Whether products made in f32 keep what float holds of them.
+  bool single() const { return single_; }
+
+  /// Whether searches for eigenvectors, which square residuals of 1e-8 ||G_k||, can be made in
+  /// double. (The dense solver brings a matrix to the size of 1 first.)
+  bool searchable() const { return searchable_; }
 
   /// What rounding leaves of G_k, relative to its largest eigenvalue, where it should be zero: eps
   /// of what products are accumulated in. Shifts that were formed in float are off by eps of float
@@ -138,17 +155,57 @@ class conflict_gram {
     const auto& s = statistics_[at(k)];
     if (way_ == way::weights) return detail::linear_energy(c_, s, vectors_[at(i)]);
     const double weight = weight_of(k);
-    if (weight == 0) return 0;
-    if (i == k)
-      return c_.squared_norm(c_.slice(const_view(own_), own_start(k), rows_of(k), 0, size())) /
-             weight;
-    return c_.squared_norm(shifts_of(k, i)) / weight;
+    if (weight == 0 || (!energies_.empty() && energies_[at(i)] == 0)) return 0;
+    const double energy = i == k ? own_energy(k) : c_.squared_norm(shifts_of(k, i));
+    if (type_ == scalar_type::f32 && !detail::float_holds(energy, rows_of(k) * size(), d_in()))
+      return detail::linear_energy(c_, s, vectors_[at(i)]);
+    return energy / weight;
   }
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   index_t tasks() const { return static_cast<index_t>(vectors_.size()); }
   index_t rows_of(index_t i) const { return c_.rows(statistics_[at(i)].data); }
+  index_t d_in() const { return c_.columns(vectors_.front()); }
+
+  double vector_energy(index_t i) const {
+    return energies_.empty() ? c_.squared_norm(vectors_[at(i)]) : energies_[at(i)];
+  }
+  /// ||S_i||, at most: the squared norm of the rows.
+  double input_energy(index_t i) const {
+    const auto& s = statistics_[at(i)];
+    const double squares = c_.squared_norm(s.data);
+    return s.form == statistics_form::gram ? std::sqrt(squares) : squares;
+  }
+
+  /// Notes what can be done with a G_k of this norm, or somewhat less. Throws where it leaves
+  /// double, or its entries lose digits there.
+  void look_at_size(index_t k, double norm, const std::string& who) {
+    if (norm == 0) return;
+    if (!(norm < 0x1p1000) || norm < 0x1p-960) {
+      double weights = 0, inputs = 0;
+      for (index_t i = 0; i < tasks(); ++i) {
+        weights = (std::max)(weights, vector_energy(i));
+        inputs = (std::max)(inputs, input_energy(i));
+      }
+      throw error(who + ": the matrix G_k of task " + std::to_string(k) +
+                  (norm < 1 ? " vanishes in float64" : " overflows float64") +
+                  ": its entries are products of two features and two entries of task vectors, "
+                  "whose norms are " +
+                  order_text(inputs) + " and " + order_text(weights) +
+                  ": multiply the features of all tasks by one power of two, which changes no "
+                  "direction");
+    }
+    // The squares of residuals, 2^-54 of G_k's square, and sums of such over all extents.
+    searchable_ = searchable_ && norm > 0x1p-450 && norm < 0x1p480;
+  }
+
+  /// The order of magnitude of a root.
+  static std::string order_text(double squares) {
+    if (!std::isfinite(squares)) return "above 1e154";
+    return squares > 0 ? "about 1e" + std::to_string(std::lround(std::log10(squares) / 2))
+                       : "below 1e-154";
+  }
 
   /// The factor of S_i: 1, or 1/n for means (0 where there are no rows).
   double weight_of(index_t i) const {
@@ -171,8 +228,47 @@ class conflict_gram {
                 op::transpose, 0, part);
   }
 
+  /// Forms the shifts, in double where float does not hold them. Returns the size of each wanted
+  /// G_k: of the larger of the two sums that it is the difference of.
+  std::vector<double> form_shifts(const std::vector<index_t>& wanted) {
+    auto sizes = fill_shifts(wanted);
+    if (type_ == scalar_type::f64) return sizes;
+    std::vector<std::size_t> lost;  // positions in wanted
+    for (std::size_t j = 0; j < wanted.size(); ++j)
+      if (const index_t rows = c_.rows(own_) + c_.rows(others_[at(wanted[j])]);
+          !detail::float_holds(sizes[j], rows * size(), d_in()) && !is_zero(wanted[j]))
+        lost.push_back(j);
+    if (!lost.empty()) {
+      type_ = scalar_type::f64;
+      sizes = fill_shifts(wanted);
+      if (std::all_of(lost.begin(), lost.end(), [&](std::size_t j) { return sizes[j] == 0; })) {
+        type_ = scalar_type::f32;  // vectors and features that never meet: float was right
+        sizes = fill_shifts(wanted);
+      }
+    }
+    // Squares of shifts, in float, for n sums of n products, y += (x Y^T) Y: infinite above 2^128.
+    // Below 2^-126 each of n products is off by 2^-150, an x G_k by sqrt(d_out) times n of that,
+    // while its size is that of the shifts, squared, over their number: small against 2^-24 of
+    // that above the least.
+    for (std::size_t j = 0; j < wanted.size(); ++j) {
+      const auto n = static_cast<double>(c_.rows(own_) + c_.rows(others_[at(wanted[j])]));
+      const double least = n * n * std::sqrt(static_cast<double>(size())) * 0x1p-126;
+      single_ = single_ && (sizes[j] == 0 || (sizes[j] > least && sizes[j] < 0x1p120));
+    }
+    return sizes;
+  }
+
+  /// Whether G_k is zero because vectors or features are.
+  bool is_zero(index_t k) const {
+    for (index_t i = 0; i < tasks(); ++i)
+      if (i != k && vector_energy(i) > 0 &&
+          (input_energy(k) > 0 || (lambda_ > 0 && input_energy(i) > 0)))
+        return false;
+    return true;
+  }
+
   /// own_: X_i T_i^T of all i; others_[k]: X_k T_i^T of all i but k.
-  void form_shifts(const std::vector<index_t>& wanted) {
+  std::vector<double> fill_shifts(const std::vector<index_t>& wanted) {
     own_ = c_.make(type(), own_start(tasks()), size());
     others_.resize(vectors_.size());
     for (const index_t k : wanted)
@@ -186,6 +282,21 @@ class conflict_gram {
       else if (k != i)
         form(k, i, shifts_of(k, i));
     });
+    std::vector<double> own, sizes;
+    for (index_t i = 0; i < tasks(); ++i) own.push_back(own_energy(i));
+    for (const index_t k : wanted) {
+      double loss = 0;
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k) loss += lambda_ * own[at(i)];  // 0 times infinity is no number, nor is G_k
+      const double gain = c_.squared_norm(others_[at(k)]);
+      sizes.push_back(gain < loss ? loss : gain + 0 * loss);
+    }
+    return sizes;
+  }
+
+  /// The energy of what own_ has of task i, weighted.
+  double own_energy(index_t i) {
+    return c_.squared_norm(c_.slice(const_view(own_), own_start(i), rows_of(i), 0, size()));
   }
 
   /// Where others_[k] has X_k T_i^T.
@@ -239,21 +350,44 @@ class conflict_gram {
   // --- weights
 
   /// Powers of two near the inverse norms of weights and inputs: products in float then neither
-  /// overflow nor vanish, however the units were chosen.
-  void set_scales(double norm) {
+  /// overflow nor vanish, however the units were chosen. Returns a bound on each wanted G_k.
+  std::vector<double> set_scales(const std::vector<index_t>& wanted) {
     const auto inverse = [](double squares) {
       return squares > 0 && std::isfinite(squares) ? std::exp2(-std::ilogb(squares) / 2) : 1.0;
     };
-    double largest = norm * norm, rows = 0;
-    if (norm == 0)
-      for (const auto& t : vectors_) largest = (std::max)(largest, c_.squared_norm(t));
+    std::vector<double> weights, inputs;
+    double largest = 0, rows = 0;
     for (index_t i = 0; i < tasks(); ++i) {
-      const auto& s = statistics_[at(i)];
-      const double squares = c_.squared_norm(s.data);
-      rows = (std::max)(rows, s.form == statistics_form::gram ? std::sqrt(squares) : squares);
+      weights.push_back(vector_energy(i));
+      inputs.push_back(input_energy(i));
+      largest = (std::max)(largest, weights.back());
+      rows = (std::max)(rows, inputs.back());
     }
     weight_scale_ = inverse(largest);
     row_scale_ = inverse(rows);
+
+    std::vector<double> bounds;
+    for (const index_t k : wanted) {
+      double bound = 0;
+      for (index_t i = 0; i < tasks(); ++i)
+        if (i != k)
+          bound += weights[at(i)] *
+                   (std::max)(weight_of(k) * inputs[at(k)], lambda_ * weight_of(i) * inputs[at(i)]);
+      bounds.push_back(bound);
+      // In float four factors of one task, smaller than the largest of all tasks together, still
+      // need 24 bits above 2^-126. (A number of rows to divide by takes no more than 2^40.)
+      const double scaled = bound * std::pow(weight_scale_ * row_scale_, 2);
+      single_ = single_ && (bound == 0 || scaled > 0x1p-60);
+    }
+    // What is stored in double is rounded to float by products in float, before it is scaled.
+    for (index_t i = 0; i < tasks(); ++i) {
+      const auto& s = statistics_[at(i)];
+      const double size =
+          s.form == statistics_form::gram ? inputs[at(i)] : std::sqrt(inputs[at(i)]);
+      if (c_.type(s.data) == scalar_type::f64 && size != 0)
+        single_ = single_ && size > static_cast<double>(d_in()) * 0x1p-126 && size < 0x1p120;
+    }
+    return bounds;
   }
 
   /// y += a S_i x for the rows of x. Returns what energy_of needs of it.
@@ -280,7 +414,7 @@ class conflict_gram {
   /// In three rounds, of which each reads every T_i or every X_k once: x_k T_i for all k at once;
   /// S_k of what came of it for all i at once; that T_i^T for all k at once.
   void apply_weights(const std::vector<task_product>& list, scalar_type arithmetic) {
-    const index_t d_in = c_.columns(vectors_.front()), n = std::ssize(list);
+    const index_t d_in = this->d_in(), n = std::ssize(list);
     bool first = false;  // a block of every task is looked at for the size of its terms
 
     // The blocks one below the other. Every expert's matrices have all but its own task's.
@@ -351,7 +485,10 @@ class conflict_gram {
   double lambda_;
   row_weight weight_;
   way way_;
+  std::vector<double> energies_;  // of the vectors; empty where they are not known
   std::vector<double> terms_;
+  scalar_type type_ = scalar_type::f32;
+  bool single_ = true, searchable_ = true;
   matrix own_;                               // of the way of shifts
   std::vector<matrix> others_;               // likewise, one per task
   double weight_scale_ = 1, row_scale_ = 1;  // of the way of weights

@@ -241,9 +241,32 @@ requires tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
   return {statistics_form::rows, v, static_cast<double>(context<domain_t<T>>{}.rows(v))};
 }
 
+template <class D>
+void eigen_plain(const Eigen::PlainObjectBase<D>*);
+template <class D>
+void accumulator(const feature_statistics<D>*);
+template <class D>
+void accumulator(const moment_statistics<D>*);
+
+/// What owns the elements that a view of it would refer to. (Others may: these are known to.)
+template <class F>
+concept owns_elements = std::is_same_v<F, host_matrix> || requires(const F* f) {
+  eigen_plain(f);
+} || requires(const F* f) {
+  accumulator(f);
+};
+
 struct statistics_of_fn {
   template <class Features>
   auto operator()(const Features& features) const {
+    return as_statistics(features);
+  }
+
+  template <owns_elements Features>
+  auto operator()(const Features&& features) const {
+    static_assert(refused<Features>,
+                  "catmerge: statistics_of refers to what it is given, and this is a temporary, "
+                  "which is gone after the statement: give it a name first");
     return as_statistics(features);
   }
 };

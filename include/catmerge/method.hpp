@@ -183,6 +183,18 @@ struct merge_result {
 
 namespace detail {
 
+/// Throws unless v has the base's shape, rows x columns. `what` names it.
+template <class Context>
+void require_base_shape(Context& c, const typename Context::const_view& v, index_t rows,
+                        index_t columns, const std::string& what) {
+  if (rows != columns && c.rows(v) == columns && c.columns(v) == rows)
+    throw error(what + ": expected " + shape_text(rows, columns) + ", found " + shape_text(c, v) +
+                ", the shape of the base's transpose: linear weights are d_out x d_in: pass the "
+                "other one transposed, as a view (Eigen: .transpose(), xtensor: "
+                "xt::transpose(...), PyTorch: .t())");
+  require_shape(c, v, rows, columns, what);
+}
+
 /// Throws unless experts and statistics fit the base.
 template <class Context>
 void check_shapes(Context& c, const layer_problem<Context>& p) {
@@ -191,7 +203,7 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
   if (p.kind == layer_kind::scale || p.kind == layer_kind::shift)
     require_shape(c, p.base, rows, 1, p.names.base() + " (a " + name_of(p.kind) + ")");
   for (index_t k = 0; k < std::ssize(p.experts); ++k)
-    require_shape(c, p.experts[static_cast<std::size_t>(k)], rows, columns, p.names.expert(k));
+    require_base_shape(c, p.experts[static_cast<std::size_t>(k)], rows, columns, p.names.expert(k));
   if (p.parts < 1 || rows % p.parts != 0)
     throw error(p.names.who() + ": " + std::to_string(rows) + " rows cannot be split into " +
                 std::to_string(p.parts) + " equal parts");
@@ -204,15 +216,13 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
   if (p.statistics.empty()) return;
   if (p.statistics.size() != p.experts.size())
     throw error(p.names.who() + ": features of " + std::to_string(p.statistics.size()) +
-                " tasks for " + std::to_string(p.experts.size()) + " experts");
-  if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
-    for (index_t k = 0; k < std::ssize(p.statistics); ++k) {
-      const auto& s = p.statistics[static_cast<std::size_t>(k)];
-      require_width(c, s, p.kind == layer_kind::linear ? columns : rows, p.names.features(k));
-      if (p.kind == layer_kind::linear && s.form == statistics_form::second_moment)
-        throw error(p.names.features(k) +
-                    ": a linear layer needs rows, a factor or a Gram matrix, found second moments");
-    }
+                " tasks for " + std::to_string(p.experts.size()) +
+                " experts: pass one for each, in the order of the experts, or none at all");
+  for (index_t k = 0; k < std::ssize(p.statistics); ++k) {
+    const auto& s = p.statistics[static_cast<std::size_t>(k)];
+    if (p.kind == layer_kind::linear) require_inputs(c, s, rows, columns, p.names.features(k));
+    if (p.kind == layer_kind::scale) require_width(c, s, rows, p.names.features(k));
+  }
 }
 
 /// Throws if a result is not finite, and says which input is to blame, or names the result. (Every
@@ -234,8 +244,8 @@ template <class Context>
 vector_sizes sizes_of(Context& c, const layer_problem<Context>& p) {
   const index_t rows = c.rows(p.base), columns = c.columns(p.base);
   // 128 KiB of float: a strip stays in the processor's cache between its two passes.
-  const index_t height = std::clamp<index_t>((index_t{1} << 15) / std::max<index_t>(1, columns), 1,
-                                             std::max<index_t>(1, rows));
+  const index_t height = std::clamp<index_t>((index_t{1} << 15) / (std::max<index_t>)(1, columns),
+                                             1, (std::max<index_t>)(1, rows));
   const auto strips = [&](const auto& energy) {
     double sum = 0;
     for (index_t row = 0; row < rows; row += height)

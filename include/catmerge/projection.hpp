@@ -118,11 +118,8 @@ struct removal_basis_fn {
     for (std::size_t i = 0; i < views.size(); ++i) {
       require_shape(c, views[i], c.rows(views[0]), c.columns(views[0]),
                     "removal_basis: task vector " + std::to_string(i));
-      require_width(c, statistics[i], c.columns(views[0]),
-                    "removal_basis: features " + std::to_string(i));
-      if (statistics[i].form == statistics_form::second_moment)
-        throw error("removal_basis: features " + std::to_string(i) +
-                    ": a linear layer needs rows, a factor or a Gram matrix, found second moments");
+      require_inputs(c, statistics[i], c.rows(views[0]), c.columns(views[0]),
+                     "removal_basis: features " + std::to_string(i));
       if (!c.all_finite(views[i]))
         throw error("removal_basis: task vector " + std::to_string(i) +
                     " holds a value that is not finite");

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <catmerge/layer.hpp>
+#include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
+#include <initializer_list>
 #include <iterator>
 #include <span>
 #include <type_traits>
@@ -139,13 +141,10 @@ concept has_fitting_view = requires(const std::remove_cvref_t<T>& t) {
 
 template <class T>
 constexpr bool require_tensor() {
-  static_assert(
-      has_domain<T>,
-      "catmerge: this argument is no tensor that catmerge knows: include the adapter of its "
-      "library (for instance <catmerge/adapt/xtensor.hpp>) or specialise "
-      "catmerge::tensor_traits for it (<catmerge/tensor/traits.hpp> shows how); "
-      "tensor_traits<T>::domain is missing");
-  if constexpr (has_domain<T>) {
+  if constexpr (!has_domain<T>) {
+    static_assert(require_known<std::remove_cvref_t<T>>());
+    static_assert(has_domain<T>);
+  } else {
     static_assert(
         has_rank<T>,
         "catmerge: tensor_traits<T>::rank is missing: a constant, 1, 2 or catmerge::dynamic_rank");
@@ -228,7 +227,8 @@ constexpr bool require_range() {
   if constexpr (range)
     static_assert(std::is_lvalue_reference_v<decltype(*std::begin(std::declval<const Range&>()))>,
                   "catmerge: the elements of this range are made anew each time they are looked "
-                  "at, and would be gone before they are used: put them into a std::vector first");
+                  "at (blocks, maps, transformed views), and would be gone before they are used: "
+                  "put them into a std::vector first");
   return true;
 }
 
@@ -255,5 +255,61 @@ constexpr bool require_context_for() {
         "tensors live in: pass a catmerge::context<Domain>, or none");
   return true;
 }
+
+/// Calls that are always refused: what is missing in them, or cannot be told from what is passed.
+template <class...>
+inline constexpr bool refused = false;
+
+template <class... Lists>
+constexpr bool require_no_braces() {
+  static_assert(refused<Lists...>,
+                "catmerge: a braced list would copy the tensors in it: pass a std::vector of them, "
+                "or of references to them, std::vector{std::cref(a), std::cref(b)}, which copies "
+                "nothing");
+  return true;
+}
+
+/// Features, which options in their place are none.
+template <class Features, class Options = Features>
+constexpr bool require_features_given() {
+  static_assert(!std::is_same_v<Features, Options>,
+                "catmerge: the features are missing: (base, experts, features), one matrix of rows "
+                "n_k x d_in per task, or its statistics, in the order of the experts; where there "
+                "are none, task_arithmetic(base, experts) needs none");
+  return true;
+}
+
+/// Calls f(base, experts, ...) whose experts are a braced list.
+struct braced_experts {
+  template <class Base, class E, class... Rest>
+  void operator()(const Base&, std::initializer_list<E>, const Rest&...) const {
+    static_assert(require_no_braces<E>());
+  }
+};
+
+/// The same for f(base, experts, features, ...), features braced too, or missing.
+struct refused_features {
+  template <class Base, class E, class Features, class... Rest>
+  void operator()(const Base&, std::initializer_list<E>, const Features&, const Rest&...) const {
+    static_assert(require_no_braces<E>());
+  }
+  template <class Base, class Experts, class F, class... Rest>
+  void operator()(const Base&, const Experts&, std::initializer_list<F>, const Rest&...) const {
+    static_assert(require_no_braces<F>());
+  }
+  template <class Base, class E, class F, class... Rest>
+  void operator()(const Base&, std::initializer_list<E>, std::initializer_list<F>,
+                  const Rest&...) const {
+    static_assert(require_no_braces<E, F>());
+  }
+  template <class Base, class Experts>
+  void operator()(const Base&, const Experts&) const {
+    static_assert(require_features_given<Experts>());
+  }
+  template <class Base, class E>
+  void operator()(const Base&, std::initializer_list<E>) const {
+    static_assert(require_features_given<E>());
+  }
+};
 
 }  // namespace catmerge::detail

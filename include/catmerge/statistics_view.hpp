@@ -45,6 +45,29 @@ void require_width(Context& c, const Statistics& s, index_t d_in, const std::str
   if (!(s.rows >= 0)) throw error(what + ": the number of rows is negative or not a number");
 }
 
+/// Throws unless s fits a linear weight of d_out x d_in. `what` names it. Layouts that are confused
+/// are told where the extents show it.
+template <class Context, class Statistics>
+void require_inputs(Context& c, const Statistics& s, index_t d_out, index_t d_in,
+                    const std::string& what) {
+  const bool moment = s.form == statistics_form::second_moment;
+  const index_t width = moment ? c.rows(s.data) : c.columns(s.data);
+  const auto refuse = [&](const std::string& why) {
+    throw error(what + ": expected rows of " + std::to_string(d_in) + " entries, found " +
+                shape_text(c, s.data) + why);
+  };
+  if (width != d_in && width == d_out)
+    refuse(
+        ", as wide as d_out: weights are d_out x d_in; if base and experts are stored d_in x d_out "
+        "(as GPT-2's Conv1D and embedding tables are), pass them transposed, as views");
+  if (width != d_in && s.form == statistics_form::rows && c.rows(s.data) == d_in)
+    refuse(": features are n x d_in, a row for each token: pass them transposed");
+  require_width(c, s, d_in, what);
+  if (moment)
+    throw error(what +
+                ": a linear layer needs rows, a factor or a Gram matrix, found second moments");
+}
+
 /// E[x_j^2] (d x 1, f64) from statistics of any form; zero where no rows were seen.
 template <class Context, class Statistics>
 typename Context::matrix second_moment(Context& c, const Statistics& s) {

@@ -93,7 +93,7 @@ void calls(const mine& base, mine& expert, Eigen::MatrixXf& w, const Eigen::Vect
 #ifdef CASE_number  // expect: catmerge: this argument is no tensor that catmerge knows
   catmerge::task_vector(w, 1.0f);
 #endif
-#ifdef CASE_expression  // expect: catmerge: this argument is no tensor that catmerge knows
+#ifdef CASE_expression  // expect: catmerge: this argument is an expression that its library has not
   catmerge::task_vector(w, w + w);
 #endif
 #ifdef CASE_const_output  // expect: catmerge: this tensor is written to, so it must not be const

@@ -4,6 +4,7 @@
 
 #include <armadillo>
 #include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
 #include <type_traits>
 
@@ -29,6 +30,36 @@ concept armadillo_part = requires {
 }
 &&compute_scalar<typename T::elem_type>&&
     std::derived_from<T, arma::subview<typename T::elem_type>>;
+
+template <class E, class D>
+D armadillo_object(const arma::Base<E, D>*);
+template <class E, class D>
+D armadillo_cube(const arma::BaseCube<E, D>*);
+template <class E, class D>
+D armadillo_sparse(const arma::SpBase<E, D>*);
+
+template <class T>
+concept armadillo_other = !armadillo_dense<T> && !armadillo_part<T> &&
+                          (
+                              requires { armadillo_object(static_cast<const T*>(nullptr)); } ||
+                              requires { armadillo_cube(static_cast<const T*>(nullptr)); } ||
+                              requires { armadillo_sparse(static_cast<const T*>(nullptr)); });
+
+template <class T>
+constexpr mistake armadillo_mistake() {
+  if constexpr (!compute_scalar<typename T::elem_type>)
+    return mistake::elements;
+  else if constexpr (requires { armadillo_object(static_cast<const T*>(nullptr)); })
+    return mistake::expression;
+  else if constexpr (requires { armadillo_cube(static_cast<const T*>(nullptr)); })
+    return mistake::rank;
+  else
+    return mistake::sparse;
+}
+
+/// Armadillo's objects that are no tensors: expressions, cubes, sparse matrices.
+template <armadillo_other T>
+struct foreign_type<T> : mistaken_as<armadillo_mistake<T>(), typename T::elem_type> {};
 
 template <class T>
 inline constexpr bool armadillo_vector = T::is_col || T::is_row;

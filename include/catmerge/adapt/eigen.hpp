@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
 
 namespace catmerge {
@@ -41,6 +42,26 @@ struct eigen_result {
                                   Eigen::Matrix<C, rows, columns, order>,
                                   Eigen::Array<C, rows, columns, order>>;
 };
+
+/// The object, dense or not, that an Eigen object is.
+template <class D>
+D eigen_object(const Eigen::EigenBase<D>*);
+template <class T>
+concept eigen_other = !eigen_dense<T> && requires {
+  eigen_object(static_cast<const T*>(nullptr));
+};
+
+template <class T>
+constexpr mistake eigen_mistake() {
+  using object = decltype(eigen_object(static_cast<const T*>(nullptr)));
+  using kind = typename Eigen::internal::traits<object>::StorageKind;
+  if (!storage_scalar<typename T::Scalar>) return mistake::elements;
+  return std::is_same_v<kind, Eigen::Sparse> ? mistake::sparse : mistake::expression;
+}
+
+/// Eigen's objects that are no tensors: sums and products, sparse, diagonal and triangular ones.
+template <eigen_other T>
+struct foreign_type<T> : mistaken_as<eigen_mistake<T>(), typename T::Scalar> {};
 
 }  // namespace detail
 

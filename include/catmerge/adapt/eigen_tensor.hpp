@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/mistakes.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 /// @file
@@ -42,6 +43,25 @@ struct eigen_tensor_traits {
       return result(rows, columns);
   }
 };
+
+template <class D>
+D eigen_tensor_object(const Eigen::TensorBase<D, Eigen::ReadOnlyAccessors>*);
+template <class T>
+concept eigen_tensor_like = requires {
+  eigen_tensor_object(static_cast<const T*>(nullptr));
+};
+template <class T>
+concept eigen_tensor_in_memory = requires(const T& t) {
+  t.data();
+  t.dimension(0);
+};
+
+/// Objects of the Tensor module that are no tensors here.
+template <eigen_tensor_like T>
+struct foreign_type<T> : mistaken_as<!storage_scalar<typename T::Scalar> ? mistake::elements
+                                     : eigen_tensor_in_memory<T>         ? mistake::rank
+                                                                         : mistake::expression,
+                                     typename T::Scalar> {};
 
 }  // namespace detail
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
 #include <string>
 #include <vector>
@@ -38,6 +39,20 @@ concept xtensor_in_memory =
 template <class T>
 inline constexpr std::size_t xtensor_rank = xt::get_rank<T>::value;  // SIZE_MAX: at run time
 
+template <class T>
+concept xtensor_tensor = xtensor_in_memory<T> &&
+    (xtensor_rank<T> == 1 || xtensor_rank<T> == 2 || xtensor_rank<T> == SIZE_MAX);
+
+template <class T>
+concept xtensor_other = std::derived_from<T, xt::xexpression<T>> && !xtensor_tensor<T>;
+
+/// xtensor's expressions that are no tensors.
+template <xtensor_other T>
+struct foreign_type<T> : mistaken_as<!storage_scalar<typename T::value_type> ? mistake::elements
+                                     : xtensor_in_memory<T>                  ? mistake::rank
+                                                                             : mistake::expression,
+                                     typename T::value_type> {};
+
 /// The tensor's own static layout, where a container can have it (views are of any).
 template <class T>
 inline constexpr xt::layout_type xtensor_layout =
@@ -59,9 +74,8 @@ strided_view<S> xtensor_window(S* data, X& x) {
 
 /// xtensor: rank 1 is a vector, 2 a matrix, an xarray what it is at run time (its view throws
 /// catmerge::error for other ranks); results are xtensor or xarray, in the layout of T.
-template <detail::xtensor_in_memory T>
-requires(detail::xtensor_rank<T> == 1 || detail::xtensor_rank<T> == 2 ||
-         detail::xtensor_rank<T> == SIZE_MAX) struct tensor_traits<T> {
+template <detail::xtensor_tensor T>
+struct tensor_traits<T> {
   /// @cond specialisation
   using domain = host;
   static constexpr bool dynamic = detail::xtensor_rank<T> == SIZE_MAX;

@@ -111,9 +111,9 @@ class checkpoint {
       tensors.back().name = names[i];
     }
     sort_by_name(tensors);
-    const auto twice = std::adjacent_find(
-        tensors.begin(), tensors.end(),
-        [](const mapping& a, const mapping& b) { return a.name == b.name; });
+    const auto twice =
+        std::adjacent_find(tensors.begin(), tensors.end(),
+                           [](const mapping& a, const mapping& b) { return a.name == b.name; });
     if (twice != tensors.end()) {
       fail(path_, std::next(twice)->entry->name,
            "would get the name of another tensor, " + in_quotes(twice->name));

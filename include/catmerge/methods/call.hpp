@@ -25,7 +25,9 @@ constexpr bool require_call() {
 
 /// method(base, experts[, options[, context]]): what needs nothing but task vectors.
 template <class Method, layer_kind Kind>
-struct vectors_fn {
+struct vectors_fn : braced_experts {
+  using braced_experts::operator();
+
   template <class Base, class Experts, class Context>
   auto operator()(const Base& base, const Experts& experts, const options_of<Method>& options,
                   Context& c) const {
@@ -48,7 +50,9 @@ struct vectors_fn {
 /// method(base, experts, features[, options[, context]]): what needs statistics of the layer's
 /// inputs; features are a range of K, rows or statistics.
 template <class Method, layer_kind Kind>
-struct features_fn {
+struct features_fn : refused_features {
+  using refused_features::operator();
+
   template <class Base, class Experts, class Features, class Context>
   auto operator()(const Base& base, const Experts& experts, const Features& features,
                   const options_of<Method>& options, Context& c) const {
@@ -65,6 +69,7 @@ struct features_fn {
   auto operator()(const Base& base, const Experts& experts, const Features& features,
                   const options_of<Method>& options = {}) const {
     static_assert(require_call<Kind, Base, Experts>());
+    static_assert(require_features_given<Features, options_of<Method>>());
     auto c = context_of(base);
     return (*this)(base, experts, features, options, c);
   }

@@ -52,7 +52,9 @@ struct task_arithmetic_method {
 
 namespace detail {
 
-struct task_arithmetic_fn {
+struct task_arithmetic_fn : braced_experts {
+  using braced_experts::operator();
+
   template <class Base, class Experts, class Context>
   auto operator()(const Base& base, const Experts& experts, double alpha, Context& c) const {
     static_assert(require_parameters<Base, Experts>());

@@ -43,7 +43,9 @@ struct weight_average_method {
 
 namespace detail {
 
-struct weight_average_fn {
+struct weight_average_fn : braced_experts {
+  using braced_experts::operator();
+
   template <class Base, class Experts, class Context>
   auto operator()(const Base& base, const Experts& experts, Context& c) const {
     static_assert(require_parameters<Base, Experts>());
