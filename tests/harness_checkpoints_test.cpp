@@ -468,6 +468,63 @@ TEST_CASE("running statistics are the mean over the experts, whatever the method
   }
 }
 
+TEST_CASE("the architectures of today merge at the first try, without a word of warning") {
+  files f;
+  noise n(30);
+  const json all = json::parse(get(fs::path(CATMERGE_FIXTURES) / "architectures.json"));
+  std::size_t networks = 0;
+  for (const auto& [name, network] : all.items()) {
+    if (name == "versions") continue;
+    CAPTURE(name);
+    ++networks;
+    table base;
+    std::map<std::string, std::string> what;  // as a reviewer calls it
+    for (const auto& row : network["tensors"]) {
+      const auto shape = row[2].get<io::shape_t>();
+      const auto type = io::parse_dtype(row[1].get<std::string>()).value();
+      const auto count = static_cast<index_t>(*io::element_count(shape));
+      base.set(row[0], type, shape,
+               io::scalar_of(type) ? random_values(n, count)
+                                   : values_t(static_cast<std::size_t>(count), 1));
+      what[row[0]] = row[3];
+    }
+    std::vector<table> experts(2, base);
+    for (auto& e : experts)
+      for (const auto& [tensor, t] : base.tensors)
+        if (io::scalar_of(t.type) && !what[tensor].starts_with("fixed"))
+          e.set(tensor, t.type, t.shape, moved(base.values(tensor), n));
+    const json config = {{"model_type", network["model_type"]}};
+    std::vector<fs::path> paths;
+    for (const auto& e : experts) paths.push_back(f.folder(e, config));
+    const fs::path base_path = f.folder(base, config), output = f.fresh("");
+    const outcome done = run(command(base_path, paths, output) +
+                             arguments{"--method", "task-arithmetic", "--alpha", "0.3"});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    const table merged(output / "model.safetensors");
+    CHECK(merged.tensors.size() == base.tensors.size());
+    bool running = false;
+    for (const auto& [tensor, t] : base.tensors) {
+      CAPTURE(tensor);
+      const std::string& kind = what[tensor];
+      if (!io::scalar_of(t.type) || kind.starts_with("fixed")) {
+        CHECK(merged.at(tensor).bytes == t.bytes);
+        continue;
+      }
+      const std::vector<values_t> both = {experts[0].values(tensor), experts[1].values(tensor)};
+      const bool is_running = kind.starts_with("running");
+      running = running || is_running;
+      const values_t expected =
+          is_running ? mean_of(both) : task_arithmetic(base.values(tensor), both, 0.3);
+      CHECK(largest_difference(merged.values(tensor), expected) < 1e-6);
+    }
+    // (That running statistics want to be measured anew is said of every network that has some.)
+    CHECK(done.err.empty() == !running);
+    if (running) CHECK(std::count(done.err.begin(), done.err.end(), '\n') == 1);
+  }
+  CHECK(networks >= 24);
+}
+
 // ---------------------------------------------------------------- layouts and stacks
 
 TEST_CASE("weights stored d_in x d_out are trimmed as their transposes are") {
@@ -575,6 +632,37 @@ TEST_CASE("a stack is a list of matrices: each is merged as if it stood alone") 
   for (index_t e = 0; e < count; ++e)
     CHECK(values_t(merged.begin() + e * rows * columns,
                    merged.begin() + (e + 1) * rows * columns) == many.merged.values(name_of(e)));
+}
+
+TEST_CASE("a stack whose layout nobody knows is no matrix, and config.json tells the layout") {
+  files f;
+  noise n(31);
+  const std::string name = "model.layers.0.mlp.experts.down_proj";
+  table base;
+  base.set(name, dtype::f32, {3, 8, 12}, random_values(n, 288));
+  std::vector<table> experts(2, base);
+  for (auto& e : experts) e.set(name, dtype::f32, {3, 8, 12}, moved(base.values(name), n));
+  const std::vector<values_t> both = {experts[0].values(name), experts[1].values(name)};
+  for (const char* method : {"tsv-m", "iso-c"}) {
+    const auto done = merge(f, base, experts, {"--method", method});
+    CHECK_CONTAINS(done.run.err, "1 stacks of matrices have a layout that is not known");
+    CHECK(largest_difference(done.merged.values(name),
+                             task_arithmetic(base.values(name), both, 0.5)) < 1e-6);
+    // Each of the two layouts, by config.json and by a rule.
+    for (const auto& [type, rule] : {std::pair("qwen3_moe", "linear,stacked"),
+                                     std::pair("gpt_oss", "linear,in-out,stacked")}) {
+      const json config = {{"model_type", type}};
+      std::vector<fs::path> paths;
+      for (const auto& e : experts) paths.push_back(f.folder(e, config));
+      const fs::path output = f.fresh("");
+      const outcome known =
+          run(command(f.folder(base, config), paths, output) + arguments{"--method", method});
+      REQUIRE(known.status == 0);
+      CHECK(known.err.empty());
+      const auto told = merge(f, base, experts, {"--method", method, "--rule", name + "=" + rule});
+      CHECK(table(output / "model.safetensors").at(name).bytes == told.merged.at(name).bytes);
+    }
+  }
 }
 
 TEST_CASE("tensors of three extents that no rule knows are no matrices") {

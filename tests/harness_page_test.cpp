@@ -495,7 +495,8 @@ TEST_CASE("a merge: warnings, and what was cut short") {
   json report = fixture("merge.json");
   std::string text = text_of(merge_page(report));
   // The report says the first itself: once is enough.
-  CHECK(contains(text, "have no statistics and were merged by Task Arithmetic: model.head.weight"));
+  CHECK(contains(
+      text, "have no features and were merged by the sum of the task vectors: model.head.weight"));
   CHECK_FALSE(contains(text, "had no statistics"));
   CHECK(contains(text, "trimmed to zero"));
   CHECK(contains(text, "model.norm.bias of cars"));

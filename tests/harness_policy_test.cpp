@@ -311,11 +311,12 @@ TEST_CASE("--set: each parameter as if the whole merge had its settings") {
 }
 
 TEST_CASE("tied tensors stay tied, whatever rules their names fall under") {
-  // A decoder that is the embedding under another name; the rule would trim the one and not the
+  // A head that is the table of tokens under another name; the rule would trim the one and not the
   // other. Zeros alike in base and experts say nothing.
+  const std::string owner = "shared.weight", alias = "lm_head.weight";
   table base = clips().base();
   std::vector<table> experts = {clips().expert("a"), clips().expert("b")};
-  const auto tie = [&](table& t) { t.tensors["decoder.weight"] = t.at(table_name); };
+  const auto tie = [&](table& t) { t.tensors[owner] = t.tensors[alias] = t.at(table_name); };
   tie(base), base.set("zeros", dtype::f32, {4}, {0, 0, 0, 0});
   for (table& t : experts) tie(t), t.set("zeros", dtype::f32, {4}, {1, 0, 0, 0});
   base.set("more_zeros", dtype::f32, {4}, {0, 0, 0, 0});
@@ -325,43 +326,42 @@ TEST_CASE("tied tensors stay tied, whatever rules their names fall under") {
   const auto options = task_arithmetic + arguments{"--rule", "*zeros=shift"};
   const table merged =
       result_of(paths, options + arguments{"--report", report}, warning::any, write(base));
-  CHECK(merged.at("decoder.weight").bytes == merged.at(table_name).bytes);
-  CHECK(merged.at(table_name).bytes ==
+  CHECK(merged.at(alias).bytes == merged.at(owner).bytes);
+  CHECK(merged.at(owner).bytes ==
         result_of({clips().model("a"), clips().model("b")}, task_arithmetic).at(table_name).bytes);
   CHECK(merged.values("zeros") == values_t{0.5, 0, 0, 0});
   CHECK(merged.values("more_zeros") == values_t{0, 0.5, 0, 0});
-  CHECK(json::parse(get(report))["tied"] == json{{"decoder.weight", table_name}});
+  CHECK(json::parse(get(report))["tied"] == json{{alias, owner}});
 
   // --set may name either of them.
-  for (const std::string& name : {std::string("decoder.weight"), table_name}) {
+  for (const std::string& name : {alias, owner}) {
     const table set = result_of(paths, options + arguments{"--set", name + ":alpha=0"},
                                 warning::any, write(base));
-    CHECK(set.at(table_name).bytes == base.at(table_name).bytes);
-    CHECK(set.at("decoder.weight").bytes == base.at(table_name).bytes);
+    CHECK(set.at(owner).bytes == base.at(owner).bytes);
+    CHECK(set.at(alias).bytes == base.at(owner).bytes);
   }
   // A file may hold one of the two names only.
-  for (const std::string& name : {std::string("decoder.weight"), table_name}) {
+  for (const std::string& name : {alias, owner}) {
     table one_name = experts[0];
     one_name.tensors.erase(name);
     const table whole =
         result_of({write(one_name), paths[1]}, options + arguments{"--missing", "base"},
                   warning::any, write(base));
-    CHECK(whole.at("decoder.weight").bytes == merged.at(table_name).bytes);
-    CHECK(whole.at(table_name).bytes == merged.at(table_name).bytes);
+    CHECK(whole.at(alias).bytes == merged.at(owner).bytes);
+    CHECK(whole.at(owner).bytes == merged.at(owner).bytes);
   }
   // What takes one of the two would part them; what takes both does not.
   CHECK_CONTAINS(error_of(command(paths, clips().fresh(), write(base)) + options +
-                          arguments{"--exclude", "decoder.weight"}),
+                          arguments{"--exclude", alias}),
                  "must take both or neither");
-  const table kept =
-      result_of(paths, options + arguments{"--exclude", "decoder.weight", "--exclude", table_name},
-                warning::any, write(base));
-  CHECK(kept.at("decoder.weight").bytes == base.at(table_name).bytes);
+  const table kept = result_of(paths, options + arguments{"--exclude", alias, "--exclude", owner},
+                               warning::any, write(base));
+  CHECK(kept.at(alias).bytes == base.at(owner).bytes);
 
   // One expert in which they differ: not tied.
-  experts[1].poke("decoder.weight", 5, 3);
+  experts[1].poke(alias, 5, 3);
   const table apart = result_of({paths[0], write(experts[1])}, options, warning::any, write(base));
-  CHECK(apart.at("decoder.weight").bytes != apart.at(table_name).bytes);
+  CHECK(apart.at(alias).bytes != apart.at(owner).bytes);
 }
 
 TEST_CASE("a table larger than a piece: the same bytes as in one") {

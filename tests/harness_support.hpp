@@ -419,8 +419,7 @@ inline family& clips() {
 inline table merged(const arguments& options, const std::vector<std::string>& tasks = task_names,
                     warning expected = warning::none) {
   const fs::path path = clips().fresh();
-  const outcome result = run_well(clips().merge(path, tasks) + options, expected);
-  CHECK(result.out.empty());
+  run_well(clips().merge(path, tasks) + options, expected);
   return table(path);
 }
 

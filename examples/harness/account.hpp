@@ -23,30 +23,47 @@ inline std::string rule_of(const parameter_report& report, const checkpoint_set&
   return report.layer.trimmed ? "the method's rule, on trimmed task vectors" : "the method's rule";
 }
 
+/// Whether a parameter fell back because no rule knows its name. (To a method that uses no features
+/// and leaves nothing as the base has it, a name is nothing: the shape decides.)
+inline bool is_unknown(const parameter_report& report, const checkpoint_set& set,
+                       bool uses_features) {
+  const auto how = report.layer.fallback;
+  return set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::unknown &&
+         (how == fallback_rule::base || (how != fallback_rule::none && uses_features));
+}
+
+/// Whether a parameter fell back because it is a stack of matrices whose layout nobody knows.
+inline bool is_stack_of_unknown_layout(const parameter_report& report, const checkpoint_set& set) {
+  const auto& c = set.class_of(set.tensor_of(report.name));
+  return c.stacked && !comes_apart(c) && report.layer.fallback != fallback_rule::none;
+}
+
 /// Why it was not the method's own rule; empty where it was.
-inline std::string reason_of(const parameter_report& report, const checkpoint_set& set) {
+inline std::string reason_of(const parameter_report& report, const checkpoint_set& set,
+                             bool uses_features) {
   const auto& c = set.class_of(set.tensor_of(report.name));
   if (c.kind == model::parameter_kind::running_statistics) return "statistics of a normalisation";
   if (report.layer.fallback == fallback_rule::none) return {};
   if (report.missing_importance) return "there are no importances of it";
   if (report.missing_statistics) return "there are no features of it";
-  if (c.kind == model::parameter_kind::unknown) return "its name is in no rule";
-  if (layer_of(c) == layer_kind::other && c.kind != model::parameter_kind::embedding)
-    return "'" + c.rule + "' leaves it alone";
-  return "the method's rule is not for " + (c.kind == model::parameter_kind::embedding
-                                                ? "embeddings, heads and tables"
-                                                : std::string(name_of(c.kind)) + "s");
+  if (is_unknown(report, set, uses_features)) return "its name is in no rule";
+  if (is_stack_of_unknown_layout(report, set)) return "the layout of the stack is not known";
+  if (c.kind == model::parameter_kind::unknown) return "the method's rule is not for its shape";
+  if (c.kind == model::parameter_kind::embedding)
+    return "the method's rule is not for embeddings, heads and tables";
+  if (uses_features && !c.trim) return "'" + c.rule + "' leaves it alone";
+  return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
 }
 
 /// "148 by the method's rule; 49 by the sum of the task vectors": how many parameters by what.
 inline std::string summary_of(const std::vector<parameter_report>& reports,
-                              const checkpoint_set& set) {
+                              const checkpoint_set& set, bool uses_features) {
   std::map<std::string, std::map<std::string, std::size_t>> counts;  // by rule, by reason
   std::vector<std::string> rules;                                    // in the order of the merge
   for (const auto& r : reports) {
     const auto rule = rule_of(r, set);
     if (!counts.contains(rule)) rules.push_back(rule);
-    ++counts[rule][reason_of(r, set)];
+    ++counts[rule][reason_of(r, set, uses_features)];
   }
   std::string text = std::to_string(reports.size()) +
                      (reports.size() == 1 ? " parameter merged" : " parameters merged");
@@ -100,11 +117,11 @@ inline task_sizes sizes_of(const std::vector<parameter_report>& reports, std::si
 inline std::vector<std::string> size_warnings(const task_sizes& sizes,
                                               const std::vector<std::string>& tasks) {
   // Two networks that were trained apart differ by sqrt(2) times the size of one, and by 1 where
-  // they began alike. Fine-tuning moves large networks by hundredths of it, and the small ones of
-  // examples/, which learn a new alphabet from scratch, by at most a half.
-  constexpr double near_the_base = 0.8;
-  // One recipe for all tasks makes vectors that differ by a factor of two or three.
-  constexpr double far_beyond = 8;
+  // they began alike. Fine-tuning moves a network by hundredths of it: 0.02 to 0.09 in the families
+  // of examples/, whose small networks learn an alphabet or a language that they had never seen.
+  constexpr double near_the_base = 0.5;
+  // One recipe for all tasks makes vectors that differ by at most a factor of two there.
+  constexpr double far_beyond = 5;
   std::vector<std::string> warnings;
   const auto hundredths = [](double x) {
     char text[32];
@@ -138,24 +155,26 @@ inline std::string listed(const std::string& what, const std::vector<std::string
   return names.size() > 10 ? text + " ..." : text;
 }
 
-/// What users should know, in sentences.
+/// What users should know, in sentences. uses_features: whether the method has a use for features.
 inline std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
-                                            const checkpoint_set& set) {
+                                            const checkpoint_set& set, bool uses_features) {
   std::vector<std::string> warnings = set.warnings();
   const auto tell = [&](const std::string& what, const std::vector<std::string>& names) {
     if (!names.empty()) warnings.push_back(listed(what, names));
   };
-  std::map<std::string, std::vector<std::string>> missing, unimportant, unknown;  // by what instead
+  // By what they were merged instead.
+  std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
   std::vector<std::string> emptied, absent, resized, running;
   for (const auto& r : reports) {
     const auto kind = set.class_of(set.tensor_of(r.name)).kind;
     const std::string instead = name_of(r.layer.fallback);
-    const bool fell_back = r.layer.fallback != fallback_rule::none;
     if (r.missing_statistics)
       missing[instead].push_back(r.name);
     else if (r.missing_importance)
       unimportant[instead].push_back(r.name);
-    else if (fell_back && kind == model::parameter_kind::unknown)
+    else if (is_stack_of_unknown_layout(r, set))
+      stacks[instead].push_back(r.name);
+    else if (is_unknown(r, set, uses_features))
       unknown[instead].push_back(r.name);
     if (kind == model::parameter_kind::running_statistics) running.push_back(r.name);
     for (const index_t i : r.layer.emptied)
@@ -184,6 +203,11 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
   for (const auto& [instead, names] : unknown)
     tell("parameters have names that no rule knows and were merged by " + instead +
              " (--rule says what they are)",
+         names);
+  for (const auto& [instead, names] : stacks)
+    tell("stacks of matrices have a layout that is not known and were merged by " + instead +
+             " (--rule 'PATTERN=linear,stacked' says experts x d_out x d_in, linear,in-out,stacked "
+             "experts x d_in x d_out)",
          names);
   tell("task vectors were trimmed to zero", emptied);
   tell(

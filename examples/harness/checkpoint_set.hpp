@@ -370,9 +370,10 @@ class checkpoint_set {
       for (const auto& name : group.names) {
         const auto& c = classes_.at(name);
         if (is_copied(name) || tied_.contains(name)) continue;
-        const bool transposed = c.layout == model::matrix_layout::in_out && is_matrix_kind(c.kind);
+        const bool transposed = c.layout == model::matrix_layout::in_out &&
+                                is_matrix_kind(c.kind) && (!c.stacked || comes_apart(c));
         const parameter_info whole{name, layer_of(c), c.parts, transposed};
-        if (c.stacked)
+        if (comes_apart(c))
           add_stack(whole);
         else if (policy_.pieces && whole.kind == layer_kind::other && !transposed)
           add_pieces(whole);

@@ -24,7 +24,8 @@ struct expert_differences {
     const std::size_t count = missing.size() + extra.size() + others.size();
     if (count > 0)
       throw error(expert + " does not fit the base " + base + ": " + std::to_string(count) +
-                  (count == 1 ? " difference:" : " differences:") + examples() + renaming(task) +
+                  (count == 1 ? " difference:" : " differences:") + examples() + adapter() +
+                  renaming(task) +
                   "\n(--rename, --drop, --exclude, --task-heads, --missing and --resized say what "
                   "to do about such)");
     if (copied.empty()) return;
@@ -56,6 +57,15 @@ struct expert_differences {
     add(missing, "'", "' is missing");
     add(extra, "'", "' is not in the base");
     return list;
+  }
+
+  /// What names of a LoRA adapter mean.
+  std::string adapter() const {
+    for (const auto& name : extra)
+      if (name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos)
+        return "\nThe expert holds a LoRA adapter: merge it into the full network first (PEFT's "
+               "merge_and_unload), and give that";
+    return {};
   }
 
   std::string renaming(const std::string& task) const {

@@ -357,7 +357,7 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
   std::vector<parameter_report> whole;
   for (auto& report : reports) {
     const std::string& tensor = set.tensor_of(report.name);
-    if (!set.class_of(tensor).stacked) report.name = tensor;
+    if (!comes_apart(set.class_of(tensor))) report.name = tensor;
     if (whole.empty() || whole.back().name != report.name) {
       whole.push_back(std::move(report));
       continue;
@@ -455,11 +455,12 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   reports = whole_tensors(std::move(reports), set);
   seen.clear();
 
-  auto warnings = warnings_of(reports, set);
+  const bool uses_features = method.needs_statistics(layer_kind::linear);
+  auto warnings = warnings_of(reports, set, uses_features);
   for (auto& sentence : knowledge.unused()) warnings.push_back(std::move(sentence));
   if (how != verbosity::quiet) {
     for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
-    std::cout << summary_of(reports, set) << '\n';
+    std::cout << summary_of(reports, set, uses_features) << '\n';
   }
   if (!a.reports.empty()) {
     any_method main = plan.method;
@@ -475,7 +476,7 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
                                  plan.coefficient)}};
     report["run"] = run_of(began, a.threads);
     report["tasks"] = set.tasks();
-    report["summary"] = summary_of(reports, set);
+    report["summary"] = summary_of(reports, set, uses_features);
     report["warnings"] = warnings;
     report["totals"] = totals(reports, set.tasks());
     const auto sizes = sizes_of(reports, set.tasks().size());
@@ -484,7 +485,7 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
     for (const auto& r : reports) {
       json j = to_json(r, set.tasks());
       j["merged_by"] = rule_of(r, set);
-      if (const auto why = reason_of(r, set); !why.empty()) j["because"] = why;
+      if (const auto why = reason_of(r, set, uses_features); !why.empty()) j["because"] = why;
       report["parameters"].push_back(std::move(j));
     }
     report["copied"] = set.fixed();

@@ -29,10 +29,17 @@ inline bool is_matrix_kind(model::parameter_kind kind) {
   return kind == model::parameter_kind::linear || kind == model::parameter_kind::fused_linear;
 }
 
+/// Whether each member of a stack is a parameter of its own. (A stack of matrices is left in one
+/// piece, and untrimmed, where nobody knows which of its extents is d_out.)
+inline bool comes_apart(const model::classification& c) {
+  return c.stacked && (c.trim || !is_matrix_kind(c.kind));
+}
+
 /// The matrix as which a tensor of a class is read, before any transpose:
 ///
 ///     stack of matrices (n, rows, columns)    (n rows) x columns: one under the other
 ///     stack of vectors (n, d)                 (n d) x 1
+///     stack whose layout is not known         (n rows columns) x 1: no matrix
 ///     embedding, of no rule                   extents of 1 in front don't count; of three or more
 ///                                             others, (n, 1): no matrix, and none is made of it.
 ///                                             A patch embedding, of four, is one: (d_out, rest)
@@ -45,7 +52,7 @@ inline std::pair<index_t, index_t> extents_of(const io::shape_t& shape,
     return count;
   };
   if (c.stacked) {
-    if (!is_matrix_kind(c.kind)) return {all(), 1};
+    if (!is_matrix_kind(c.kind) || !comes_apart(c)) return {all(), 1};
     return {shape[0] * shape[1], shape[2]};
   }
   const bool unknown = c.kind == model::parameter_kind::unknown;

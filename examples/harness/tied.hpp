@@ -68,17 +68,25 @@ inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
 /// Which names are one parameter, in the base and in every expert: pairs that model::tie_class_of
 /// knows, unless config.json says that output and table are not tied (`declared` is false), or a
 /// file that holds both names has different values under them. A file may hold either name; the
-/// owner is the name that the base holds first in `names`, which are all names that take part,
-/// those of the base first.
+/// owner is a name of the base, of a table where there is one. `names`: all that take part.
 inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::checkpoint>& experts,
                           const std::vector<std::string>& names, std::optional<bool> declared) {
   std::vector<const io::checkpoint*> files{&base};
   for (const auto& expert : experts) files.push_back(&expert);
-  std::vector<std::pair<std::string, model::tie_class>> seen;
+  // Owners come first: names of the base, and of those tables before heads.
+  std::vector<std::pair<std::string, model::tie_class>> candidates, seen;
+  for (const auto& name : names)
+    if (const auto what = model::tie_class_of(name); what != model::tie_class::none)
+      candidates.emplace_back(name, what);
+  const auto rank = [&](const auto& c) {
+    const bool second =
+        c.second == model::tie_class::token_head || c.second == model::tie_class::decoder_bias;
+    return (base.find(c.first) == nullptr ? 2 : 0) + (second ? 1 : 0);
+  };
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
   tie_list ties;
-  for (const auto& name : names) {
-    const auto what = model::tie_class_of(name);
-    if (what == model::tie_class::none) continue;
+  for (const auto& [name, what] : candidates) {
     for (const auto& [owner, owner_class] : seen) {
       if (!model::may_be_tied(what, owner_class) || ties.owner_of.contains(owner)) continue;
       const bool head =
