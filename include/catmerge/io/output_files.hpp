@@ -33,6 +33,7 @@ class output_files {
   /// hand; systems allow for 256 open files and more.
   static constexpr std::size_t most_open = 16;
 
+  /// Nothing is made before the first write.
   explicit output_files(std::vector<plan> plans) {
     files_.reserve(plans.size());
     for (plan& each : plans) files_.emplace_back(std::move(each));

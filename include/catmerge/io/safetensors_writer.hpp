@@ -42,6 +42,7 @@ class safetensors_layout {
 
   /// The file's first bytes. May be moved away.
   std::string& header() { return header_; }
+  /// What is written of each tensor.
   write_ledger& ledger() { return ledger_; }
   /// Where in the file the next byte of a tensor goes.
   std::uint64_t position(const write_ledger::slot& slot) const {

@@ -18,6 +18,7 @@ namespace catmerge::model {
 /// hundred thousand names against a thousand patterns take a fraction of a second.
 class pattern_index {
  public:
+  /// Of a name that no pattern matches.
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
   /// The next pattern; the first has the number 0.

@@ -59,6 +59,7 @@ class rule_list {
   /// One parameter by its whole name.
   void parameter(const std::string& name, parameter_rule rule) { add(name, std::move(rule)); }
 
+  /// The rules so far, as those of a known network.
   name_rules rules() const { return network_rules(rules_); }
 
  private:
