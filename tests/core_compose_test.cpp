@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/catmerge.hpp>
+#include <catmerge/methods/weight_average.hpp>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <set>
@@ -221,6 +223,85 @@ std::vector<bool> missing(const outcome& o) {
 }
 
 }  // namespace
+
+TEST_CASE("task weights: as if each expert had gone that much further") {
+  // Powers of two, so that the experts made here are exact.
+  const std::vector<double> weights = {0.5, -2};
+  network n = varied(), scaled = varied();
+  // Small integers in place of noise: sums of them are exact, too.
+  const auto rounded = [](const Eigen::MatrixXf& m) -> Eigen::MatrixXf {
+    return m.unaryExpr([](float x) { return std::round(8 * x); });
+  };
+  for (auto& [name, e] : n.entries) {
+    auto& other = scaled.entries.at(name);
+    for (std::size_t k = 0; k < weights.size(); ++k) {
+      const Eigen::MatrixXf vector = rounded(other.experts[k] - other.base);
+      e.experts[k] = rounded(other.base) + vector;
+      other.experts[k] = rounded(other.base) + static_cast<float>(weights[k]) * vector;
+    }
+    e.base = other.base = rounded(other.base);
+  }
+  const auto check = [&](const auto& m) {
+    const auto one = stream(chain{catmerge::task_weights{weights}, m}, n),
+               other = stream(m, scaled);
+    for (const auto& [name, tensor] : one.merged) {
+      CAPTURE(name);
+      CHECK((tensor - other.merged.at(name)).norm() <= 1e-5F * (1 + tensor.norm()));
+    }
+    CHECK_FALSE(same(one, stream(m, n)));
+  };
+  check(task_arithmetic_method{0.5});
+  check(cat_method{});
+  check(catmerge::weight_average_method{});
+  // Sizes are those of the source.
+  const auto weighted = stream(chain{catmerge::task_weights{weights}, cat_method{}}, n);
+  CHECK(weighted.reports[0].sizes.of_vectors ==
+        stream(cat_method{}, n).reports[0].sizes.of_vectors);
+
+  const auto refused = [&](std::vector<double> wrong) -> std::string {
+    try {
+      stream(chain{catmerge::task_weights{std::move(wrong)}, cat_method{}}, n);
+    } catch (const catmerge::error& problem) {
+      return problem.what();
+    }
+    return {};
+  };
+  const auto says = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  CHECK(says(refused({1}), "1 task weights for 2 experts"));
+  CHECK(says(refused({1, std::nan("")}), "its task weight is not finite"));
+}
+
+TEST_CASE("reports tell the size of the base and of every task vector") {
+  network n = varied();
+  // Taller than a strip, so that strips add up.
+  network::entry tall{Eigen::MatrixXf::Random(5000, 30), {}, {}, {}};
+  for (int k = 0; k < 2; ++k)
+    tall.experts.push_back(tall.base + 0.1F * Eigen::MatrixXf::Random(5000, 30));
+  n.add("tall", layer_kind::other, std::move(tall));
+  network::entry wide{Eigen::MatrixXf::Random(2, 40000), {}, {}, {}};
+  for (int k = 0; k < 2; ++k)
+    wide.experts.push_back(wide.base + 0.1F * Eigen::MatrixXf::Random(2, 40000));
+  n.add("wide", layer_kind::other, std::move(wide));
+  for (const auto& r : stream(task_arithmetic_method{}, n).reports) {
+    CAPTURE(r.name);
+    const auto& e = n.entries.at(r.name);
+    const auto norm = [](const Eigen::MatrixXf& m) { return m.cast<double>().norm(); };
+    CHECK(r.sizes.of_base == doctest::Approx(norm(e.base)).epsilon(1e-12));
+    REQUIRE(r.sizes.of_vectors.size() == 2);
+    for (std::size_t k = 0; k < 2; ++k)
+      CHECK(r.sizes.of_vectors[k] == doctest::Approx(norm(e.experts[k] - e.base)).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("the average of one expert is that expert, bit for bit") {
+  const Eigen::MatrixXf base = Eigen::MatrixXf::Random(7, 9);
+  const std::vector<Eigen::MatrixXf> expert = {1e-4F * Eigen::MatrixXf::Random(7, 9)};
+  CHECK(same_bits(catmerge::weight_average(base, expert).merged, expert[0]));
+  // The formula alone would round twice.
+  CHECK_FALSE(same_bits(catmerge::task_arithmetic(base, expert, 1).merged, expert[0]));
+}
 
 TEST_CASE("CAT is its trim followed by Task Arithmetic, bit for bit") {
   network n = varied();
