@@ -128,7 +128,7 @@ inline bool is_part_of_network(std::string_view key) {
 }
 
 inline std::string short_text(const nlohmann::json& value) {
-  std::string text = value.dump();
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
@@ -175,6 +175,24 @@ inline std::map<std::int64_t, std::string> tokens_of(const nlohmann::json& token
   return tokens;
 }
 
+/// The tokens of a side file by number: vocab.txt has one a line, the others are JSON.
+inline std::map<std::int64_t, std::string> tokens_in(const io::checkpoint& checkpoint,
+                                                     const std::string& name) {
+  std::error_code ignored;
+  const auto path = checkpoint.path() / name;
+  if (name != "vocab.txt") return tokens_of(side_object(checkpoint, name.c_str()));
+  std::map<std::int64_t, std::string> tokens;
+  if (!std::filesystem::is_regular_file(path, ignored)) return tokens;
+  const io::mapped_file file(path);
+  std::string_view rest = io::as_text(file.bytes());
+  for (std::int64_t number = 0; !rest.empty(); ++number) {
+    const auto end = std::min(rest.find('\n'), rest.size());
+    tokens.emplace(number, rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return tokens;
+}
+
 /// Adds a sentence where both have a token of the same number and it is another one. (Added tokens
 /// are not looked at: fine-tuning adds them, and renames those that are reserved.)
 inline void compare_tokens(const std::map<std::int64_t, std::string>& base,
@@ -202,13 +220,12 @@ inline std::vector<std::string> contradictions_of(const io::checkpoint& base,
   std::vector<std::string> found;
   detail::compare_configs(detail::side_object(base, "config.json"),
                           detail::side_object(expert, "config.json"), "", found);
-  for (const char* name : {"tokenizer.json", "vocab.json"}) {
+  for (const char* name : {"tokenizer.json", "vocab.json", "vocab.txt"}) {
     if (base.format() == io::checkpoint_format::safetensors_file ||
         expert.format() == io::checkpoint_format::safetensors_file ||
         detail::same_side_file(base, expert, name))
       continue;
-    const auto one = detail::tokens_of(detail::side_object(base, name)),
-               other = detail::tokens_of(detail::side_object(expert, name));
+    const auto one = detail::tokens_in(base, name), other = detail::tokens_in(expert, name);
     if (one.empty() || other.empty()) continue;
     detail::compare_tokens(one, other, name, found);
     break;
