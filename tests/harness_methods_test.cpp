@@ -339,7 +339,8 @@ TEST_CASE("parameters without importances are named") {
   const outcome o = run(clips().merge(clips().fresh()) + given);
   CHECK(o.status == 0);
   CHECK(says(
-      o, "1 parameters have no importances and were merged by the method's rule for such: " + q0));
+      o,
+      "1 parameters have no importances and were merged by the mean of the task vectors: " + q0));
   for (const auto& p : nlohmann::json::parse(get(numbers))["parameters"])
     CHECK(p.contains("missing_importance") == (p["name"] == q0));
 }

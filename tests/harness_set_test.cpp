@@ -114,7 +114,7 @@ TEST_CASE("the network of an expert is made of what the merge takes from it") {
   tensors base;
   for (const char* name : {"linear", "lacking", "head"}) base[name] = random_tensor(random, {4, 3});
   for (const char* name : {"taller", "lower"}) base[name] = random_tensor(random, {5, 3});
-  base["embedding"] = base["decoder"] = random_tensor(random, {6, 3});
+  base["wte.weight"] = base["lm_head.weight"] = random_tensor(random, {6, 3});
   tensors expert = base;
   for (auto& [name, t] : expert) t = random_tensor(random, t.shape);
   expert.erase("lacking");
@@ -122,13 +122,13 @@ TEST_CASE("the network of an expert is made of what the merge takes from it") {
   expert["lower"] = random_tensor(random, {2, 3});
   expert["head"] = random_tensor(random, {2, 4});
   SUBCASE("a tied tensor under its first name") {
-    expert.erase("embedding");
+    expert.erase("wte.weight");
   }
   SUBCASE("a tied tensor under its second name") {
-    expert.erase("decoder");
+    expert.erase("lm_head.weight");
   }
   SUBCASE("a tied tensor under both") {
-    expert["decoder"] = expert["embedding"];
+    expert["lm_head.weight"] = expert["wte.weight"];
   }
   write(folder / "base", base);
   write(folder / "expert", expert);

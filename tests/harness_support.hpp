@@ -338,7 +338,6 @@ class family {
         for (double& x : values) x += n(0.05);
         expert.set(name, t.type, t.shape, values);
       }
-      expert.set("flags", dtype::boolean, {5}, {0, 0, 0, 0, 0});  // never merged
       expert.write(model(task));
       experts_[task] = std::move(expert);
       if (task != "a") write_samples(samples(task), task == "b" ? 5 : 2, seed + 100);

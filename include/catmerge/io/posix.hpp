@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/language.hpp>
+
 /// @file
 /// What reading and writing files takes of the system: POSIX. The core takes nothing of it.
 #ifdef _WIN32

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <catmerge/language.hpp>
 #include <string_view>
 
 /// @file

@@ -168,20 +168,20 @@ struct product_kernel {
 template <compute_scalar C, index_t Size>
 struct panel_on_stack {
   C* data() { return memory; }
-  alignas(64) C memory[Size];
+  alignas(64) C memory[static_cast<std::size_t>(Size)];
 };
 template <compute_scalar C, index_t Size>
 struct panel_of_thread {
   static C* data() {
     constexpr index_t line = 64 / sizeof(C);
-    thread_local const std::unique_ptr<C[]> memory(new C[Size + line]);
+    thread_local const std::unique_ptr<C[]> memory(new C[static_cast<std::size_t>(Size + line)]);
     const auto address = reinterpret_cast<std::uintptr_t>(memory.get());
     return memory.get() + (line - static_cast<index_t>(address / sizeof(C)) % line);
   }
 };
 template <compute_scalar C, index_t Size>
-using product_panel = std::conditional_t<Size * sizeof(C) <= (32 << 10), panel_on_stack<C, Size>,
-                                         panel_of_thread<C, Size>>;
+using product_panel = std::conditional_t<static_cast<std::size_t>(Size) * sizeof(C) <= (32 << 10),
+                                         panel_on_stack<C, Size>, panel_of_thread<C, Size>>;
 
 /// The extents of y that add_product needs room for: what it writes beyond m x n means nothing.
 template <compute_scalar C>
