@@ -167,7 +167,7 @@ TEST_CASE("folders of .npy files, in and out") {
                           clips().with_features({"a", "c"}));
     CAPTURE(r.err);
     REQUIRE(r.status == 0);
-    CHECK_CONTAINS(r.err, "no statistics");
+    CHECK_CONTAINS(r.err, "no features");
     return get(path);
   };
   CHECK(by(as_file) == by(as_folder));
@@ -319,7 +319,7 @@ TEST_CASE("tensors of odd shapes: scalars, none at all, three and five extents")
     t.set("nothing", dtype::f32, {0, 7}, {});
     t.set("empty", dtype::f16, {0}, {});
     t.set("video", dtype::f32, {2, 1, 3, 1, 2}, values_t(12, shift));
-    t.set("steps", dtype::i64, {}, {77 + 10 * shift});
+    t.set("num_batches_tracked", dtype::i64, {}, {77 + 10 * shift});
     t.set("none", dtype::i64, {0}, {});
     return t.write(path);
   };
@@ -337,7 +337,7 @@ TEST_CASE("tensors of odd shapes: scalars, none at all, three and five extents")
   CHECK(out.at("logit_scale").shape.empty());
   CHECK(out.at("nothing").shape == io::shape_t{0, 7});
   CHECK(out.values("video") == values_t(12, 0.75));
-  CHECK(out.at("steps").bytes == table(base).at("steps").bytes);
+  CHECK(out.at("num_batches_tracked").bytes == table(base).at("num_batches_tracked").bytes);
   CHECK(out.at("none").shape == io::shape_t{0});
   CHECK(json::parse(get(report)).at("copied").size() == 2);
 }

@@ -321,8 +321,8 @@ class checkpoint_set {
         found.others.push_back("'" + name + "': expected " + io::to_string(wanted.shape) +
                                ", found " + io::to_string(entry->shape));
       } else if (!io::scalar_of(entry->type) && !codes.reads(*entry)) {
-        found.others.push_back("'" + name + "': expected floating-point values, as the base's " +
-                               io::describe(wanted) + ", found " + io::describe(*entry));
+        found.others.push_back("'" + name + "': expected " + io::describe(wanted) + ", found " +
+                               io::describe(*entry));
       } else {
         ++taking_part;
       }

@@ -30,6 +30,7 @@ struct weight_average_method {
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
     if (p.experts.size() == 1) {  // base + (expert - base) would be rounded twice
+      detail::check_finite(c, p, p.base);
       c.assign(p.experts.front(), out);
       detail::check_finite(c, p, out);
     } else {
