@@ -81,7 +81,8 @@ inline name_rules open_clip_vision() {
 }
 
 /// The text transformer of CLIP as OpenAI and OpenCLIP name it: the layers of open_clip_vision
-/// without "visual." before them. The text_projection is stored (d_in, d_out) and left alone, like the tables.
+/// without "visual." before them. The text_projection is stored (d_in, d_out) and left alone, like
+/// the tables.
 inline name_rules open_clip_text() {
   const std::string layer = "transformer.resblocks.*.";
   rule_list r;
