@@ -458,10 +458,8 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   const bool uses_features = method.needs_statistics(layer_kind::linear);
   auto warnings = warnings_of(reports, set, uses_features);
   for (auto& sentence : knowledge.unused()) warnings.push_back(std::move(sentence));
-  if (how != verbosity::quiet) {
+  if (how != verbosity::quiet)
     for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
-    std::cout << summary_of(reports, set, uses_features) << '\n';
-  }
   if (!a.reports.empty()) {
     any_method main = plan.method;
     std::vector<any_transform> before = plan.before;
@@ -497,6 +495,7 @@ void run_merge(const CLI::App& command, const merge_arguments& a) {
   output.commit();
   if (heads) heads->commit();
   reports_out.commit();
+  if (how != verbosity::quiet) std::cout << summary_of(reports, set, uses_features) << '\n';
 }
 
 }  // namespace catmerge::harness
