@@ -12,10 +12,10 @@
 #include <utility>
 #include <vector>
 
-/// What a merge did to every parameter, and why: per parameter, summed up, and in warnings.
+/// The account of a merge: by which rule each parameter was merged and why, a summary, warnings.
 namespace catmerge::harness {
 
-/// What one parameter was merged by, in words that stand behind "merged by".
+/// The rule that merged a parameter, in words that follow "merged by".
 inline std::string rule_of(const parameter_report& report, const checkpoint_set& set) {
   if (set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::running_statistics)
     return "the mean of the experts";
@@ -155,7 +155,7 @@ inline std::string listed(const std::string& what, const std::vector<std::string
   return names.size() > 10 ? text + " ..." : text;
 }
 
-/// What users should know, in sentences. uses_features: whether the method has a use for features.
+/// The warnings of a merge, a sentence each. uses_features: the method uses features.
 inline std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
                                             const checkpoint_set& set, bool uses_features) {
   std::vector<std::string> warnings = set.warnings();

@@ -88,7 +88,7 @@ class checkpoint_set {
   /// Tensors of the base that are another one of it under a second name: they get its merged
   /// values.
   const std::map<std::string, std::string>& tied() const { return tied_; }
-  /// What users should know of the files, in sentences.
+  /// Warnings about the files, a sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
   /// Tensors of experts that the base does not have and that are not merged: integers, and what a
   /// rule calls fixed. Sentences' worth: "NAME of 'TASK'".
@@ -301,7 +301,7 @@ class checkpoint_set {
     std::size_t taking_part = 0;
     for (const auto& name : names_) {
       const auto& c = classes_.at(name);
-      // What is the base's by a rule or an option is not compared.
+      // A rule or an option chose the base's tensor: the expert's is not compared.
       if (!policy_.merged(name) || codes_[0].keeps(name) || c.kind == model::parameter_kind::fixed)
         continue;
       const io::tensor_entry* entry = nullptr;

@@ -59,7 +59,7 @@ struct expert_differences {
     return list;
   }
 
-  /// What names of a LoRA adapter mean.
+  /// A sentence for experts that hold a LoRA adapter; empty for others.
   std::string adapter() const {
     for (const auto& name : extra)
       if (name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos)

@@ -13,7 +13,7 @@
 /// Tensors that are one parameter under two names, as an embedding that is a decoder's weight too.
 namespace catmerge::harness {
 
-/// What was found of ties.
+/// The ties of a base and its experts.
 struct tie_list {
   std::map<std::string, std::string> owner_of;  ///< by alias: the name whose values it has
   std::vector<std::string> contradictions;      ///< sentences on ties that the values deny
@@ -26,7 +26,7 @@ inline bool same_bytes(const io::tensor_entry& a, const io::tensor_entry& b) {
          std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin());
 }
 
-/// What the files say of two names: who holds both, and whether the values are the same there.
+/// Evidence on two names: which files hold both, and whether their values agree.
 struct tie_evidence {
   std::string apart;       ///< the first file that holds both with different values, or empty
   bool together = false;   ///< a file holds both with the same values
