@@ -31,7 +31,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <harness/pool.hpp>
+#include <harness/system/pool.hpp>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>

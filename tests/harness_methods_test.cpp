@@ -18,8 +18,8 @@
 #include <catmerge/methods/weight_average.hpp>
 #include <catmerge/methods/wudi.hpp>
 #include <catmerge/model/networks.hpp>
+#include <harness/features/input_statistics.hpp>
 #include <harness/methods/any_method.hpp>
-#include <harness/statistics.hpp>
 
 #include "harness_support.hpp"
 

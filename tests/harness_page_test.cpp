@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <harness/page/experiment_page.hpp>
-#include <harness/page/merge_page.hpp>
+#include <harness/report/page/experiment_page.hpp>
+#include <harness/report/page/merge_page.hpp>
 #include <random>
 #include <set>
 

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/catmerge.hpp>
-#include <harness/pool.hpp>
+#include <harness/system/pool.hpp>
 #include <set>
 
 #include "support/data.hpp"

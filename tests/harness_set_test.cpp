@@ -5,7 +5,7 @@
 // the features are made of the same tensors as the merge.
 
 #include <catmerge/io/safetensors_writer.hpp>
-#include <harness/expert_weights.hpp>
+#include <harness/features/expert_weights.hpp>
 #include <map>
 #include <random>
 #include <string>

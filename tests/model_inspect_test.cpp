@@ -3,8 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/io/safetensors_writer.hpp>
-#include <harness/commands.hpp>
-#include <harness/rules.hpp>
+#include <harness/checkpoints/checkpoint_rules.hpp>
+#include <harness/commands/command_line.hpp>
 #include <iostream>
 #include <sstream>
 #include <string>

@@ -3,7 +3,7 @@
 // BERT and RoBERTa against transformers' own (fixtures/make_bert.py), on texts of uneven lengths.
 #include <doctest/doctest.h>
 
-#include <network/head.hpp>
+#include <harness/networks/data/head.hpp>
 #include <random>
 
 #include "network_checks.hpp"

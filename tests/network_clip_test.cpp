@@ -5,8 +5,8 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <network/attention.hpp>
-#include <network/layers.hpp>
+#include <harness/networks/attention.hpp>
+#include <harness/networks/layers.hpp>
 #include <stdexcept>
 
 #include "network_checks.hpp"

@@ -3,8 +3,8 @@
 // What is read from configurations, and what is refused there.
 #include <doctest/doctest.h>
 
-#include <network/bert_config.hpp>
-#include <network/clip_vision_config.hpp>
+#include <harness/networks/bert/bert_config.hpp>
+#include <harness/networks/clip/clip_vision_config.hpp>
 #include <nlohmann/json.hpp>
 
 #include "network_fixtures.hpp"

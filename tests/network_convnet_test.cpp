@@ -6,8 +6,8 @@
 
 #include <catmerge/model/networks.hpp>
 #include <cmath>
-#include <harness/statistics.hpp>
-#include <network/convnet.hpp>
+#include <harness/features/input_statistics.hpp>
+#include <harness/networks/convnet/convnet_network.hpp>
 #include <nlohmann/json.hpp>
 
 #include "network_checks.hpp"

@@ -4,13 +4,13 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <harness/networks/data/head.hpp>
+#include <harness/networks/data/images.hpp>
+#include <harness/networks/data/labels.hpp>
+#include <harness/networks/data/metrics.hpp>
+#include <harness/networks/data/predict.hpp>
+#include <harness/networks/data/texts.hpp>
 #include <limits>
-#include <network/head.hpp>
-#include <network/images.hpp>
-#include <network/labels.hpp>
-#include <network/metrics.hpp>
-#include <network/predict.hpp>
-#include <network/texts.hpp>
 #include <random>
 
 #include "network_fixtures.hpp"

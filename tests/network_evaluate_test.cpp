@@ -5,7 +5,7 @@
 /// put out (fixtures/make_bert.py); `catmerge features` on texts and OpenCLIP's names.
 
 #include <algorithm>
-#include <network/metrics.hpp>
+#include <harness/networks/data/metrics.hpp>
 
 #include "harness_support.hpp"
 

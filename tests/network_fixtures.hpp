@@ -11,11 +11,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <harness/open_network.hpp>
+#include <harness/networks/checkpoint_weights.hpp>
+#include <harness/networks/network.hpp>
+#include <harness/networks/open_network.hpp>
 #include <map>
 #include <memory>
-#include <network/checkpoint_weights.hpp>
-#include <network/network.hpp>
 #include <string>
 #include <thread>
 #include <utility>

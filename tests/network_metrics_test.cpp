@@ -4,7 +4,7 @@
 // of them for any data.
 #include <doctest/doctest.h>
 
-#include <network/metrics.hpp>
+#include <harness/networks/data/metrics.hpp>
 #include <random>
 
 #include "network_fixtures.hpp"

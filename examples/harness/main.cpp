@@ -7,8 +7,8 @@
 
 #include <csignal>
 #include <exception>
-#include <harness/commands.hpp>
-#include <harness/report_files.hpp>
+#include <harness/commands/command_line.hpp>
+#include <harness/report/report_files.hpp>
 #include <iostream>
 #include <string>
 

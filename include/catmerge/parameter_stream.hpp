@@ -54,7 +54,7 @@ using parameter_group = std::vector<parameter_info>;
 /// };
 /// @endcode
 /// The library has no model, since it knows no checkpoint in memory; examples/embedding.cpp has one
-/// that loads and frees, examples/harness/checkpoint_set.hpp one on io::checkpoint.
+/// that loads and frees, examples/harness/checkpoints/checkpoint_set.hpp one on io::checkpoint.
 template <class S>
 concept parameter_source = requires(S& s, const parameter_info& p, const parameter_group& group,
                                     index_t k) {
@@ -82,7 +82,8 @@ concept parameter_source = requires(S& s, const parameter_info& p, const paramet
 ///   void release(const catmerge::parameter_group&) {}
 /// };
 /// @endcode
-/// Models: no_statistics; examples/harness/statistics.hpp has one on io::statistics_file.
+/// Models: no_statistics; examples/harness/features/input_statistics.hpp has one on
+/// io::statistics_file.
 template <class S, class Domain>
 concept statistics_source = requires(S& s, const parameter_info& p, const parameter_group& group,
                                      index_t k) {
@@ -103,7 +104,7 @@ concept statistics_source = requires(S& s, const parameter_info& p, const parame
 /// };
 /// @endcode
 /// The library has no model, as for sources; examples/embedding.cpp has one,
-/// examples/harness/checkpoint_output.hpp one on io::checkpoint_writer.
+/// examples/harness/checkpoints/checkpoint_output.hpp one on io::checkpoint_writer.
 template <class S, class Tensor>
 concept parameter_sink = requires(S& s, const parameter_info& p, Tensor&& t) {
   s.put(p, std::move(t));

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 
 #include <catmerge/io/json.hpp>
-#include <network/bert_config.hpp>
-#include <network/clip_vision_config.hpp>
-#include <network/convnet_config.hpp>
+#include <harness/networks/bert/bert_config.hpp>
+#include <harness/networks/clip/clip_vision_config.hpp>
+#include <harness/networks/convnet/convnet_config.hpp>
 
 #include "target.hpp"
 

@@ -7,7 +7,7 @@
 #include <harness/experiment/measuring.hpp>
 #include <harness/experiment/merged_weights.hpp>
 #include <harness/methods/spec.hpp>
-#include <harness/pool.hpp>
+#include <harness/system/pool.hpp>
 #include <map>
 #include <memory>
 #include <optional>

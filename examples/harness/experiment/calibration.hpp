@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <harness/statistics.hpp>
+#include <harness/features/input_statistics.hpp>
 #include <map>
 #include <memory>
 #include <random>

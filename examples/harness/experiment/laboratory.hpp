@@ -4,7 +4,7 @@
 
 #include <harness/experiment/bench.hpp>
 #include <harness/experiment/results.hpp>
-#include <harness/progress.hpp>
+#include <harness/system/progress.hpp>
 #include <map>
 #include <memory>
 #include <optional>

@@ -4,10 +4,10 @@
 
 #include <atomic>
 #include <harness/experiment/family.hpp>
-#include <harness/measure.hpp>
+#include <harness/networks/data/metric_names.hpp>
+#include <harness/networks/data/predict.hpp>
+#include <harness/networks/network.hpp>
 #include <memory>
-#include <network/network.hpp>
-#include <network/predict.hpp>
 #include <string>
 #include <vector>
 

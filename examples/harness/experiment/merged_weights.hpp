@@ -3,10 +3,10 @@
 #pragma once
 
 #include <catmerge/stream.hpp>
-#include <harness/checkpoint_set.hpp>
+#include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>
+#include <harness/networks/checkpoint_weights.hpp>
 #include <map>
-#include <network/checkpoint_weights.hpp>
 #include <string>
 #include <utility>
 #include <vector>

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <harness/report.hpp>
+#include <harness/report/report_json.hpp>
 #include <optional>
 #include <string>
 #include <utility>

@@ -4,7 +4,7 @@
 
 #include <catmerge/compose.hpp>
 #include <catmerge/methods/weight_average.hpp>
-#include <harness/checkpoint_set.hpp>
+#include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>
 #include <utility>
 

@@ -1,0 +1,120 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <catmerge/io/checkpoint.hpp>
+#include <catmerge/model/networks.hpp>
+#include <charconv>
+#include <harness/checkpoints/model_type.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+/// Which rules of names a checkpoint has: those of its network, and --rule PATTERN=KIND.
+namespace catmerge::harness {
+
+/// The rules for the network that a checkpoint is of.
+inline model::name_rules rules_of(const io::checkpoint& weights) {
+  return model::rules_for(model_type_of(weights));
+}
+
+/// PATTERN=KIND or PATTERN=KIND,WORD,...
+class rule_words {
+ public:
+  static constexpr const char* help =
+      "What parameters of a name are, where the built-in rules do not know or are wrong: "
+      "PATTERN=linear, conv, scale, shift, untrimmed, average (buffers that training measured: the "
+      "mean of the experts) or fixed (the base's). Behind it, after commas: in-out (a matrix "
+      "stored "
+      "d_in x d_out), stacked (a list of matrices or vectors, as experts of a mixture), 3-parts "
+      "(equal parts along d_out, each trimmed on its own). The last rule that matches decides";
+
+  static model::parameter_rule parse(const std::string& text) {
+    using kind = model::parameter_kind;
+    static const std::map<std::string_view, std::pair<kind, bool>> kinds = {
+        {"linear", {kind::linear, true}},        {"scale", {kind::scale, true}},
+        {"shift", {kind::shift, true}},          {"conv", {kind::conv, true}},
+        {"untrimmed", {kind::embedding, false}}, {"average", {kind::running_statistics, false}},
+        {"fixed", {kind::fixed, false}}};
+    const auto equals = text.rfind('=');
+    const std::string_view behind =
+        equals == std::string::npos ? "" : std::string_view(text).substr(equals + 1);
+    std::vector<std::string_view> words;
+    for (std::size_t begin = 0; begin <= behind.size();) {
+      const std::size_t end = std::min(behind.find(',', begin), behind.size());
+      words.push_back(behind.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    const auto found = kinds.find(words.front());
+    if (found == kinds.end())
+      refuse("expected PATTERN=linear|conv|scale|shift|untrimmed|average|fixed, found '" + text +
+             "'");
+    model::parameter_rule rule;
+    rule.pattern = text.substr(0, equals);
+    std::tie(rule.kind, rule.trim) = found->second;
+    for (std::size_t i = 1; i < words.size(); ++i) add_word(words[i], rule, text);
+    return rule;
+  }
+
+ private:
+  [[noreturn]] static void refuse(const std::string& why) {
+    throw CLI::ValidationError("--rule", why);
+  }
+
+  static void add_word(std::string_view word, model::parameter_rule& rule,
+                       const std::string& text) {
+    using kind = model::parameter_kind;
+    const bool is_matrix = rule.kind == kind::linear || rule.kind == kind::fused_linear;
+    const bool is_vector = rule.kind == kind::scale || rule.kind == kind::shift;
+    if (word == "in-out" && is_matrix) {
+      rule.layout = model::matrix_layout::in_out;
+    } else if (word == "stacked" && (is_matrix || is_vector)) {
+      rule.stacked = true;
+    } else if (const auto parts = parts_in(word);
+               parts && (is_matrix || rule.kind == kind::shift)) {
+      rule.parts = *parts;
+      if (is_matrix) rule.kind = kind::fused_linear;
+    } else {
+      refuse("'" + text + "': '" + std::string(word) + "' does not go with '" +
+             std::string(name_of(rule.kind)) +
+             "'; linear takes in-out, stacked and 3-parts (or another number), shift stacked and "
+             "3-parts, scale stacked");
+    }
+  }
+
+  /// The number of "3-parts", from 2.
+  static std::optional<int> parts_in(std::string_view word) {
+    int parts = 0;
+    const char* const end = word.data() + word.size();
+    const auto [rest, problem] = std::from_chars(word.data(), end, parts);
+    if (problem != std::errc() || std::string_view(rest, end) != "-parts" || parts < 2)
+      return std::nullopt;
+    return parts;
+  }
+};
+
+inline void add_rules(const std::vector<std::string>& given, model::name_rules& rules) {
+  for (const auto& text : given) {
+    const auto rule = rule_words::parse(text);
+    try {
+      rules.add(rule);
+    } catch (const error& problem) {  // a malformed pattern
+      throw CLI::ValidationError("--rule", problem.what());
+    }
+  }
+}
+
+inline void add_rule_option(CLI::App& command, std::vector<std::string>& given) {
+  command.add_option("--rule", given, rule_words::help)
+      ->type_name("PATTERN=KIND")
+      ->expected(1)
+      ->take_all();
+}
+
+}  // namespace catmerge::harness

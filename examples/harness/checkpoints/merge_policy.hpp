@@ -1,0 +1,75 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/model/glob.hpp>
+#include <harness/checkpoints/renames.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+/// What is done about tensors that not every checkpoint has, or that are not to be merged.
+namespace catmerge::harness {
+
+/// Patterns of names, given by one option of the command line.
+class name_patterns {
+ public:
+  name_patterns() = default;
+  /// Throws an error naming the option for a malformed pattern.
+  name_patterns(std::string option, const std::vector<std::string>& patterns)
+      : option_(std::move(option)) {
+    for (const auto& pattern : patterns) {
+      try {
+        globs_.emplace_back(pattern);
+      } catch (const error& problem) {
+        throw error(option_ + ": " + problem.what());
+      }
+    }
+  }
+
+  bool empty() const { return globs_.empty(); }
+
+  bool match(std::string_view name) const {
+    for (const auto& glob : globs_)
+      if (glob.matches(name)) return true;
+    return false;
+  }
+
+  /// Throws if a pattern matches none of the names: it would be mistyped, and what it was meant for
+  /// would be merged without a word.
+  void require_use(const std::vector<std::string>& names) const {
+    for (const auto& glob : globs_) {
+      bool used = false;
+      for (const auto& name : names) used = used || glob.matches(name);
+      if (!used) throw error(option_ + ": no tensor's name matches '" + glob.pattern() + "'");
+    }
+  }
+
+ private:
+  std::string option_;
+  std::vector<model::glob> globs_;
+};
+
+/// By default base and experts hold the same names in the same shapes, and all are merged.
+struct merge_policy {
+  name_patterns include;     ///< if there are any: what else is there is the base's, bit for bit
+  name_patterns exclude;     ///< is the base's, bit for bit
+  name_patterns drop;        ///< left out: neither compared nor written
+  name_patterns task_heads;  ///< each expert's own: not merged, written to a file per task
+  name_patterns resized;     ///< tables of different heights: the rows that both have are merged
+  std::vector<rename_rule> renames;  ///< names of experts that are other ones in the base
+  bool contradictions_pass = false;  ///< configurations and tokens that differ are only told
+  bool base_for_missing = false;     ///< what an expert lacks is the base's
+  bool pieces = true;  ///< large tables come in pieces; not for methods that see them as matrices
+
+  /// Whether a tensor has no part in the merged network.
+  bool left_out(std::string_view name) const { return drop.match(name) || task_heads.match(name); }
+
+  /// Whether a tensor is merged, if its kind is one that can be.
+  bool merged(std::string_view name) const {
+    return (include.empty() || include.match(name)) && !exclude.match(name);
+  }
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,263 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <catmerge/io/checkpoint.hpp>
+#include <catmerge/io/convert.hpp>
+#include <catmerge/io/float8.hpp>
+#include <catmerge/tensor/host.hpp>
+#include <functional>
+#include <harness/checkpoints/contradictions.hpp>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// Quantised checkpoints: 8-bit floats with their scales are read as the floats that they stand
+/// for, everything else is refused by name.
+namespace catmerge::harness {
+
+namespace detail {
+
+/// Names that belong to weights which are stored as codes, and who stores them so.
+inline std::optional<std::string_view> quantised_by(std::string_view name) {
+  struct row {
+    std::string_view part;
+    bool at_end;
+    std::string_view what;
+  };
+  constexpr std::array<row, 15> rows = {{{".qweight", true, "GPTQ or AWQ"},
+                                         {".qzeros", true, "GPTQ or AWQ"},
+                                         {".g_idx", true, "GPTQ"},
+                                         {".weight_packed", true, "compressed-tensors"},
+                                         {".weight_zero_point", true, "compressed-tensors"},
+                                         {".weight_scale_2", true, "NVFP4"},
+                                         {"_blocks", true, "MXFP4"},
+                                         {".absmax", true, "bitsandbytes, 4 bits"},
+                                         {".quant_map", true, "bitsandbytes, 4 bits"},
+                                         {".quant_state.", false, "bitsandbytes, 4 bits"},
+                                         {".SCB", true, "bitsandbytes, 8 bits"},
+                                         {".W_q", true, "HQQ"},
+                                         {".qscales", true, "codes with scales"},
+                                         {".codebooks", true, "AQLM"},
+                                         {".Qidxs", true, "QuIP#"}}};
+  for (const auto& r : rows)
+    if (r.at_end ? name.ends_with(r.part) : name.find(r.part) != std::string_view::npos)
+      return r.what;
+  return std::nullopt;
+}
+
+inline bool is_readable_float8(io::dtype type) {
+  return type == io::dtype::f8_e4m3 || type == io::dtype::f8_e5m2;
+}
+
+/// Types that hold codes and nothing else.
+inline bool is_code(io::dtype type) {
+  switch (type) {
+    case io::dtype::f4:
+    case io::dtype::f6_e2m3:
+    case io::dtype::f6_e3m2:
+    case io::dtype::f8_e8m0:
+    case io::dtype::f8_e4m3fnuz:
+    case io::dtype::f8_e5m2fnuz: return true;
+    default: return false;
+  }
+}
+
+}  // namespace detail
+
+/// The weights of one checkpoint that are stored as 8-bit floats (F8_E4M3, F8_E5M2) with a scale:
+///
+///     NAME_scale, NAME_scale_inv    W = scale * code; one scale, or one per row (d_out), or one
+///     per
+///                                   block (128 x 128, or weight_block_size of config.json)
+///     MODULE.input_scale, ...       scales of activations: nothing of the weights
+///
+/// (What is called "inv" multiplies, too: DeepSeek-V3 and those that follow it.)
+class quantised_weights {
+ public:
+  /// `merged(name)`: whether a tensor takes part in the merge. Throws, naming file and tensor, for
+  /// tensors that take part and are quantised in another way, and for scales that do not fit.
+  quantised_weights(const io::checkpoint& file,
+                    const std::function<bool(std::string_view)>& merged) {
+    for (const auto& name : file.names()) {
+      const auto& entry = file.at(name);
+      if (!merged(name) || !detail::is_readable_float8(entry.type)) continue;
+      // Without a scale nobody knows what the codes stand for: compared, as integers are.
+      for (const char* end : {"_scale_inv", "_scale"})
+        if (const auto* scale = file.find(name + end); scale != nullptr) {
+          add(file, entry, *scale);
+          hidden_.insert(name + end);
+          break;
+        }
+    }
+    for (const auto& name : file.names())
+      if (is_companion(file, name)) hidden_.insert(name);
+    const std::string method = method_in_config(file);
+    std::set<std::string, std::less<>> stems;  // of codes that are left alone
+    for (const auto& name : file.names()) {
+      if (hides(name) || io::scalar_of(file.at(name).type)) continue;
+      if (!merged(name))
+        stems.insert(stem_of(name));
+      else
+        refuse_codes(file, name, method);
+    }
+    if (stems.empty()) return;
+    for (const auto& name : file.names())
+      if (is_scale_of(stems, name)) kept_.insert(name);
+  }
+
+  /// Whether anything is read as floats that is not stored so.
+  bool empty() const { return scales_.empty(); }
+  /// Whether a tensor of the checkpoint is one of 8-bit floats that has a scale.
+  bool reads(const io::tensor_entry& entry) const { return scales_.contains(&entry); }
+  /// Whether a tensor is the scale of codes that are left alone, and so is left alone, too.
+  bool keeps(std::string_view name) const { return kept_.find(name) != kept_.end(); }
+  /// Scales: no parameters of their own.
+  bool hides(std::string_view name) const { return hidden_.find(name) != hidden_.end(); }
+
+  /// Rows first ... first + count - 1 of a tensor that has a scale, decoded.
+  host_matrix decoded(const io::tensor_entry& entry, index_t first, index_t count) const {
+    const auto& scale = scales_.at(&entry);
+    const auto table = io::float8_table(entry.type);
+    const index_t columns = entry.shape[1];
+    host_matrix values(scalar_type::f32, count, columns);
+    auto* const out = static_cast<float*>(host_view(values).writable());
+    const auto* const codes = entry.bytes.data() + first * columns;
+    for (index_t i = 0; i < count; ++i)
+      for (index_t j = 0; j < columns; ++j)
+        out[i * columns + j] = table[std::to_integer<std::size_t>(codes[i * columns + j])] *
+                               scale.values[static_cast<std::size_t>(
+                                   (first + i) / scale.height * scale.across + j / scale.width)];
+    return values;
+  }
+
+ private:
+  struct scale_grid {
+    std::vector<float> values;      // row-major
+    index_t height = 1, width = 1;  // of what has one scale
+    index_t across = 1;             // scales in a row of them
+  };
+
+  static nlohmann::json quantization(const io::checkpoint& file) {
+    const auto config = detail::side_object(file, "config.json");
+    for (const char* key : {"quantization_config", "compression_config"})
+      if (config.is_object() && config.contains(key) && config[key].is_object()) return config[key];
+    return {};
+  }
+
+  static std::string method_in_config(const io::checkpoint& file) {
+    const auto q = quantization(file);
+    if (!q.is_object()) return {};
+    const auto method = q.find("quant_method");
+    return method != q.end() && method->is_string() ? method->get<std::string>() : "an unnamed way";
+  }
+
+  static std::pair<index_t, index_t> block_of(const io::checkpoint& file) {
+    const auto q = quantization(file);
+    if (q.is_object())
+      if (const auto size = q.find("weight_block_size");
+          size != q.end() && size->is_array() && size->size() == 2 &&
+          (*size)[0].is_number_unsigned() && (*size)[1].is_number_unsigned() && (*size)[0] > 0 &&
+          (*size)[1] > 0)
+        return {(*size)[0].get<index_t>(), (*size)[1].get<index_t>()};
+    return {128, 128};  // DeepSeek-V3's, which others took over
+  }
+
+  void add(const io::checkpoint& file, const io::tensor_entry& entry,
+           const io::tensor_entry& scale) {
+    const auto refuse = [&](const std::string& why) {
+      io::fail(file.path(), entry.name,
+               io::describe(entry) + " with the scale '" + scale.name + "', " +
+                   io::describe(scale) + ": " + why);
+    };
+    if (entry.shape.size() != 2)
+      refuse("8-bit floats are read as matrices only: --exclude or --drop it");
+    const index_t rows = entry.shape[0], columns = entry.shape[1];
+    scale_grid grid;
+    const auto count = static_cast<index_t>(*io::element_count(scale.shape));
+    const auto [block_rows, block_columns] = block_of(file);
+    const auto up = [](index_t a, index_t b) { return (a + b - 1) / b; };
+    const io::shape_t blocks = {up(rows, block_rows), up(columns, block_columns)};
+    if (count == 1) {
+      grid.height = std::max<index_t>(1, rows), grid.width = std::max<index_t>(1, columns);
+    } else if (scale.shape == io::shape_t{rows} || scale.shape == io::shape_t{rows, 1}) {
+      grid.width = std::max<index_t>(1, columns);
+    } else if (scale.shape == blocks) {
+      grid.height = block_rows, grid.width = block_columns, grid.across = blocks[1];
+    } else {
+      refuse("expected one scale, one per row, or " + io::to_string(blocks) + " for blocks of " +
+             std::to_string(block_rows) + " x " + std::to_string(block_columns));
+    }
+    grid.values.resize(static_cast<std::size_t>(count));
+    if (scale.type == io::dtype::f8_e8m0) {
+      const auto table = io::float8_table(scale.type);
+      for (std::size_t i = 0; i < grid.values.size(); ++i)
+        grid.values[i] = table[std::to_integer<std::size_t>(scale.bytes[i])];
+    } else if (const auto type = io::scalar_of(scale.type)) {
+      io::convert(scale.bytes, *type, std::as_writable_bytes(std::span(grid.values)),
+                  scalar_type::f32);
+    } else {
+      refuse("expected floating-point scales");
+    }
+    scales_.emplace(&entry, std::move(grid));
+  }
+
+  /// Whether a tensor is a scale of activations of a module whose weight is read as floats.
+  bool is_companion(const io::checkpoint& file, std::string_view name) const {
+    for (const std::string_view end :
+         {".input_scale", ".input_scale_inv", ".activation_scale", ".input_scale_ub"})
+      if (name.ends_with(end)) {
+        const auto* weight =
+            file.find(std::string(name.substr(0, name.size() - end.size())) + ".weight");
+        return weight != nullptr && reads(*weight);
+      }
+    return false;
+  }
+
+  /// The module of codes: "l" for "l.weight", "l.qweight" and "l.weight.absmax", "l.w" for
+  /// "l.w_blocks".
+  static std::string stem_of(std::string_view name) {
+    for (const std::string_view end :
+         {".weight", ".qweight", ".qzeros", ".g_idx", ".weight_packed", "_blocks", ".SCB"})
+      if (name.ends_with(end)) return std::string(name.substr(0, name.size() - end.size()));
+    return std::string(name.substr(0, name.rfind('.')));
+  }
+
+  static bool is_scale_of(const std::set<std::string, std::less<>>& stems, std::string_view name) {
+    const auto holds = [&](std::string_view word) {
+      return name.find(word) != std::string_view::npos;
+    };
+    if (!holds("scale") && !holds("zero") && !holds("absmax") && !holds("quant")) return false;
+    for (std::size_t at = name.find_first_of("._"); at != std::string_view::npos;
+         at = name.find_first_of("._", at + 1))
+      if (stems.find(name.substr(0, at)) != stems.end()) return true;
+    return false;
+  }
+
+  static void refuse_codes(const io::checkpoint& file, const std::string& name,
+                           const std::string& method) {
+    const auto& entry = file.at(name);
+    const auto by = detail::quantised_by(name);
+    const bool integers =
+        entry.type == io::dtype::u8 || entry.type == io::dtype::i8 || entry.type == io::dtype::i32;
+    const bool with_scale = integers && (!method.empty() || file.find(name + "_scale") != nullptr);
+    if (!by && !detail::is_code(entry.type) && !(with_scale && entry.shape.size() >= 2)) return;
+    const std::string who = by               ? ", " + std::string(*by)
+                            : method.empty() ? std::string()
+                                             : ", '" + method + "' in config.json";
+    io::fail(file.path(), name,
+             "is quantised (" + io::describe(entry) + who +
+                 "): codes cannot be merged. Merge the networks that they were made from, or leave "
+                 "such tensors alone by --exclude or --drop");
+  }
+
+  std::map<const io::tensor_entry*, scale_grid> scales_;  // by the weight
+  std::set<std::string, std::less<>> hidden_, kept_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,62 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/networks/checkpoint_weights.hpp>
+#include <utility>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// An expert's parameters in the shapes of the base: what it lacks, tensors or rows of a resized
+/// table, is the base's, as it is for the merge (checkpoint_set::expert_entry).
+class fitted_weights final : public weight_source {
+ public:
+  /// `set` outlives this.
+  fitted_weights(const checkpoint_set& set, index_t k)
+      : base_(set.base_file()), expert_(set.expert_file(k).path(), [&set, k](const auto& name) {
+          return set.expert_entry(k, name);
+        }) {}
+
+  void check(const parameter& wanted) const override { base_.check(wanted); }
+
+  weight get(const parameter& wanted) const override {
+    const auto* const entry = expert_.find(wanted.name);
+    if (entry == nullptr) return base_.get(wanted);
+    const weight own = expert_.get({wanted.name, entry->shape});
+    if (entry->shape == wanted.shape) return own;
+    const weight under = base_.get(wanted);
+    std::vector<float> values(under.data(), under.data() + under.size());
+    std::copy_n(own.data(), std::min(under.size(), own.size()), values.begin());
+    return {wanted.shape, std::move(values)};
+  }
+
+ private:
+  checkpoint_weights base_, expert_;
+};
+
+/// theta_0 + a (theta_k - theta_0), where a = 1 is the expert itself.
+class expert_weights final : public weight_source {
+ public:
+  expert_weights(const checkpoint_set& set, index_t k, double coefficient)
+      : base_(set.base_file()),
+        expert_(set, k),
+        mixed_(base_, expert_, coefficient),
+        mixes_(coefficient != 1) {}
+  void check(const parameter& wanted) const override { source().check(wanted); }
+  weight get(const parameter& wanted) const override { return source().get(wanted); }
+
+ private:
+  const weight_source& source() const {
+    if (mixes_) return mixed_;
+    return expert_;
+  }
+  checkpoint_weights base_;
+  fitted_weights expert_;
+  mixed_weights mixed_;
+  bool mixes_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,64 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <filesystem>
+#include <harness/networks/activations.hpp>
+#include <harness/networks/config_object.hpp>
+#include <harness/networks/layers.hpp>
+#include <string>
+
+namespace catmerge::harness {
+
+/// What config.json says about a BERT or a RoBERTa.
+struct bert_config {
+  std::filesystem::path file;  ///< where it was read, for messages
+  index_t width = 0;           ///< hidden_size, d
+  index_t mlp_width = 0;       ///< intermediate_size
+  index_t layers = 0;          ///< num_hidden_layers
+  index_t heads = 0;           ///< num_attention_heads; divides width
+  index_t words = 0;           ///< vocab_size
+  index_t positions = 0;       ///< max_position_embeddings
+  index_t types = 0;           ///< type_vocab_size
+  /// RoBERTa: the positions of tokens count from pad_token_id + 1, and what a sequence puts out is
+  /// its first token; BERT: they count from 0, and the first token goes through the pooler.
+  bool is_roberta = false;
+  index_t pad = 0;  ///< RoBERTa: pad_token_id
+  activation mlp_activation = activation::gelu;
+  float epsilon = 1e-12F;  ///< layer_norm_eps
+};
+
+/// Whether "model_type" names what read_bert reads.
+inline bool is_bert(const std::string& model_type) {
+  return model_type == "bert" || model_type == "roberta" || model_type == "xlm-roberta" ||
+         model_type == "camembert";
+}
+
+/// Reads a config.json of transformers whose model_type is one of is_bert. Sizes must be there.
+/// Throws catmerge::error naming the file and the key, also for what would make it another network:
+/// a decoder, relative positions, an activation other than gelu and quick_gelu.
+inline bert_config read_bert(const config_object& top) {
+  bert_config c;
+  c.file = top.file();
+  c.is_roberta = top.text("model_type", "bert") != "bert";
+  c.width = top.size("hidden_size");
+  c.mlp_width = top.size("intermediate_size");
+  c.layers = top.size("num_hidden_layers");
+  c.heads = top.size("num_attention_heads");
+  c.words = top.size("vocab_size");
+  c.positions = top.size("max_position_embeddings");
+  c.types = top.size("type_vocab_size", 2);
+  if (c.is_roberta) c.pad = top.index("pad_token_id", 1);
+  c.epsilon = static_cast<float>(top.positive("layer_norm_eps", 1e-12));
+  c.mlp_activation = top.nonlinearity("hidden_act", "gelu");
+  if (c.width % c.heads != 0) {
+    top.fail("num_attention_heads", std::to_string(c.heads) + " heads do not divide hidden_size " +
+                                        std::to_string(c.width));
+  }
+  top.require_usual("position_embedding_type", "absolute");
+  top.require_usual("is_decoder");
+  top.require_usual("add_cross_attention");
+  return c;
+}
+
+}  // namespace catmerge::harness

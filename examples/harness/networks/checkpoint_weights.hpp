@@ -1,0 +1,69 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/io/checkpoint.hpp>
+#include <catmerge/io/safetensors.hpp>
+#include <filesystem>
+#include <functional>
+#include <harness/networks/tensor_floats.hpp>
+#include <harness/networks/weights.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// The parameters of a checkpoint. What it stores as F32 is used where it lies, everything else is
+/// converted when it is asked for. Values that are not finite are an error.
+class checkpoint_weights : public weight_source {
+ public:
+  /// The tensor of that name, or null; entries outlive this object.
+  using finder = std::function<const io::tensor_entry*(const std::string& name)>;
+
+  /// `file` is named in messages.
+  checkpoint_weights(std::filesystem::path file, finder find)
+      : file_(std::move(file)), find_(std::move(find)) {}
+
+  /// `from` outlives this object.
+  explicit checkpoint_weights(const io::checkpoint& from)
+      : checkpoint_weights(from.path(),
+                           [&from](const std::string& name) { return from.find(name); }) {}
+  explicit checkpoint_weights(const io::safetensors_file& from)
+      : checkpoint_weights(from.path(),
+                           [&from](const std::string& name) { return from.find(name); }) {}
+
+  /// The tensor of that name, or null.
+  const io::tensor_entry* find(const std::string& name) const { return find_(name); }
+
+  void check(const parameter& wanted) const override { checked(wanted); }
+
+  weight get(const parameter& wanted) const override {
+    const io::tensor_entry& entry = checked(wanted);
+    if (entry.type == io::dtype::f32 && io::is_aligned(entry)) {
+      weight values(wanted.shape, io::values_of<float>(entry).data());
+      if (values.vector().allFinite()) return values;
+      // Otherwise the slow path finds out where.
+    }
+    std::vector<float> values(entry.bytes.size() / io::size_of(entry.type));
+    read_floats(entry, file_, 0, static_cast<index_t>(values.size()), values.data());
+    return {wanted.shape, std::move(values)};
+  }
+
+ private:
+  const io::tensor_entry& checked(const parameter& wanted) const {
+    const io::tensor_entry* const entry = find_(wanted.name);
+    const std::string expected = "expected shape " + io::to_string(wanted.shape) + ", found ";
+    if (entry == nullptr) io::fail(file_, wanted.name, expected + "no such tensor");
+    if (entry->shape != wanted.shape) io::fail(file_, wanted.name, expected + io::describe(*entry));
+    if (!io::scalar_of(entry->type)) {
+      io::fail(file_, wanted.name, "expected floating-point values, found " + io::describe(*entry));
+    }
+    return *entry;
+  }
+
+  std::filesystem::path file_;
+  finder find_;
+};
+
+}  // namespace catmerge::harness

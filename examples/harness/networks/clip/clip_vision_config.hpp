@@ -1,0 +1,147 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/io/fail.hpp>
+#include <filesystem>
+#include <harness/networks/activations.hpp>
+#include <harness/networks/config_object.hpp>
+#include <harness/networks/layers.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace catmerge::harness {
+
+/// What a configuration says about a CLIP vision transformer.
+struct clip_vision_config {
+  std::filesystem::path file;  ///< where it was read, for messages
+  std::string layers_key;      ///< what the file calls `layers`, for messages
+  index_t width = 0;           ///< hidden_size, d
+  index_t mlp_width = 0;       ///< intermediate_size
+  index_t layers = 0;          ///< num_hidden_layers
+  index_t heads = 0;           ///< num_attention_heads; divides width
+  index_t channels = 0;        ///< num_channels
+  index_t image_size = 0;      ///< pixels along each side
+  index_t patch_size = 0;      ///< divides image_size
+  index_t projection = 0;  ///< projection_dim: width of image_embeds where there is a projection
+  std::string needs_projection;  ///< the key that says that there is one; empty if none does
+  activation mlp_activation = activation::quick_gelu;
+  float epsilon = 1e-5F;  ///< layer_norm_eps
+
+  index_t grid() const { return image_size / patch_size; }
+  index_t tokens() const { return grid() * grid() + 1; }
+  index_t pixels() const { return channels * image_size * image_size; }
+};
+
+/// Patches beside which pixels are left over are refused: libraries drop those.
+inline void check_patches(const clip_vision_config& c, const config_object& at) {
+  if (c.image_size % c.patch_size == 0) return;
+  at.fail("patch_size", "patches of " + std::to_string(c.patch_size) +
+                            " pixels do not divide image_size " + std::to_string(c.image_size));
+}
+
+/// Reads a config.json of transformers: of CLIPVisionModel, CLIPVisionModelWithProjection, or of a
+/// whole CLIPModel, whose "vision_config" is taken. transformers writes all keys of a vision
+/// model's own file, and of a nested one only those that differ from its defaults; so in a nested
+/// one those defaults stand in for what is missing, while elsewhere the sizes must be there. Throws
+/// catmerge::error naming the file and the key.
+inline clip_vision_config read_hugging_face_clip(const config_object& top) {
+  const std::optional<config_object> nested = top.find_object("vision_config");
+  const config_object& at = nested ? *nested : top;
+
+  const std::string kind = top.text("model_type", nested ? "clip" : "clip_vision_model");
+  if (kind != (nested ? "clip" : "clip_vision_model")) {
+    top.fail("model_type",
+             "expected 'clip_vision_model', or 'clip' with a 'vision_config', found " +
+                 io::in_quotes(kind));
+  }
+
+  // The defaults of transformers' CLIPVisionConfig: those of ViT-B/32.
+  const auto size = [&](const char* key, index_t fallback) {
+    return at.size(key, nested ? std::optional(fallback) : std::nullopt);
+  };
+  clip_vision_config c;
+  c.file = top.file();
+  c.layers_key = "num_hidden_layers";
+  c.width = size("hidden_size", 768);
+  c.mlp_width = size("intermediate_size", 3072);
+  c.layers = size("num_hidden_layers", 12);
+  c.heads = size("num_attention_heads", 12);
+  c.image_size = size("image_size", 224);
+  c.patch_size = size("patch_size", 32);
+  c.channels = at.size("num_channels", 3);
+  c.projection = at.size("projection_dim", 512);
+  if (nested) c.projection = top.size("projection_dim", c.projection);
+  c.epsilon = static_cast<float>(at.positive("layer_norm_eps", 1e-5));
+  c.mlp_activation = at.nonlinearity("hidden_act", "quick_gelu");
+  if (c.width % c.heads != 0) {
+    at.fail("num_attention_heads", std::to_string(c.heads) + " heads do not divide hidden_size " +
+                                       std::to_string(c.width));
+  }
+  check_patches(c, at);
+  if (top.lists("architectures", "CLIPVisionModelWithProjection") ||
+      top.lists("architectures", "CLIPModel")) {
+    c.needs_projection = "architectures";
+  }
+  return c;
+}
+
+/// Reads a configuration of OpenCLIP 3.3.0: an open_clip_config.json, whose "model_cfg" is taken,
+/// or that object alone, as open_clip's own model_configs are. Keys that are absent have the
+/// defaults of its CLIPVisionCfg; a key that would make it another network, or that this does not
+/// know, is an error. Throws catmerge::error naming the file and the key.
+///
+/// "quick_gelu" decides the activation, and OpenAI's weights need it (open_clip sets it when it
+/// loads them, whatever the file says).
+inline clip_vision_config read_open_clip(const config_object& top) {
+  const std::optional<config_object> nested = top.find_object("model_cfg");
+  const config_object& model = nested ? *nested : top;
+  const std::optional<config_object> vision = model.find_object("vision_cfg");
+  if (!vision) model.fail("vision_cfg", "is missing");
+  const config_object& at = *vision;
+
+  at.require_usual("pool_type", "tok");
+  at.require_usual("block_type", "default");
+  // What is read below or was read above; and what changes nothing here: dropout of patches is for
+  // training, the norm after pooling is the pooled token's norm, a fixed position embedding is in
+  // the checkpoint like any other, and details of poolers and of timm's models mean nothing without
+  // the key that asks for one. Every other key asks for something else, unless it is off.
+  const std::string_view known =
+      " layers width head_width mlp_ratio patch_size image_size pool_type block_type "
+      " patch_dropout final_ln_after_pool pos_embed_type output_tokens "
+      " attn_pooler_queries attn_pooler_heads timm_model_pretrained timm_pool timm_proj "
+      " timm_proj_bias timm_drop timm_drop_path ";
+  for (const std::string& key : at.keys()) {
+    if (known.find(" " + key + " ") == std::string_view::npos) at.require_usual(key);
+  }
+
+  clip_vision_config c;
+  c.file = top.file();
+  c.layers_key = "layers";
+  c.width = at.size("width", 768);
+  c.layers = at.size("layers", 12);
+  const index_t head_width = at.size("head_width", 64);
+  c.heads = c.width / head_width;
+  if (c.heads == 0 || c.width % c.heads != 0) {
+    at.fail("head_width", "heads of " + std::to_string(head_width) + " do not divide width " +
+                              std::to_string(c.width));
+  }
+  // In double and cut, as Python's int() does.
+  const double mlp_width = static_cast<double>(c.width) * at.positive("mlp_ratio", 4.0);
+  if (!(mlp_width >= 1.0 && mlp_width <= double{1 << 20})) {
+    at.fail("mlp_ratio", "the MLP would have " + std::to_string(mlp_width) + " columns");
+  }
+  c.mlp_width = static_cast<index_t>(mlp_width);
+  c.image_size = at.size("image_size", 224);
+  c.patch_size = at.size("patch_size", 16);
+  check_patches(c, at);
+  c.channels = 3;
+  c.projection = model.size("embed_dim");
+  c.needs_projection = "embed_dim";
+  c.mlp_activation = model.flag("quick_gelu", false) ? activation::quick_gelu : activation::gelu;
+  c.epsilon = 1e-5F;
+  return c;
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,179 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/io/checkpoint.hpp>
+#include <cstddef>
+#include <filesystem>
+#include <harness/networks/affine.hpp>
+#include <harness/networks/clip/clip_vision_config.hpp>
+#include <harness/networks/clip/clip_vision_names.hpp>
+#include <harness/networks/data/images.hpp>
+#include <harness/networks/encoder_layer.hpp>
+#include <harness/networks/network.hpp>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// The vision transformer of CLIP, as transformers (CLIPVisionModel, CLIPVisionModelWithProjection)
+/// and OpenCLIP compute it, in float32. Blocks:
+///
+///   0            class token and patch embedding, positions, the first layer norm
+///   1 ... L      encoder layers, norms before the branches
+///   L + 1        the last layer norm, of the class token alone, and the projection if there is one
+///
+/// Output: image_embeds (samples x projection_dim), not normalised; without a projection the pooled
+/// output (samples x d).
+///
+/// Recorded: what enters every linear layer and every scale but the patch embedding: q, k and v as
+/// one group.
+class clip_vision : public network {
+ public:
+  clip_vision(clip_vision_config config, clip_vision_names names)
+      : config_(std::move(config)), names_(std::move(names)), shape_{config_.width,
+                                                                     config_.mlp_width,
+                                                                     config_.heads,
+                                                                     config_.mlp_activation,
+                                                                     config_.epsilon,
+                                                                     norm_place::before} {}
+
+  const clip_vision_config& config() const { return config_; }
+
+  std::size_t block_count() const override { return names_.layers.size() + 2; }
+
+  index_t output_width() const override {
+    return names_.projection.empty() ? config_.width : config_.projection;
+  }
+
+  output_kind output() const override { return output_kind::embedding; }
+
+  std::vector<parameter> parameters(std::size_t block) const override {
+    if (block >= 1 && block <= names_.layers.size()) {
+      return encoder_parameters(names_.layers[block - 1], shape_);
+    }
+    std::vector<parameter> list;
+    if (block == 0) {
+      list = {class_embedding(), patch_embedding(), position_embedding()};
+      add_norm(list, names_.pre_norm, config_.width);
+    } else {
+      add_norm(list, names_.post_norm, config_.width);
+      if (!names_.projection.empty()) list.push_back(projection());
+    }
+    return list;
+  }
+
+  std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const override {
+    return std::make_unique<image_file>(
+        file, image_shape{config_.channels, config_.image_size, config_.image_size});
+  }
+
+ protected:
+  void advance(std::size_t block, const weight_source& weights, activations& state, tape& recorded,
+               const executor& threads) const override {
+    if (block == 0) {
+      embed(weights, state, recorded, threads);
+    } else if (block <= names_.layers.size()) {
+      run_encoder_layer(names_.layers[block - 1], shape_, weights, state, recorded, threads);
+    } else {
+      pool(weights, state, recorded, threads);
+    }
+  }
+
+ private:
+  parameter class_embedding() const { return {names_.class_embedding, {config_.width}}; }
+  parameter patch_embedding() const {
+    const index_t p = config_.patch_size;
+    return {names_.patch_embedding, {config_.width, config_.channels, p, p}};
+  }
+  parameter position_embedding() const {
+    return {names_.position_embedding, {config_.tokens(), config_.width}};
+  }
+  parameter projection() const {
+    parameter p{names_.projection, {config_.projection, config_.width}};
+    if (names_.projection_is_in_out) std::swap(p.shape[0], p.shape[1]);
+    return p;
+  }
+
+  /// One sample's pixels (c, h, w) -> its patches (grid * grid) x (c * p * p), patches row by row,
+  /// columns in the order channel, row, column, as the patch embedding's weights.
+  void unfold(const float* pixels, mutable_view patches) const {
+    const index_t p = config_.patch_size;
+    const index_t side = config_.image_size;
+    const index_t grid = config_.grid();
+    for (index_t patch = 0; patch < grid * grid; ++patch) {
+      float* to = patches.row(patch).data();
+      const float* const corner = pixels + patch / grid * p * side + patch % grid * p;
+      for (index_t channel = 0; channel < config_.channels; ++channel) {
+        for (index_t row = 0; row < p; ++row, to += p) {
+          std::copy_n(corner + (channel * side + row) * side, p, to);
+        }
+      }
+    }
+  }
+
+  void embed(const weight_source& weights, activations& state, tape& recorded,
+             const executor& threads) const {
+    const linear patches_in{weights.get(patch_embedding()), {}};
+    const weight class_token = weights.get(class_embedding());
+    const weight positions = weights.get(position_embedding());
+    const index_t tokens = config_.tokens();
+    const index_t patches = tokens - 1;
+    const index_t rows = state.samples() * tokens;
+    const recorded_norm norm(weights, names_.pre_norm, config_.width, config_.epsilon, rows,
+                             recorded);
+    std::vector<index_t> offsets = equal_offsets(state.samples(), tokens);
+    matrix hidden(rows, config_.width);
+    for_chunks(offsets, threads, [&](const chunk& samples) {
+      matrix unfolded(samples.count() * patches, config_.pixels() / patches);
+      for (index_t i = 0; i < samples.count(); ++i) {
+        unfold(state.hidden.row(samples.first + i).data(), rows_of(unfolded, i * patches, patches));
+      }
+      const matrix embedded = patches_in(view(unfolded));
+      matrix x(samples.rows(), config_.width);
+      for (index_t i = 0; i < samples.count(); ++i) {
+        mutable_view sample = rows_of(x, i * tokens, tokens);
+        sample.row(0) = class_token.vector();
+        sample.bottomRows(patches) = rows_of(embedded, i * patches, patches);
+        sample += positions.rows();
+      }
+      rows_of(hidden, samples.row(), samples.rows()) = norm(view(x), samples.row());
+    });
+    state.hidden = std::move(hidden);
+    state.offsets = std::move(offsets);
+  }
+
+  void pool(const weight_source& weights, activations& state, tape& recorded,
+            const executor& threads) const {
+    const index_t count = state.samples();
+    const recorded_norm norm(weights, names_.post_norm, config_.width, config_.epsilon, count,
+                             recorded);
+    const bool projects = !names_.projection.empty();
+    linear project;
+    std::size_t project_in = 0;
+    if (projects) {
+      project.kernel = weights.get(projection());
+      if (names_.projection_is_in_out) project.kernel = project.kernel.transposed();
+      project_in = recorded.expect({names_.projection}, count, config_.width);
+    }
+    matrix output(count, output_width());
+    for_chunks(state.offsets, threads, [&](const chunk& samples) {
+      matrix x = norm(view(first_rows(state.hidden, samples)), samples.first);
+      if (projects) {
+        recorded.put(project_in, samples.first, view(x));
+        x = project(view(x));
+      }
+      rows_of(output, samples.first, samples.count()) = x;
+    });
+    state.hidden = std::move(output);
+    state.offsets = equal_offsets(count, 1);
+  }
+
+  clip_vision_config config_;
+  clip_vision_names names_;
+  encoder_shape shape_;
+};
+
+}  // namespace catmerge::harness

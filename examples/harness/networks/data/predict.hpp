@@ -1,0 +1,42 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/error.hpp>
+#include <functional>
+#include <harness/networks/data/head.hpp>
+#include <harness/networks/network.hpp>
+#include <string>
+
+namespace catmerge::harness {
+
+/// A network's output that is not finite.
+class output_not_finite : public error {
+ public:
+  using error::error;
+};
+
+/// What a network and a head say of all samples of a file, `batch` samples in memory at a time:
+/// samples x head.outputs(). `progress`, if given, is called after each batch with the samples that
+/// are done. Throws output_not_finite where an output is not.
+inline matrix predict(const network& net, const weight_source& weights,
+                      const sample_reader& samples, const task_head& head, index_t batch = 64,
+                      const executor& threads = {},
+                      const std::function<void(index_t)>& progress = {}) {
+  matrix result(samples.size(), head.outputs());
+  for (index_t first = 0; first < samples.size(); first += batch) {
+    const index_t count = std::min(batch, samples.size() - first);
+    const matrix rows = run_all(net, weights, samples.load(first, count), nullptr, threads);
+    const matrix outputs = head(view(rows));
+    if (!outputs.allFinite()) {
+      throw output_not_finite("the network's output for a sample among " + std::to_string(first) +
+                              " to " + std::to_string(first + count - 1) + " is not finite");
+    }
+    rows_of(result, first, count) = outputs;
+    if (progress) progress(first + count);
+  }
+  return result;
+}
+
+}  // namespace catmerge::harness

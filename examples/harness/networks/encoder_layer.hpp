@@ -1,0 +1,152 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <harness/networks/affine.hpp>
+#include <harness/networks/attention.hpp>
+#include <harness/networks/layers.hpp>
+#include <harness/networks/network.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// Where a layer's two norms stand.
+enum class norm_place : unsigned char {
+  before,  ///< x += attention(norm(x)), x += mlp(norm(x)): CLIP
+  after    ///< x = norm(x + attention(x)), x = norm(x + mlp(x)): BERT
+};
+
+/// What the parameters of an encoder layer are called.
+struct encoder_names {
+  affine_names norm1;             ///< of the attention
+  std::vector<affine_names> qkv;  ///< q, k and v; or one whose rows are those of q, then k, then v
+  affine_names out;               ///< the attention's output projection
+  affine_names norm2;             ///< of the MLP
+  affine_names fc1, fc2;          ///< the MLP's two linears
+};
+
+/// What all encoder layers of a network have in common.
+struct encoder_shape {
+  index_t width = 0;      ///< d
+  index_t mlp_width = 0;  ///< columns between fc1 and fc2
+  index_t heads = 0;      ///< divides width
+  activation mlp_activation = activation::gelu;
+  float epsilon = 0;  ///< of the norms
+  norm_place norms = norm_place::before;
+};
+
+/// out(attention(q(x), k(x), v(x))): what enters q, k and v is recorded once under all their names,
+/// and what enters `out`.
+class self_attention {
+ public:
+  self_attention(const weight_source& from, const encoder_names& n, const encoder_shape& s,
+                 index_t rows, tape& recorded)
+      : heads_(s.heads), recorded_(recorded) {
+    std::vector<std::string> names;
+    for (const affine_names& each : n.qkv) {
+      names.push_back(each.weight);
+      const index_t parts = 3 / std::ssize(n.qkv);
+      const linear whole = load_linear(from, each, parts * s.width, s.width);
+      for (index_t i = 0; i < parts; ++i) {
+        qkv_.push_back({whole.kernel.part(i, parts), whole.bias->part(i, parts)});
+      }
+    }
+    out_ = load_linear(from, n.out, s.width, s.width);
+    qkv_in_ = recorded.expect(names, rows, s.width);
+    out_in_ = recorded.expect({n.out.weight}, rows, s.width);
+  }
+
+  matrix operator()(const matrix_view& x, const chunk& samples) const {
+    recorded_.put(qkv_in_, samples.row(), x);
+    matrix q = qkv_[0](x);
+    const matrix mixed = attend(q, qkv_[1](x), qkv_[2](x), samples, heads_);
+    recorded_.put(out_in_, samples.row(), view(mixed));
+    return out_(view(mixed));
+  }
+
+ private:
+  index_t heads_;
+  std::vector<linear> qkv_;
+  linear out_;
+  tape& recorded_;
+  std::size_t qkv_in_, out_in_;
+};
+
+/// fc2(activation(fc1(x))): what enters both is recorded.
+class mlp {
+ public:
+  mlp(const weight_source& from, const encoder_names& n, const encoder_shape& s, index_t rows,
+      tape& recorded)
+      : fc1_(load_linear(from, n.fc1, s.mlp_width, s.width)),
+        fc2_(load_linear(from, n.fc2, s.width, s.mlp_width)),
+        activation_(s.mlp_activation),
+        recorded_(recorded),
+        fc1_in_(recorded.expect({n.fc1.weight}, rows, s.width)),
+        fc2_in_(recorded.expect({n.fc2.weight}, rows, s.mlp_width)) {}
+
+  matrix operator()(const matrix_view& x, const chunk& samples) const {
+    recorded_.put(fc1_in_, samples.row(), x);
+    matrix inner = fc1_(x);
+    activate(activation_, inner);
+    recorded_.put(fc2_in_, samples.row(), view(inner));
+    return fc2_(view(inner));
+  }
+
+ private:
+  linear fc1_, fc2_;
+  activation activation_;
+  tape& recorded_;
+  std::size_t fc1_in_, fc2_in_;
+};
+
+/// The parameters of an encoder layer.
+inline std::vector<parameter> encoder_parameters(const encoder_names& n, const encoder_shape& s) {
+  std::vector<parameter> list;
+  add_norm(list, n.norm1, s.width);
+  for (const affine_names& each : n.qkv) {
+    add_linear(list, each, 3 / std::ssize(n.qkv) * s.width, s.width);
+  }
+  add_linear(list, n.out, s.width, s.width);
+  add_norm(list, n.norm2, s.width);
+  add_linear(list, n.fc1, s.mlp_width, s.width);
+  add_linear(list, n.fc2, s.width, s.mlp_width);
+  return list;
+}
+
+/// Advances all rows of `state` by one encoder layer, in place. Recorded: what enters every linear
+/// and every scale.
+inline void run_encoder_layer(const encoder_names& n, const encoder_shape& s,
+                              const weight_source& from, activations& state, tape& recorded,
+                              const executor& threads) {
+  const bool before = s.norms == norm_place::before;
+  const index_t rows = state.hidden.rows();
+  const auto norm = [&](const affine_names& names, std::optional<recorded_norm>& layer) {
+    layer.emplace(from, names, s.width, s.epsilon, rows, recorded);
+  };
+  // In the order in which inputs enter, as recorders are promised.
+  std::optional<recorded_norm> norm1, norm2;
+  if (before) norm(n.norm1, norm1);
+  const self_attention attention(from, n, s, rows, recorded);
+  norm(before ? n.norm2 : n.norm1, before ? norm2 : norm1);
+  const mlp feed_forward(from, n, s, rows, recorded);
+  if (!before) norm(n.norm2, norm2);
+
+  for_chunks(state.offsets, threads, [&](const chunk& samples) {
+    const index_t first = samples.row();
+    mutable_view x = rows_of(state.hidden, first, samples.rows());
+    if (before) {
+      x += attention(view((*norm1)(as_const(x), first)), samples);
+      x += feed_forward(view((*norm2)(as_const(x), first)), samples);
+    } else {
+      x += attention(as_const(x), samples);
+      x = (*norm1)(as_const(x), first);
+      x += feed_forward(as_const(x), samples);
+      x = (*norm2)(as_const(x), first);
+    }
+  });
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,123 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <harness/networks/activations.hpp>
+#include <harness/networks/recorder.hpp>
+#include <harness/networks/weights.hpp>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// What a row of text reads from the embedding tables: the rows of the tables of words, positions
+/// and types.
+struct token {
+  index_t word, position, type;
+};
+
+/// The state of a forward pass between two blocks, for all samples of one batch. Samples may have
+/// different lengths; there is no padding.
+struct activations {
+  /// The rows of sample i are offsets[i] ... offsets[i + 1] - 1: samples + 1 numbers.
+  std::vector<index_t> offsets = {0};
+  std::size_t next_block = 0;  ///< the block that runs next
+  /// A row per token, in the order sample, token. Before the first block images lie here, one row
+  /// of pixels per sample; after the last the output does, a row per sample.
+  matrix hidden;
+  std::vector<token> text;  ///< before the first block of a text network: a token per row
+
+  index_t samples() const { return std::ssize(offsets) - 1; }
+};
+
+/// A file of inputs, opened and checked: read in batches, never all at once.
+class sample_reader {
+ public:
+  sample_reader() = default;
+  sample_reader(const sample_reader&) = delete;
+  sample_reader& operator=(const sample_reader&) = delete;
+  virtual ~sample_reader() = default;
+
+  virtual index_t size() const = 0;
+
+  /// Samples first ... first + count - 1, ready for block 0.
+  virtual activations load(index_t first, index_t count) const = 0;
+};
+
+/// What a network puts out for a sample, which decides which heads fit it (head.hpp).
+enum class output_kind : unsigned char {
+  embedding,   ///< of an image, compared by its direction alone (CLIP)
+  pooled,      ///< the first token's row after the pooler (BERT)
+  first_token  ///< the first token's row as it is (RoBERTa)
+};
+
+/// A network as a list of resumable blocks: whoever runs it may stop after any block, keep the
+/// activations, and go on later, with the same weights or with others. It holds names and shapes,
+/// no parameter values, so one object serves a base and all its experts.
+///
+///   activations state = samples->load(0, samples->size());
+///   for (std::size_t b = 0; b < net.block_count(); ++b) net.run(b, weights, state, &recorder);
+///   // state.hidden: one row per sample
+class network {
+ public:
+  network() = default;
+  network(const network&) = delete;
+  network& operator=(const network&) = delete;
+  virtual ~network() = default;
+
+  virtual std::size_t block_count() const = 0;
+
+  /// The parameters that block uses. Every parameter belongs to exactly one block.
+  virtual std::vector<parameter> parameters(std::size_t block) const = 0;
+
+  /// Columns of the output.
+  virtual index_t output_width() const = 0;
+
+  virtual output_kind output() const = 0;
+
+  /// Opens a file of this network's inputs and checks that they fit.
+  virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;
+
+  /// Advances `state` by one block. Only this block's parameters are asked for, and let go at the
+  /// end. If `record` is given it receives the block's inputs (recorder.hpp), for all samples of
+  /// the state together: cut the samples into several states to bound the memory.
+  /// Precondition: state.next_block == block (std::logic_error otherwise).
+  void run(std::size_t block, const weight_source& weights, activations& state,
+           recorder* record = nullptr, const executor& threads = {}) const {
+    if (block != state.next_block || block >= block_count()) {
+      throw std::logic_error("network::run: block " + std::to_string(block) + " after block " +
+                             std::to_string(state.next_block) + " was due");
+    }
+    tape recorded(record);
+    advance(block, weights, state, recorded, threads);
+    ++state.next_block;
+    recorded.deliver();
+  }
+
+ protected:
+  virtual void advance(std::size_t block, const weight_source& weights, activations& state,
+                       tape& recorded, const executor& threads) const = 0;
+};
+
+/// Throws unless `weights` has every parameter of the network in the right shape; reads no values.
+inline void check_weights(const network& net, const weight_source& weights) {
+  for (std::size_t block = 0; block < net.block_count(); ++block) {
+    for (const parameter& p : net.parameters(block)) weights.check(p);
+  }
+}
+
+/// Runs the blocks that are left and returns the output, a row per sample.
+inline matrix run_all(const network& net, const weight_source& weights, activations state,
+                      recorder* record = nullptr, const executor& threads = {}) {
+  while (state.next_block < net.block_count()) {
+    net.run(state.next_block, weights, state, record, threads);
+  }
+  return std::move(state.hidden);
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,72 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <catmerge/io/json.hpp>
+#include <catmerge/io/mapped_file.hpp>
+#include <filesystem>
+#include <harness/networks/bert/bert_network.hpp>
+#include <harness/networks/clip/clip_vision_network.hpp>
+#include <harness/networks/convnet/convnet_network.hpp>
+#include <harness/networks/open_network.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+std::filesystem::path find_config(const io::checkpoint& weights, const std::string& config) {
+  if (!config.empty()) return config;
+  if (weights.format() == io::checkpoint_format::safetensors_file) {
+    io::fail(weights.path(), "a single file has no config.json of its own; name one with --config");
+  }
+  std::error_code ignored;
+  for (const char* name : {"config.json", "open_clip_config.json"}) {
+    const auto file = weights.path() / name;
+    if (std::filesystem::is_regular_file(file, ignored)) return file;
+  }
+  io::fail(weights.path(),
+           "there is no config.json and no open_clip_config.json in the folder; name one with "
+           "--config");
+}
+
+std::unique_ptr<network> make_clip_vision(clip_vision_config config,
+                                          const io::checkpoint& weights) {
+  auto names = find_clip_vision_names(weights.names(), config, weights.path());
+  return std::make_unique<clip_vision>(std::move(config), std::move(names));
+}
+
+std::unique_ptr<network> make_bert(bert_config config, const io::checkpoint& weights) {
+  auto names = find_bert_names(weights.names(), config, weights.path());
+  return std::make_unique<bert>(std::move(config), std::move(names));
+}
+
+std::unique_ptr<network> make_convnet(convnet_config config, const io::checkpoint& weights) {
+  auto names = find_convnet_names(weights.names(), config, weights.path());
+  return std::make_unique<convnet>(std::move(config), std::move(names));
+}
+
+}  // namespace
+
+std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config) {
+  const std::filesystem::path file = find_config(weights, config);
+  const io::mapped_file contents(file);
+  const nlohmann::json values =
+      io::parse_json(io::as_text(contents.bytes()), file, "configuration");
+  const config_object top(file, values);
+  if (top.has("model_cfg") || top.has("vision_cfg")) {
+    return make_clip_vision(read_open_clip(top), weights);
+  }
+  // Early configurations of CLIP do not say what they are.
+  const bool sees = top.has("vision_config") || top.has("image_size");
+  const std::string type = top.text("model_type", sees ? "clip" : "");
+  if (type == "clip" || type == "clip_vision_model") {
+    return make_clip_vision(read_hugging_face_clip(top), weights);
+  }
+  if (is_bert(type)) return make_bert(read_bert(top), weights);
+  if (type == "catmerge_convnet") return make_convnet(read_convnet(file, values), weights);
+  top.fail("model_type",
+           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta', 'camembert' or "
+           "'catmerge_convnet', or OpenCLIP's key 'model_cfg', found " +
+               (type.empty() ? "none" : io::in_quotes(type)));
+}
+
+}  // namespace catmerge::harness

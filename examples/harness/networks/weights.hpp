@@ -1,0 +1,116 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/io/tensor_entry.hpp>
+#include <harness/networks/activations.hpp>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// A parameter that a network asks for: its name in the checkpoint, and the shape that follows from
+/// the configuration.
+struct parameter {
+  std::string name;
+  io::shape_t shape;
+};
+
+/// The values of one parameter in float32, row-major: borrowed from memory that outlives this
+/// object (a mapped file), or owned (converted, computed). Cheap to copy and to move.
+class weight {
+ public:
+  weight() = default;
+  /// Borrows: `values` holds as many floats as the shape says.
+  weight(io::shape_t shape, const float* values) : shape_(std::move(shape)), values_(values) {}
+  /// Owns.
+  weight(io::shape_t shape, std::vector<float> values)
+      : shape_(std::move(shape)),
+        owner_(std::make_shared<const std::vector<float>>(std::move(values))),
+        values_(owner_->data()) {}
+
+  const io::shape_t& shape() const { return shape_; }
+  const float* data() const { return values_; }
+  index_t size() const {
+    index_t count = 1;
+    for (const index_t extent : shape_) count *= extent;
+    return count;
+  }
+
+  /// Extents (first, all others): d_out x d_in, and d_out x (c, kh, kw) for a convolution.
+  matrix_view rows() const {
+    const index_t first = shape_.empty() ? 1 : shape_.front();
+    return {values_, first, first == 0 ? 0 : size() / first};
+  }
+  vector_view vector() const { return {values_, size()}; }
+
+  /// Part `index` of `parts` equal ones along the first extent, without a copy: the rows of q, k or
+  /// v in a fused weight. Precondition: parts divides the first extent.
+  weight part(index_t index, index_t parts) const {
+    weight result = *this;
+    result.shape_.front() /= parts;
+    result.values_ += index * result.size();
+    return result;
+  }
+
+  /// d_in x d_out as d_out x d_in, copied. Precondition: a matrix.
+  weight transposed() const {
+    std::vector<float> values(static_cast<std::size_t>(size()));
+    mutable_view(values.data(), shape_[1], shape_[0]) = rows().transpose();
+    return {{shape_[1], shape_[0]}, std::move(values)};
+  }
+
+ private:
+  io::shape_t shape_ = {0};
+  std::shared_ptr<const std::vector<float>> owner_;
+  const float* values_ = nullptr;
+};
+
+/// Where a network finds its parameters: a checkpoint (checkpoint_weights.hpp), two of them mixed
+/// (mixed_weights), or whatever a caller computes on the fly. Networks ask from the caller's thread
+/// only, once per parameter and block.
+class weight_source {
+ public:
+  weight_source() = default;
+  weight_source(const weight_source&) = delete;
+  weight_source& operator=(const weight_source&) = delete;
+  virtual ~weight_source() = default;
+
+  /// Throws catmerge::error naming the file, the tensor, the expected and the found shape, unless
+  /// the parameter is there in the shape wanted.
+  virtual void check(const parameter& wanted) const = 0;
+
+  /// The values; checks first. Valid as long as this source is.
+  virtual weight get(const parameter& wanted) const = 0;
+};
+
+/// theta_0 + a (theta_k - theta_0), one parameter at a time, in float32: the network that gives the
+/// features of task k in the port's preset (a = alpha). Both sources outlive this one.
+class mixed_weights : public weight_source {
+ public:
+  mixed_weights(const weight_source& base, const weight_source& expert, double coefficient)
+      : base_(base), expert_(expert), coefficient_(static_cast<float>(coefficient)) {}
+
+  void check(const parameter& wanted) const override {
+    base_.check(wanted);
+    expert_.check(wanted);
+  }
+
+  weight get(const parameter& wanted) const override {
+    const weight from = base_.get(wanted);
+    const weight to = expert_.get(wanted);
+    std::vector<float> values(static_cast<std::size_t>(from.size()));
+    Eigen::Map<row_vector>(values.data(), from.size()) =
+        from.vector() + coefficient_ * (to.vector() - from.vector());
+    return {wanted.shape, std::move(values)};
+  }
+
+ private:
+  const weight_source& base_;
+  const weight_source& expert_;
+  float coefficient_;
+};
+
+}  // namespace catmerge::harness

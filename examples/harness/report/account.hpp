@@ -1,0 +1,233 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/stream.hpp>
+#include <cmath>
+#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/report/report_json.hpp>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// The account of a merge: by which rule each parameter was merged and why, a summary, warnings.
+namespace catmerge::harness {
+
+/// The rule that merged a parameter, in words that follow "merged by".
+inline std::string rule_of(const parameter_report& report, const checkpoint_set& set) {
+  if (set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::running_statistics)
+    return "the mean of the experts";
+  if (report.layer.fallback != fallback_rule::none) return name_of(report.layer.fallback);
+  return report.layer.trimmed ? "the method's rule, on trimmed task vectors" : "the method's rule";
+}
+
+/// Whether a parameter fell back because no rule knows its name. (To a method that uses no features
+/// and leaves nothing as the base has it, a name is nothing: the shape decides.)
+inline bool is_unknown(const parameter_report& report, const checkpoint_set& set,
+                       bool uses_features) {
+  const auto how = report.layer.fallback;
+  return set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::unknown &&
+         (how == fallback_rule::base || (how != fallback_rule::none && uses_features));
+}
+
+/// Whether a parameter fell back because it is a stack of matrices whose layout nobody knows.
+inline bool is_stack_of_unknown_layout(const parameter_report& report, const checkpoint_set& set) {
+  const auto& c = set.class_of(set.tensor_of(report.name));
+  return c.stacked && !comes_apart(c) && report.layer.fallback != fallback_rule::none;
+}
+
+/// Why it was not the method's own rule; empty where it was.
+inline std::string reason_of(const parameter_report& report, const checkpoint_set& set,
+                             bool uses_features) {
+  const auto& c = set.class_of(set.tensor_of(report.name));
+  if (c.kind == model::parameter_kind::running_statistics) return "statistics of a normalisation";
+  if (report.layer.fallback == fallback_rule::none) return {};
+  if (report.missing_importance) return "there are no importances of it";
+  if (report.missing_statistics) return "there are no features of it";
+  if (is_unknown(report, set, uses_features)) return "its name is in no rule";
+  if (is_stack_of_unknown_layout(report, set)) return "the layout of the stack is not known";
+  if (c.kind == model::parameter_kind::unknown) return "the method's rule is not for its shape";
+  if (c.kind == model::parameter_kind::embedding)
+    return "the method's rule is not for embeddings, heads and tables";
+  if (uses_features && !c.trim) return "'" + c.rule + "' leaves it alone";
+  return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
+}
+
+/// "148 by the method's rule; 49 by the sum of the task vectors": how many parameters by what.
+inline std::string summary_of(const std::vector<parameter_report>& reports,
+                              const checkpoint_set& set, bool uses_features) {
+  std::map<std::string, std::map<std::string, std::size_t>> counts;  // by rule, by reason
+  std::vector<std::string> rules;                                    // in the order of the merge
+  for (const auto& r : reports) {
+    const auto rule = rule_of(r, set);
+    if (!counts.contains(rule)) rules.push_back(rule);
+    ++counts[rule][reason_of(r, set, uses_features)];
+  }
+  std::string text = std::to_string(reports.size()) +
+                     (reports.size() == 1 ? " parameter merged" : " parameters merged");
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    std::size_t all = 0;
+    std::string why;
+    for (const auto& [reason, count] : counts[rules[i]]) {
+      all += count;
+      if (!reason.empty()) why += (why.empty() ? "" : ", ") + std::to_string(count) + ": " + reason;
+    }
+    text += (i == 0 ? ": " : "; ") + std::to_string(all) + " by " + rules[i];
+    if (!why.empty()) text += " (" + why + ")";
+  }
+  std::map<std::string, std::size_t> copied;
+  for (const auto& name : set.fixed()) ++copied[set.why_copied(name)];
+  if (!set.fixed().empty()) {
+    text += ". " + std::to_string(set.fixed().size()) + " copied from the base (";
+    bool first = true;
+    for (const auto& [why, count] : copied) {
+      text += (first ? "" : ", ") + std::to_string(count) + ": " + why;
+      first = false;
+    }
+    text += ")";
+  }
+  return text + ".";
+}
+
+/// How large task vectors are, over all merged parameters: ||T_k||, and in shares of ||theta_0||.
+struct task_sizes {
+  double base = 0;
+  std::vector<double> norms, relative;
+};
+
+inline task_sizes sizes_of(const std::vector<parameter_report>& reports, std::size_t tasks) {
+  task_sizes sizes;
+  sizes.norms.assign(tasks, 0);
+  for (const auto& r : reports) {
+    sizes.base += r.sizes.of_base * r.sizes.of_base;
+    for (std::size_t k = 0; k < std::min(tasks, r.sizes.of_vectors.size()); ++k)
+      sizes.norms[k] += r.sizes.of_vectors[k] * r.sizes.of_vectors[k];
+  }
+  sizes.base = std::sqrt(sizes.base);
+  for (double& norm : sizes.norms) {
+    norm = std::sqrt(norm);
+    sizes.relative.push_back(sizes.base > 0 ? norm / sizes.base : 0);
+  }
+  return sizes;
+}
+
+/// Sentences about task vectors that are unusual for copies of one network.
+inline std::vector<std::string> size_warnings(const task_sizes& sizes,
+                                              const std::vector<std::string>& tasks) {
+  // Two networks that were trained apart differ by sqrt(2) times the size of one, and by 1 where
+  // they began alike. Fine-tuning moves a network by hundredths of it: 0.02 to 0.09 in the families
+  // of examples/, whose small networks learn an alphabet or a language that they had never seen.
+  constexpr double near_the_base = 0.5;
+  // One recipe for all tasks makes vectors that differ by at most a factor of two there.
+  constexpr double far_beyond = 5;
+  std::vector<std::string> warnings;
+  const auto hundredths = [](double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2g", x);
+    return std::string(text);
+  };
+  for (std::size_t k = 0; k < tasks.size(); ++k) {
+    std::vector<double> others;
+    for (std::size_t i = 0; i < tasks.size(); ++i)
+      if (i != k) others.push_back(sizes.relative[i]);
+    std::sort(others.begin(), others.end());
+    const double median = others.empty() ? 0 : others[others.size() / 2];
+    const std::string size = "the task vector of '" + tasks[k] + "' is " +
+                             hundredths(sizes.relative[k]) + " times the size of the base";
+    if (sizes.relative[k] >= near_the_base)
+      warnings.push_back(size + ": was it fine-tuned from this base?");
+    else if (median > 0 && sizes.relative[k] > far_beyond * median)
+      warnings.push_back(size + ", that of the others " + hundredths(median) +
+                         ": it will outweigh them (--weight scales it)");
+    else if (sizes.norms[k] == 0 && sizes.base > 0)
+      warnings.push_back("the task vector of '" + tasks[k] +
+                         "' is zero: it is the base in all that is merged");
+  }
+  return warnings;
+}
+
+/// "3 things: a b c", at most ten of them.
+inline std::string listed(const std::string& what, const std::vector<std::string>& names) {
+  std::string text = std::to_string(names.size()) + " " + what + ":";
+  for (std::size_t i = 0; i < std::min<std::size_t>(10, names.size()); ++i) text += " " + names[i];
+  return names.size() > 10 ? text + " ..." : text;
+}
+
+/// The warnings of a merge, a sentence each. uses_features: the method uses features.
+inline std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
+                                            const checkpoint_set& set, bool uses_features) {
+  std::vector<std::string> warnings = set.warnings();
+  const auto tell = [&](const std::string& what, const std::vector<std::string>& names) {
+    if (!names.empty()) warnings.push_back(listed(what, names));
+  };
+  // By what they were merged instead.
+  std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
+  std::vector<std::string> emptied, absent, resized, running;
+  for (const auto& r : reports) {
+    const auto kind = set.class_of(set.tensor_of(r.name)).kind;
+    const std::string instead = name_of(r.layer.fallback);
+    if (r.missing_statistics)
+      missing[instead].push_back(r.name);
+    else if (r.missing_importance)
+      unimportant[instead].push_back(r.name);
+    else if (is_stack_of_unknown_layout(r, set))
+      stacks[instead].push_back(r.name);
+    else if (is_unknown(r, set, uses_features))
+      unknown[instead].push_back(r.name);
+    if (kind == model::parameter_kind::running_statistics) running.push_back(r.name);
+    for (const index_t i : r.layer.emptied)
+      emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
+  }
+  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
+    const std::string of = " of '" + set.tasks()[static_cast<std::size_t>(k)] + "'";
+    for (const auto& group : set.groups())
+      for (const auto& p : group) {
+        const auto& tensor = set.tensor_of(p.name);
+        if (set.piece_of(p).first != 0) continue;  // told by its first piece
+        const auto* entry = set.expert_entry(k, tensor);
+        if (entry == nullptr)
+          absent.push_back(tensor + of);
+        else if (entry->shape != set.base_file().at(tensor).shape)
+          resized.push_back(tensor + of + " " + io::to_string(entry->shape));
+      }
+  }
+  tell("tensors are missing from experts and stand there as the base has them", absent);
+  tell("tensors of experts have more or fewer rows than the base's: the common ones were merged",
+       resized);
+  for (const auto& [instead, names] : missing)
+    tell("linear or scale parameters have no features and were merged by " + instead, names);
+  for (const auto& [instead, names] : unimportant)
+    tell("parameters have no importances and were merged by " + instead, names);
+  for (const auto& [instead, names] : unknown)
+    tell("parameters have names that no rule knows and were merged by " + instead +
+             " (--rule says what they are)",
+         names);
+  for (const auto& [instead, names] : stacks)
+    tell("stacks of matrices have a layout that is not known and were merged by " + instead +
+             " (--rule 'PATTERN=linear,stacked' says experts x d_out x d_in, linear,in-out,stacked "
+             "experts x d_in x d_out)",
+         names);
+  tell("task vectors were trimmed to zero", emptied);
+  tell(
+      "running statistics of normalisations are the mean of the experts': run some batches "
+      "through the merged network to measure them anew",
+      running);
+  for (auto& sentence : size_warnings(sizes_of(reports, set.tasks().size()), set.tasks()))
+    warnings.push_back(std::move(sentence));
+  return warnings;
+}
+
+/// Throws if the method left every parameter as the base has it.
+inline void require_change(const std::vector<parameter_report>& reports,
+                           const std::string& method) {
+  for (const auto& r : reports)
+    if (r.layer.fallback != fallback_rule::base) return;
+  throw error("--method " + method + " left every parameter as the base has it: its rule is for " +
+              "linear weights, and none of the " + std::to_string(reports.size()) +
+              " parameters is one (--rule 'PATTERN=linear' says which are; `catmerge inspect` "
+              "shows what the rules make of names)");
+}
+
+}  // namespace catmerge::harness
