@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Merges the committed networks (examples/vision/README.md and examples/text/README.md say what they are) and prints
-# what comes out.
+# Merges two of the committed families (examples/families/vision and examples/families/text: each README.md says what they
+# are) and prints what comes out.
 #
 #     bash examples/demo.sh [BUILD_DIRECTORY]      (default: build/ inside the checkout)
 #
@@ -25,17 +25,17 @@ catmerge="$build/examples/harness/catmerge"
 echo
 echo "# Seven vision transformers: top-1 accuracy in percent on the test split"
 echo
-"$catmerge" experiment "$root/examples/vision/family" --studies comparison
+"$catmerge" experiment "$root/examples/families/vision/family" --studies comparison
 echo
 echo "# Five RoBERTas: in percent, by the measure in the table's head, else accuracy; one draw of samples"
 echo
-"$catmerge" experiment "$root/examples/text/family" --studies comparison --seeds 1 \
+"$catmerge" experiment "$root/examples/families/text/family" --studies comparison --seeds 1 \
   --drop 'lm_head.*' --task-heads 'classifier.*'
 echo
 echo "All studies, on four families: examples/experiments. One merge, with a page to look at:"
-echo "  $catmerge merge --base $root/examples/vision/family/base \\"
+echo "  $catmerge merge --base $root/examples/families/vision/family/base \\"
 for task in digits fashion; do
-  echo "    --expert $task=$root/examples/vision/family/experts/$task.safetensors \\"
-  echo "    --samples $task=$root/examples/vision/family/samples/$task.safetensors \\"
+  echo "    --expert $task=$root/examples/families/vision/family/experts/$task.safetensors \\"
+  echo "    --samples $task=$root/examples/families/vision/family/samples/$task.safetensors \\"
 done
 echo "    --sample-count 3 --output merged.safetensors --report report.html"

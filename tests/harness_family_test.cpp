@@ -57,7 +57,7 @@ TEST_CASE("the committed networks merge to what the NumPy reference says") {
     network = "convnet";
   }
   CAPTURE(network);
-  const fs::path family = fs::path(CATMERGE_EXAMPLES) / network / "family";
+  const fs::path family = fs::path(CATMERGE_FAMILIES) / network / "family";
   const auto expected = parse(fs::path(CATMERGE_FIXTURES) / (network + "_family.json"));
   const fs::path out =
       fs::temp_directory_path() / ("catmerge-family-" + std::to_string(::getpid()));

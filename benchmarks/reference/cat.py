@@ -81,7 +81,7 @@ class Features:
 
 
 def kind_of(name):
-    """Of the Hugging Face CLIP vision model, and of the networks of examples/convnet."""
+    """Of the Hugging Face CLIP vision model, and of the networks of examples/families/convnet."""
     if "embedding" in name or name.startswith("visual_projection"):
         return "other"
     if name.endswith(".bias"):

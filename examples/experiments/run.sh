@@ -31,7 +31,7 @@ for family in "${families[@]}"; do
   mkdir -p "$build/experiments"
   echo
   echo "## $family"
-  "$build/examples/harness/catmerge" experiment "$root/examples/$family/family" --output "$out" --overwrite \
+  "$build/examples/harness/catmerge" experiment "$root/examples/families/$family/family" --output "$out" --overwrite \
     --verbose "${options[@]}"
   mkdir -p "$here/results/$family"
   cp "$out/results.csv" "$out/index.html" "$here/results/$family/"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests examples/conflict: python3 tests/python/test_conflict.py
+"""Tests examples/families/conflict: python3 tests/python/test_conflict.py
 
 What makes the tasks of a pair opposed, the gradients that are stored, and the committed family.
 Prints one line per failure and 'N passed, N failed' at the end; exits 1 if anything failed.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner import Skipped, main, skip_all, test
 
-CONFLICT = Path(__file__).resolve().parents[2] / "examples" / "conflict"
+CONFLICT = Path(__file__).resolve().parents[2] / "examples" / "families" / "conflict"
 FAMILY = CONFLICT / "family"
 sys.path.insert(0, str(CONFLICT))
 sys.dont_write_bytecode = True
@@ -27,7 +27,7 @@ try:
     from safetensors import safe_open
     from safetensors.torch import load_file
 except ImportError as error:
-    skip_all("examples/conflict needs torch, numpy, pillow and safetensors", error)
+    skip_all("examples/families/conflict needs torch, numpy, pillow and safetensors", error)
 
 TINY = train.vision.Config(16, 24, 2, 2, 7, 8)
 
@@ -53,7 +53,7 @@ def tiny_case() -> tuple[train.vision.ClipVision, train.vision.Head, train.visio
 def file_of(folder: str, task: str) -> dict[str, torch.Tensor]:
     """A file of the committed family."""
     if not FAMILY.is_dir():
-        raise Skipped("there is no examples/conflict/family")
+        raise Skipped("there is no examples/families/conflict/family")
     return load_file(FAMILY / folder / f"{task}.safetensors")
 
 
@@ -131,7 +131,7 @@ def small_gradients_survive_their_file(folder: Path) -> None:
 @test
 def the_family_is_complete() -> None:
     if not FAMILY.is_dir():
-        raise Skipped("there is no examples/conflict/family")
+        raise Skipped("there is no examples/families/conflict/family")
     config = json.loads((FAMILY / "base" / "config.json").read_text())
     assert config["architectures"] == ["CLIPVisionModelWithProjection"]
     files = [path for path in FAMILY.rglob("*") if path.is_file()]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests examples/convnet: python3 tests/python/test_convnet.py
+"""Tests examples/families/convnet: python3 tests/python/test_convnet.py
 
 The network and the functions of train.py on a tiny configuration, the rows that
 examples/export/record_features.py records of it, and the files of the committed family.
@@ -16,10 +16,10 @@ from pathlib import Path
 from runner import Skipped, main, skip_all, test
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILY = ROOT / "examples" / "convnet" / "family"
+FAMILY = ROOT / "examples" / "families" / "convnet" / "family"
 FIXTURES = ROOT / "tests" / "fixtures" / "convnet"
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(ROOT / "examples" / "convnet"))
+sys.path.insert(0, str(ROOT / "examples" / "families" / "convnet"))
 sys.path.insert(0, str(ROOT / "examples" / "export"))
 
 try:
@@ -33,7 +33,7 @@ try:
     from safetensors.torch import load_file
     from torch import Tensor
 except ImportError as error:
-    skip_all("examples/convnet needs torch, numpy, pillow and safetensors", error)
+    skip_all("examples/families/convnet needs torch, numpy, pillow and safetensors", error)
 
 TINY = Config((4, 6), (2, 2), 5)
 # The least lead of an expert over the base on test, in points: some less than was measured.
@@ -159,7 +159,7 @@ def equal_images_are_linked(folder: Path) -> None:
 @test
 def the_family_is_complete() -> None:
     if not FAMILY.is_dir():
-        raise Skipped("there is no examples/convnet/family")
+        raise Skipped("there is no examples/families/convnet/family")
     files = [path for path in FAMILY.rglob("*") if path.is_file() and not path.is_symlink()]
     assert sum(path.stat().st_size for path in files) <= 2_000_000
 
@@ -188,7 +188,7 @@ def the_family_is_complete() -> None:
 @test
 def experts_are_better_than_the_base() -> None:
     if not FAMILY.is_dir():
-        raise Skipped("there is no examples/convnet/family")
+        raise Skipped("there is no examples/families/convnet/family")
     torch.set_num_threads(1)
     base = open_network(FAMILY / "base", FAMILY / "base" / "model.safetensors")
     for name in train.TASKS:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests examples/text: python3 tests/python/test_text.py
+"""Tests examples/families/text: python3 tests/python/test_text.py
 
 The functions of train.py on tiny data, and the files of the committed family: that transformers
 opens them as what they claim to be, and that the experts are as good as they should be.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runner import Skipped, main, skip_all, test
 
-TEXT = Path(__file__).resolve().parents[2] / "examples" / "text"
+TEXT = Path(__file__).resolve().parents[2] / "examples" / "families" / "text"
 FAMILY = TEXT / "family"
 sys.path.insert(0, str(TEXT))
 sys.dont_write_bytecode = True
@@ -37,7 +37,7 @@ try:
         RobertaForSequenceClassification,
     )
 except ImportError as error:
-    skip_all("examples/text needs torch, transformers, tokenizers and safetensors", error)
+    skip_all("examples/families/text needs torch, transformers, tokenizers and safetensors", error)
 
 SPLITS = (("samples", 64), ("validation", 200), ("test", 500))
 # The least test figure of an expert, some points below what was measured.
@@ -51,7 +51,7 @@ def family_test(function: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(function)
     def run() -> None:
         if not FAMILY.is_dir():
-            raise Skipped("there is no examples/text/family")
+            raise Skipped("there is no examples/families/text/family")
         function()
 
     return test(run)

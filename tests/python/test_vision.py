@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests examples/vision: python3 tests/python/test_vision.py
+"""Tests examples/families/vision: python3 tests/python/test_vision.py
 
 The model and heads of train.py on a tiny configuration, and the files of the committed family.
 With `transformers` installed, the outputs are compared with its CLIPVisionModelWithProjection.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner import Skipped, main, skip_all, test
 
-VISION = Path(__file__).resolve().parents[2] / "examples" / "vision"
+VISION = Path(__file__).resolve().parents[2] / "examples" / "families" / "vision"
 FAMILY = VISION / "family"
 sys.path.insert(0, str(VISION))
 sys.dont_write_bytecode = True
@@ -28,7 +28,7 @@ try:
     import train
     from safetensors import safe_open
 except ImportError as error:
-    skip_all("examples/vision needs torch, numpy, pillow and safetensors", error)
+    skip_all("examples/families/vision needs torch, numpy, pillow and safetensors", error)
 
 TINY = train.Config(16, 24, 2, 2, 7, 8)
 
@@ -92,7 +92,7 @@ def training_learns_and_repeats() -> None:
 @test
 def the_family_is_complete() -> None:
     if not FAMILY.is_dir():
-        raise Skipped("there is no examples/vision/family")
+        raise Skipped("there is no examples/families/vision/family")
     config = json.loads((FAMILY / "base" / "config.json").read_text())
     assert config["architectures"] == ["CLIPVisionModelWithProjection"]
     files = [path for path in FAMILY.rglob("*") if path.is_file()]

@@ -7,7 +7,7 @@
 
 namespace catmerge::model {
 
-/// The convolutional networks of examples/convnet: names that begin with "convnet.", whatever
+/// The convolutional networks of examples/families/convnet: names that begin with "convnet.", whatever
 /// stands before that. Convolutions are linear maps on patches, (d_out, rest). Everything is
 /// trimmed by default.
 inline name_rules small_convnet() {

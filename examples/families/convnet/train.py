@@ -4,20 +4,20 @@
 One run makes everything: a base model, one expert per task, the frozen heads, the images, and what
 methods that weigh parameters by gradients need.
 
-    python3 examples/convnet/train.py --out examples/convnet/family
+    python3 examples/families/convnet/train.py --out examples/families/convnet/family
 
 What is written below --out:
 
     base/config.json, base/model.safetensors   the pretrained model
     experts/TASK.safetensors                   the same parameters after fine-tuning on TASK
     heads/TASK.safetensors                     weight (classes x d) and bias
-    samples/, validation/, test/               images as in examples/vision; those that are the same
+    samples/, validation/, test/               images as in examples/families/vision; those that are the same
                                                as in its family are links to the files there
     fisher/TASK.safetensors                    mean over images of the squared gradient of the
                                                loss in each parameter, at the expert, BF16
     sensitivity/TASK.safetensors               the mean of its absolute value, at the base, BF16
 
-Images, fonts, tasks, heads and the optimiser are those of examples/vision/train.py, which also says
+Images, fonts, tasks, heads and the optimiser are those of examples/families/vision/train.py, which also says
 what has to be installed; the network is in convnet.py. Everything is drawn from --seed. Another
 processor, version or number of threads rounds differently, so its family differs in detail.
 """
@@ -42,7 +42,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from convnet import Config, ConvNet  # noqa: E402
 
-EXAMPLES = Path(__file__).resolve().parents[1]
+FAMILIES = Path(__file__).resolve().parents[1]
 TASKS = ("arabic", "devanagari", "digits", "fashion")
 
 
@@ -55,7 +55,7 @@ def load_script(name: str, path: Path) -> ModuleType:
     return module
 
 
-vision = load_script("vision_train", EXAMPLES / "vision" / "train.py")
+vision = load_script("vision_train", FAMILIES / "vision" / "train.py")
 
 
 def train_base(config: Config, args: argparse.Namespace) -> ConvNet:
@@ -142,7 +142,7 @@ def main() -> None:
         task["validation"] = task["validation"].first(args.validation)
         task["test"] = task["test"].first(args.test)
         for split in splits:
-            other = EXAMPLES / "vision" / "family" / split / file
+            other = FAMILIES / "vision" / "family" / split / file
             save_images(task[split], args.out / split / file, other)
         train = task["train"]
         head = vision.make_head(base, train, args.head_scale)
