@@ -4,10 +4,12 @@
 // definition, what its configuration and its checkpoints must hold, and how a merge takes it.
 #include <doctest/doctest.h>
 
+#include <catmerge/model/layer_of.hpp>
 #include <catmerge/model/networks.hpp>
 #include <cmath>
 #include <harness/features/input_statistics.hpp>
 #include <harness/networks/convnet/convnet_network.hpp>
+#include <harness/networks/convnet/convnet_rules.hpp>
 #include <nlohmann/json.hpp>
 
 #include "network_checks.hpp"
@@ -249,7 +251,8 @@ TEST_CASE("configurations that are refused name the file and the key") {
 
 TEST_CASE("rules of names: every parameter is trimmed, convolutions as linear maps") {
   using catmerge::model::parameter_kind;
-  const auto rules = catmerge::model::known_networks();
+  auto rules = catmerge::model::known_networks();
+  rules.append(harness::small_convnet());
   const auto kind_of = [&](const std::string& name, io::shape_t shape) {
     return rules.classify({name, io::dtype::f16, std::move(shape)});
   };
@@ -263,7 +266,7 @@ TEST_CASE("rules of names: every parameter is trimmed, convolutions as linear ma
       CHECK(found.layout == catmerge::model::matrix_layout::out_in);
       ++kinds[found.kind];
       const std::size_t rank = m.checkpoint.at(name).shape.size();
-      CHECK((harness::layer_of(found) == catmerge::layer_kind::linear) == (rank > 1));
+      CHECK((layer_of(found) == catmerge::layer_kind::linear) == (rank > 1));
     }
     const int stages = static_cast<int>(m.net->block_count()) - 1;
     const std::map<parameter_kind, int> expected = {{parameter_kind::linear, 1},
@@ -275,7 +278,7 @@ TEST_CASE("rules of names: every parameter is trimmed, convolutions as linear ma
   }
   for (const std::string name :
        {"stages.0.conv.weight", "myconvnet.stages.0.conv.weight", "projection.weight"}) {
-    CHECK(catmerge::model::small_convnet().find(name) == nullptr);
+    CHECK(harness::small_convnet().find(name) == nullptr);
   }
 }
 
@@ -295,7 +298,7 @@ TEST_CASE("a merge gets the statistics of every convolution from samples") {
   const std::string base = (folder / "model.safetensors").string();
   const std::string samples = (folder / "samples.safetensors").string();
   harness::checkpoint_set set(base, {{"a", base}, {"b", expert.string()}},
-                              catmerge::model::known_networks());
+                              harness::small_convnet());
   const model m("convnet/grey"), other(expert, folder / "config.json");
   const index_t count = 3;
   const auto recorded = [&](const model& of) {

@@ -8,6 +8,7 @@
 #include <catmerge/model/networks.hpp>
 #include <charconv>
 #include <harness/checkpoints/model_type.hpp>
+#include <harness/networks/convnet/convnet_rules.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -19,9 +20,12 @@
 /// Which rules of names a checkpoint has: those of its network, and --rule PATTERN=KIND.
 namespace catmerge::harness {
 
-/// The rules for the network that a checkpoint is of.
+/// The rules for the network that a checkpoint is of: the library's, and those of the networks that
+/// this program alone knows.
 inline model::name_rules rules_of(const io::checkpoint& weights) {
-  return model::rules_for(model_type_of(weights));
+  model::name_rules rules = model::rules_for(model_type_of(weights));
+  rules.append(small_convnet());
+  return rules;
 }
 
 /// PATTERN=KIND or PATTERN=KIND,WORD,...

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
+#include <catmerge/model/layer_of.hpp>
 #include <catmerge/model/name_rules.hpp>
 #include <harness/checkpoints/comparison.hpp>
 #include <harness/checkpoints/contradictions.hpp>

@@ -111,22 +111,4 @@ class windows {
   std::deque<host_matrix> copies_;
 };
 
-/// How the library treats a parameter of a kind.
-inline layer_kind layer_of(const model::classification& c) {
-  if (!c.trim) return layer_kind::other;
-  switch (c.kind) {
-    case model::parameter_kind::linear:
-    case model::parameter_kind::fused_linear:
-    case model::parameter_kind::conv: return layer_kind::linear;
-    case model::parameter_kind::scale: return layer_kind::scale;
-    case model::parameter_kind::shift: return layer_kind::shift;
-    case model::parameter_kind::embedding:
-    case model::parameter_kind::running_statistics:
-    case model::parameter_kind::fixed:
-    case model::parameter_kind::packed:
-    case model::parameter_kind::unknown: break;
-  }
-  return layer_kind::other;
-}
-
 }  // namespace catmerge::harness

@@ -1,6 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <catmerge/model/layer_of.hpp>
 #include <catmerge/model/networks.hpp>
 #include <harness/checkpoints/checkpoint_rules.hpp>
 #include <harness/checkpoints/checkpoint_warnings.hpp>

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <catmerge/model/bert.hpp>
 #include <catmerge/model/clip.hpp>
-#include <catmerge/model/convnet.hpp>
 #include <catmerge/model/decoders.hpp>
 #include <catmerge/model/encoder_decoders.hpp>
 #include <catmerge/model/encoders.hpp>
@@ -44,8 +43,7 @@ inline name_rules known_networks() {
                             open_clip_text,
                             hugging_face_clip_vision,
                             open_clip_vision,
-                            hugging_face_bert,
-                            small_convnet}) {
+                            hugging_face_bert}) {
     all.append(rules());
   }
   all.use_general_rule();

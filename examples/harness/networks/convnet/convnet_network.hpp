@@ -26,8 +26,8 @@ struct convnet_names {
   std::string projection;
 };
 
-/// The names of examples/families/convnet, `convnet.stages.0.conv.weight` and so on, behind any prefix,
-/// which is found out from the projection. `names`: all tensors of the checkpoint. Throws
+/// The names of examples/families/convnet, `convnet.stages.0.conv.weight` and so on, behind any
+/// prefix, which is found out from the projection. `names`: all tensors of the checkpoint. Throws
 /// catmerge::error naming `file`.
 inline convnet_names find_convnet_names(const std::vector<std::string>& names,
                                         const convnet_config& config,
