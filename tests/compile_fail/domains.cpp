@@ -5,7 +5,7 @@
 #include <array>
 #include <catmerge/catmerge.hpp>
 
-#include "compile_fail/device.hpp"
+#include "support/device.hpp"
 
 using namespace catmerge;
 

@@ -5,7 +5,7 @@
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/stream.hpp>
 
-#include "compile_fail/device.hpp"
+#include "support/device.hpp"
 
 using catmerge::index_t;
 using catmerge::parameter_group;

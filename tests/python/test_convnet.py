@@ -78,7 +78,7 @@ def configurations_are_read_as_written(folder: Path) -> None:
 
 @test
 def recorded_rows_are_the_fixtures() -> None:
-    """The C++ recorder's rows equal the same fixtures, in tests/network_convnet_test.cpp."""
+    """The C++ recorder's rows equal the same fixtures, in tests/networks/convnet_test.cpp."""
     for folder in sorted(FIXTURES.iterdir()):
         model = open_network(folder, folder / "model.safetensors")
         expected = load_file(folder / "expected.safetensors")

@@ -11,7 +11,7 @@
 #include <limits>
 #include <vector>
 
-#include "data.hpp"
+#include "support/data.hpp"
 
 /// Host memory in every shape that a view can have, and rounding written a second time.
 namespace test {

@@ -1,0 +1,262 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+/// `catmerge experiment`: its figures are those of merges and evaluations by hand, its choices the
+/// best on validation, and nothing depends on threads.
+
+#include <harness/experiment/calibration.hpp>
+#include <harness/experiment/results.hpp>
+#include <numeric>
+#include <set>
+
+#include "support/harness/program.hpp"
+
+using namespace harness_test;
+using catmerge::index_t;
+namespace h = catmerge::harness;
+
+namespace {
+
+const fs::path networks = CATMERGE_FAMILY;
+
+const std::vector<std::string>& tasks() {
+  static const std::vector<std::string> list = [] {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(networks / "experts"))
+      names.push_back(entry.path().stem().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }();
+  return list;
+}
+
+arguments with_each(const std::string& option, const std::string& folder) {
+  arguments list;
+  for (const auto& task : tasks())
+    list = list +
+           arguments{option, task + "=" + (networks / folder / (task + ".safetensors")).string()};
+  return list;
+}
+
+fs::path merge_by_hand(const arguments& options) {
+  const fs::path output = clips().fresh();
+  run_well(
+      arguments{"merge", "--base", networks / "base", "--output", output, "--out-dtype", "f32"} +
+          with_each("--expert", "experts") + options,
+      warning::any);
+  return output;
+}
+
+double evaluate(const fs::path& model, const std::string& task, const std::string& split) {
+  const std::string file = task + ".safetensors";
+  const outcome result =
+      run_well({"evaluate", "--model", model, "--config", networks / "base" / "config.json",
+                "--data", networks / split / file, "--head", networks / "heads" / file});
+  const auto line = result.out.rfind('\n', result.out.size() - 2);
+  return std::stod(result.out.substr(line == std::string::npos ? 0 : line + 1));
+}
+
+double mean_on(const fs::path& model, const std::string& split) {
+  double sum = 0;
+  for (const auto& task : tasks()) sum += evaluate(model, task, split);
+  return sum / static_cast<double>(tasks().size());
+}
+
+const json& row_of(const json& study, const std::string& label) {
+  for (const auto& row : study["rows"])
+    if (row["label"] == label) return row;
+  FAIL("no row '" << label << "'");
+  return study;
+}
+
+}  // namespace
+
+TEST_CASE("the comparison's figures are those of merge and evaluate") {
+  const fs::path out = clips().fresh("experiment");
+  const arguments plan = {"experiment", networks,      "--studies",
+                          "comparison", "--methods",   "average,task-arithmetic,cat,fisher,lot",
+                          "--alphas",   "0.2,0.3,0.5", "--lambdas",
+                          "1",          "--ranks",     "2,4",
+                          "--seeds",    "1",           "--samples",
+                          "3"};
+  const outcome result = run_well(plan + arguments{"--output", out});
+  const auto results = json::parse(get(out / "results.json"));
+  CHECK(results["tasks"].get<std::vector<std::string>>() == tasks());
+  const json& study = results["studies"][0];
+  const auto check_row = [&](const std::string& label, const fs::path& model) {
+    CAPTURE(label);
+    const json& row = row_of(study, label);
+    double sum = 0;
+    for (std::size_t k = 0; k < tasks().size(); ++k) {
+      const double by_hand = evaluate(model, tasks()[k], "test");
+      sum += by_hand;
+      // evaluate prints two digits. The same weights but for the last bit of some: no prediction
+      // of these images hangs on it.
+      CHECK(row["tasks"][k]["mean"].get<double>() == doctest::Approx(by_hand).epsilon(1e-4));
+    }
+    CHECK(row["average"]["mean"].get<double>() ==
+          doctest::Approx(sum / static_cast<double>(tasks().size())).epsilon(1e-4));
+    if (row.contains("validation"))
+      CHECK(row["validation"]["mean"].get<double>() ==
+            doctest::Approx(mean_on(model, "validation")).epsilon(1e-4));
+  };
+  check_row("base, not merged", networks / "base");
+  check_row("weight averaging", merge_by_hand({"--method", "average"}));
+  check_row("Task Arithmetic, alpha 0.4", merge_by_hand({"--method", "task-arithmetic"}));
+  check_row("Fisher",
+            merge_by_hand(arguments{"--method", "fisher"} + with_each("--importance", "fisher")));
+  const arguments config = {"--config", networks / "base" / "config.json", "--sample-count", "3"};
+  const arguments samples = with_each("--samples", "samples") + config;
+  check_row("CAT, the paper's settings, alpha 0.4", merge_by_hand(samples));
+
+  // The setting that was chosen for CAT is the best of all on validation, and the first of equals.
+  const json& cat = row_of(study, "CAT");
+  double best = -1;
+  std::string chosen;
+  for (const char* rank : {"2", "4"})
+    for (const char* alpha : {"0.2", "0.3", "0.5"}) {
+      const fs::path model =
+          merge_by_hand(samples + arguments{"--lambda", "1", "--rank", rank, "--alpha", alpha});
+      const double mean = mean_on(model, "validation");
+      if (mean <= best + 1e-9) continue;
+      best = mean;
+      chosen = std::string("lambda=1, rank=") + rank + ", alpha=" + alpha;
+    }
+  CHECK(cat["setting"] == chosen);
+  CHECK(cat["validation"]["mean"].get<double>() == doctest::Approx(best).epsilon(1e-4));
+  // Means of task vectors have the grid of sums, times the number of tasks.
+  const std::string lot = row_of(study, "LOT")["setting"];
+  CHECK((lot == "alpha=0.8" || lot == "alpha=1.2" || lot == "alpha=2"));
+
+  // The experts, each on its own task.
+  const json& experts = row_of(study, "each task's own expert");
+  for (std::size_t k = 0; k < tasks().size(); ++k)
+    CHECK(experts["tasks"][k]["mean"].get<double>() ==
+          doctest::Approx(
+              evaluate(networks / "experts" / (tasks()[k] + ".safetensors"), tasks()[k], "test"))
+              .epsilon(1e-4));
+
+  // All forms say the same.
+  const std::string tables = get(out / "tables.md"), csv = get(out / "results.csv"),
+                    page = get(out / "index.html");
+  char mean[32];
+  std::snprintf(mean, sizeof mean, "%.2f", cat["average"]["mean"].get<double>());
+  CHECK(tables.find(std::string("**") + mean + "**") != std::string::npos);
+  CHECK(result.out.find(std::string("**") + mean + "**") != std::string::npos);
+  CHECK(page.find(mean) != std::string::npos);
+  CHECK(csv.starts_with("study,what,setting,x,run,task,value\n"));
+  CHECK(csv.find("comparison,CAT,\"" + chosen + "\",,0," + tasks()[0] + ",") != std::string::npos);
+
+  // Threads change nothing.
+  const fs::path again = clips().fresh("experiment");
+  run_well(plan + arguments{"--output", again, "--threads", "3"});
+  CHECK(get(again / "results.csv") == csv);
+}
+
+TEST_CASE("studies of settings, samples, orders and numbers of tasks have what they promise") {
+  const fs::path out = clips().fresh("studies");
+  run_well({"experiment", networks, "--studies", "ablation,samples,lambda,rank,order,classes,tasks",
+            "--methods", "average,task-arithmetic,cat", "--alphas", "0.3", "--lambdas", "1",
+            "--ranks", "2", "--seeds", "2", "--output", out});
+  const auto results = json::parse(get(out / "results.json"));
+  std::map<std::string, json> studies;
+  for (const auto& s : results["studies"]) studies[s["name"]] = s;
+  REQUIRE(studies.size() == 7);
+
+  // Without any trim CAT is Task Arithmetic; all trims are the whole.
+  const json& ablation = studies["ablation"];
+  CHECK(
+      row_of(ablation, "no trim (Task Arithmetic), alpha 0.4")["tasks"][0]["mean"].get<double>() ==
+      doctest::Approx(evaluate(merge_by_hand({"--method", "task-arithmetic"}), tasks()[0], "test"))
+          .epsilon(1e-4));
+  CHECK(ablation["rows"].size() == 16);
+
+  const auto points = [&](const std::string& study, std::size_t curve) {
+    return studies[study]["curves"][curve]["points"];
+  };
+  std::vector<int> counts;
+  for (const auto& p : points("samples", 0)) counts.push_back(p["x"].get<int>());
+  CHECK(counts == std::vector<int>{1, 2, 3, 8, 24, 64});
+  // One draw where all samples are taken: no spread.
+  CHECK_FALSE(points("samples", 0).back().contains("spread"));
+  CHECK(points("samples", 0)[0].contains("spread"));
+  // Rank 0 removes no directions: as without the linear trim, whatever lambda.
+  CHECK(points("rank", 0)[0]["mean"] == row_of(ablation, "without linear")["average"]["mean"]);
+  // Three samples and the comparison's setting: the same figure in every study.
+  const json whole = row_of(ablation, "all trims")["average"]["mean"];
+  CHECK(points("samples", 0)[2]["mean"] == whole);
+  CHECK(points("order", 0)[0]["mean"] == whole);
+  CHECK(points("lambda", 0)[2]["x"] == 1);
+  CHECK(points("lambda", 0)[2]["mean"] == whole);
+  // Jointly, one point; in sequence, one per order.
+  CHECK(points("order", 0).size() == 5);
+  CHECK(points("order", 1).size() == 1);
+  CHECK(points("classes", 0).size() == 3);
+  // With all tasks: the average in shares of the experts'.
+  std::vector<int> tasks_merged;
+  for (const auto& p : points("tasks", 0)) tasks_merged.push_back(p["x"].get<int>());
+  std::vector<int> expected(tasks().size() - 1);
+  std::iota(expected.begin(), expected.end(), 2);
+  CHECK(tasks_merged == expected);
+}
+
+TEST_CASE("draws of samples: seeds, classes") {
+  // Seed 0 is the files' own order, others are permutations.
+  CHECK(h::permutation(4, 0) == std::vector<index_t>{0, 1, 2, 3});
+  std::set<std::vector<index_t>> seen;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    auto list = h::permutation(4, seed);
+    seen.insert(list);
+    std::sort(list.begin(), list.end());
+    CHECK(list == std::vector<index_t>{0, 1, 2, 3});
+  }
+  CHECK(seen.size() == 24);  // all of them
+  CHECK(h::drawn_samples(5, 9, 3).size() == 5);
+  const auto few = h::drawn_samples(50, 3, 3), more = h::drawn_samples(50, 10, 3);
+  CHECK(std::equal(few.begin(), few.end(), more.begin()));  // a larger draw holds the smaller
+
+  const std::vector<std::int64_t> labels = {0, 1, 2, 0, 1, 2, 0, 1, 3, 0};
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    for (const index_t classes : {1, 2, 3}) {
+      const auto chosen = h::samples_of_classes(labels, 3, classes, seed);
+      std::set<index_t> different(chosen.begin(), chosen.end());
+      std::set<std::int64_t> of;
+      for (const index_t i : chosen) of.insert(labels[static_cast<std::size_t>(i)]);
+      CHECK(different.size() == 3);
+      CHECK(std::ssize(of) == classes);
+    }
+    // Class 3 has one sample: it is not chosen where two are wanted of a class.
+    for (const index_t i : h::samples_of_classes(labels, 2, 1, seed)) CHECK(i != 8);
+  }
+  // Fewer than asked for, where there are no more.
+  CHECK(h::samples_of_classes({5, 5, 6}, 4, 1, 0).size() == 2);
+}
+
+TEST_CASE("means and spreads") {
+  const auto one = h::estimate::of({3});
+  CHECK(one.mean == 3);
+  CHECK_FALSE(one.spread.has_value());
+  const auto some = h::estimate::of({1, 2, 3, 6});
+  CHECK(some.mean == 3);
+  CHECK(*some.spread == doctest::Approx(std::sqrt(14.0 / 3)));
+  CHECK(some.text() == "3.00 ± 2.16");
+}
+
+TEST_CASE("what is no family is refused, and nothing is written") {
+  const fs::path out = clips().fresh("nothing");
+  const auto check = [&](const arguments& given, int status, const std::string& message) {
+    const outcome result = run(given);
+    CAPTURE(result.err);
+    CHECK(result.status == status);
+    CHECK(result.err.find(message) != std::string::npos);
+    CHECK_FALSE(fs::exists(out));
+  };
+  check({"experiment", clips().in(), "--output", out}, 1, "base: is missing: a family needs it");
+  check({"experiment", networks, "--output", networks / "x"}, 1, "lies in one of the inputs");
+  check({"experiment", networks, "--studies", "colours", "--output", out}, 2, "--studies");
+  check({"experiment", networks, "--methods", "slerp", "--output", out}, 2, "--methods");
+  check({"experiment", networks, "--seeds", "0", "--output", out}, 2, "--seeds");
+  const fs::path taken = clips().fresh("taken");
+  fs::create_directory(taken);
+  check({"experiment", networks, "--studies", "alpha", "--output", taken}, 1, "exists already");
+}

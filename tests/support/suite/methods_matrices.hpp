@@ -1,0 +1,229 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/QR>
+#include <Eigen/SVD>
+#include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lot.hpp>
+#include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/tsv_m.hpp>
+#include <catmerge/methods/wudi.hpp>
+#include <cmath>
+#include <vector>
+
+#include "support/suite/algorithms.hpp"
+
+/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS and WUDI, written a second time: by
+/// least squares and singular value decompositions, where the library has eigenvectors of Gram
+/// matrices.
+namespace test::matrices {
+
+using dense = Eigen::MatrixXd;
+using list = std::vector<dense>;
+
+/// A merged task vector, and how far rounding in double may move it (its Frobenius norm).
+struct expected {
+  dense tau;
+  double slack = 0;
+};
+
+inline dense sum_of(const list& t) {
+  dense sum = dense::Zero(t[0].rows(), t[0].cols());
+  for (const auto& x : t) sum += x;
+  return sum;
+}
+
+/// The smallest w that minimises sum_k ||A_k (w - w_k)^T||^2, all A_k and their right-hand sides
+/// one above the other. Normal equations M S^+, as the library has them, are off by d eps (||dM||
+/// ||S^+|| + ||w|| cond(S)) where the terms of M are as large as ||w_k|| ||A_k||^2; what a kept
+/// direction is must be clear: singular values below 1e-6 of the largest count as zero here.
+inline expected least_squares(const list& a, const list& w) {
+  index_t rows = 0;
+  for (const auto& x : a) rows += x.rows();
+  dense left(rows, w[0].cols()), right(rows, w[0].rows());
+  double terms = 0;
+  for (std::size_t k = 0, row = 0; k < a.size(); row += static_cast<std::size_t>(a[k++].rows())) {
+    left.middleRows(static_cast<index_t>(row), a[k].rows()) = a[k];
+    right.middleRows(static_cast<index_t>(row), a[k].rows()) = a[k] * w[k].transpose();
+    terms += w[k].norm() * a[k].squaredNorm();
+  }
+  Eigen::JacobiSVD<dense> svd(left, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  svd.setThreshold(1e-6);
+  const auto& s = svd.singularValues();
+  const double smallest = s(svd.rank() - 1) * s(svd.rank() - 1), largest = s(0) * s(0);
+  expected e{svd.solve(right).transpose(), 0};
+  e.slack = static_cast<double>(w[0].cols()) * tolerance::eps<double> *
+            (terms / smallest + e.tau.norm() * largest / smallest);
+  return e;
+}
+
+/// RegMean's weights: S_k is the Gram matrix of the rows of X_k and of a diagonal matrix.
+inline expected regmean(const list& w, const list& x, double a) {
+  list rows;
+  for (const auto& features : x) {
+    const double n = static_cast<double>(features.rows());
+    dense all(features.rows() + features.cols(), features.cols());
+    all.setZero();
+    all.topRows(features.rows()) = features * std::sqrt(a / n);
+    for (index_t j = 0; j < features.cols(); ++j)
+      all(features.rows() + j, j) = std::sqrt((1 - a) / n) * features.col(j).norm();
+    rows.push_back(all);
+  }
+  return least_squares(rows, w);
+}
+
+/// WUDI's: the rows of T_k / ||T_k|| stand in for inputs.
+inline expected wudi(const list& t) {
+  list rows;
+  for (const auto& x : t) rows.push_back(x / x.norm());
+  return least_squares(rows, t);
+}
+
+/// A U V^T, and how much an error in what it is made of grows in it: relative to the smallest
+/// singular value that is not zero, squared because the library's comes from a Gram matrix.
+struct factor {
+  dense polar;
+  double condition;
+};
+inline factor polar_of(const dense& m) {
+  const Eigen::JacobiSVD<dense> svd(m, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const auto& s = svd.singularValues();
+  index_t rank = 0;
+  while (rank < s.size() && s(rank) > 1e-6 * s(0)) ++rank;
+  const double condition = rank > 0 ? s(0) / s(rank - 1) : 1;
+  return {svd.matrixU().leftCols(rank) * svd.matrixV().leftCols(rank).transpose(),
+          condition * condition};
+}
+
+/// Singular triplets beside each other, and the factor of the error of their vectors: the largest
+/// squared singular value over the gap below the last that is taken, and over its own square.
+struct triplets {
+  dense u, v;
+  std::vector<double> s;
+  double growth = 1;
+
+  triplets(index_t rows, index_t columns) : u(rows, 0), v(columns, 0) {}
+
+  void append(const dense& a, index_t count) {
+    const Eigen::JacobiSVD<dense> svd(a, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const auto& values = svd.singularValues();
+    u.conservativeResize(Eigen::NoChange, u.cols() + count);
+    v.conservativeResize(Eigen::NoChange, v.cols() + count);
+    u.rightCols(count) = svd.matrixU().leftCols(count);
+    v.rightCols(count) = svd.matrixV().leftCols(count);
+    for (index_t j = 0; j < count; ++j) s.push_back(values(j));
+    if (count == 0) return;
+    const double last = values(count - 1) * values(count - 1);
+    const double next = count < values.size() ? values(count) * values(count) : 0;
+    growth = std::max(growth, values(0) * values(0) / (last - next));
+  }
+
+  /// polar(U) diag(values) polar(V)^T. Angles are off by d eps times their growth, the polar factor
+  /// by that times its own (both factors, hence 2), and each column enters with its value.
+  expected sum(const std::vector<double>& values) const {
+    const factor left = polar_of(u), right = polar_of(v);
+    dense scaled = left.polar;
+    double size = 0;
+    for (index_t j = 0; j < scaled.cols(); ++j) {
+      scaled.col(j) *= values[at(j)];
+      size += values[at(j)] * values[at(j)];
+    }
+    const double d = static_cast<double>(std::max(u.rows(), v.rows()));
+    return {scaled * right.polar.transpose(), 2 * d * tolerance::eps<double> * std::sqrt(size) *
+                                                  growth *
+                                                  std::max(left.condition, right.condition)};
+  }
+};
+
+inline expected tsv_m(const list& t) {
+  triplets all(t[0].rows(), t[0].cols());
+  for (const auto& x : t)
+    all.append(x, std::min(x.rows(), x.cols()) / static_cast<index_t>(t.size()));
+  return all.sum(all.s);
+}
+
+/// Iso-CTS with `own` directions for each task; with none Iso-C.
+inline expected iso(const list& t, index_t own) {
+  const index_t r = std::min(t[0].rows(), t[0].cols()),
+                common = r - own * static_cast<index_t>(t.size());
+  triplets shared(t[0].rows(), t[0].cols()), all = shared;
+  shared.append(sum_of(t), common);
+  for (const auto& x : t) all.append(x - shared.u * shared.u.transpose() * x, own);
+  all.append(sum_of(t), common);
+  double mean = 0;
+  for (const double s : all.s) mean += s / static_cast<double>(r);
+  return all.sum(std::vector<double>(all.s.size(), mean));
+}
+
+}  // namespace test::matrices
+
+namespace test::suite {
+
+/// One call of each method, against formulas and against the same call on Eigen's matrices.
+template <class B>
+void matrix_methods() {
+  using C = compute<B>;
+  B b;
+  const auto l = linear(b, 11, 9, 7, {3, 5, 4});
+  const auto base = as<double>(l.host.base);
+  matrices::list t, x, weights;
+  for (std::size_t k = 0; k < l.host.experts.size(); ++k) {
+    // As the library forms them: one subtraction in the compute type.
+    const matrix_of<C> difference = as<C>(l.host.experts[k]) - as<C>(l.host.base);
+    t.push_back(as<double>(difference));
+    weights.push_back(base + t.back());
+    x.push_back(as<double>(l.host.features[k]));
+  }
+  const auto check = [&](const auto& found, const auto& on_eigen, const matrices::dense& tau,
+                         double slack) {
+    // tau is rounded to the compute type, or summed in it (r + 2 terms), and added to the base.
+    const double allowed =
+        slack + 10 * tolerance::eps<C> * tau.norm() + tolerance::eps<C> * (base + tau).norm();
+    CHECK(distance(B::to_eigen(found.merged), oracle::exact(matrices::dense(base + tau))) <=
+          allowed);
+    CHECK(found.report.fallback == catmerge::fallback_rule::none);
+    check_agrees<B>(found.merged, on_eigen.merged, 2 * allowed);
+  };
+  const auto& e = l.host.experts;
+  const auto& f = l.host.features;
+
+  const auto lot = matrices::least_squares(x, t);
+  check(catmerge::lot_linear(l.base, l.experts, l.features),
+        catmerge::lot_linear(l.host.base, e, f), lot.tau, lot.slack);
+  const auto regmean = matrices::regmean(weights, x, 0.9);
+  check(catmerge::regmean_linear(l.base, l.experts, l.features),
+        catmerge::regmean_linear(l.host.base, e, f), regmean.tau - base, regmean.slack);
+  const auto tsv_m = matrices::tsv_m(t);
+  check(catmerge::tsv_m(l.base, l.experts), catmerge::tsv_m(l.host.base, e), tsv_m.tau,
+        tsv_m.slack);
+  catmerge::iso_options both;
+  both.variant = catmerge::iso_variant::cts;
+  both.common = 0.4;  // round((7 - 2) / 3) = 2, at most 7 / 3
+  const auto iso = matrices::iso(t, 2);
+  check(catmerge::iso(l.base, l.experts, both), catmerge::iso(l.host.base, e, both), iso.tau,
+        iso.slack);
+  const auto wudi = matrices::wudi(t);
+  check(catmerge::wudi(l.base, l.experts), catmerge::wudi(l.host.base, e), wudi.tau, wudi.slack);
+  l.check_unchanged();
+
+  const auto v = vectors(b, 12, 10, {4, 6});
+  matrices::dense sum = matrices::dense::Zero(10, 1), total = sum;
+  for (std::size_t k = 0; k < v.host.experts.size(); ++k) {
+    const matrix_of<C> difference = as<C>(v.host.experts[k]) - as<C>(v.host.base);
+    const matrices::dense q = as<double>(v.host.features[k]).colwise().squaredNorm().transpose();
+    sum += q.cwiseProduct(as<double>(difference));
+    total += q;
+  }
+  const matrices::dense tau = sum.cwiseQuotient(total);
+  const auto scale = catmerge::lot_scale(v.base, v.experts, v.features);
+  const double allowed = tolerance::eps<C> * (tau.norm() + as<double>(v.host.base).norm());
+  CHECK(distance(B::to_eigen(scale.merged),
+                 oracle::exact(matrices::dense(as<double>(v.host.base) + tau))) <= 2 * allowed);
+  check_agrees<B>(scale.merged,
+                  catmerge::lot_scale(v.host.base, v.host.experts, v.host.features).merged,
+                  2 * allowed);
+  v.check_unchanged();
+}
+
+}  // namespace test::suite
