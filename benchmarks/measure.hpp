@@ -5,7 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <catmerge/tensor/host_view.hpp>
+#include <catmerge/tensor/host/strided_view.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstring>

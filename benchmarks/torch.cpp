@@ -16,7 +16,7 @@
 
 #include <algorithm>
 #include <catmerge/adapt/torch.hpp>
-#include <catmerge/cat.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <chrono>
 #include <cstdio>
 #include <exception>

@@ -25,7 +25,7 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint_writer.hpp>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>

@@ -26,7 +26,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$include"
 find catmerge -name '*.hpp' | sort > "$work/headers"
 if [ -z "$torch" ]; then
-  grep -v '^catmerge/adapt/torch' "$work/headers" > "$work/chosen"
+  grep -vE '^catmerge/adapt/(detail/)?torch' "$work/headers" > "$work/chosen"
   mv "$work/chosen" "$work/headers"
 fi
 flags=(-std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I "$include" -isystem /usr/include/eigen3)

@@ -6,7 +6,7 @@
 #include <torch/torch.h>
 
 #include <catmerge/adapt/torch.hpp>
-#include <catmerge/cat.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <cstdio>
 #include <random>
 

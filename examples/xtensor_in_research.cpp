@@ -6,8 +6,8 @@
 //     sum_{i != k} ||X_k (T_i - B_k B_k^T T_i)^T||^2 + lambda ||X_i (B_k B_k^T T_i)^T||^2,
 // conflict plus what the trimmed tasks lose of their own. Here both numbers of it are swept.
 #include <catmerge/adapt/xtensor.hpp>
-#include <catmerge/conflict.hpp>
-#include <catmerge/projection.hpp>
+#include <catmerge/cat/projection.hpp>
+#include <catmerge/features/conflict.hpp>
 #include <cmath>
 #include <cstdio>
 #include <random>

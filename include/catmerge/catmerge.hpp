@@ -8,16 +8,16 @@
 /// included one by one. Needs Eigen alone.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/adapt/span.hpp>
-#include <catmerge/cat.hpp>
-#include <catmerge/compose.hpp>
-#include <catmerge/conflict.hpp>
-#include <catmerge/eigen_basis.hpp>
-#include <catmerge/features.hpp>
-#include <catmerge/mask.hpp>
+#include <catmerge/cat/mask.hpp>
+#include <catmerge/cat/projection.hpp>
+#include <catmerge/features/conflict.hpp>
+#include <catmerge/features/statistics.hpp>
+#include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/stream.hpp>
+#include <catmerge/merge/task_vector.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/weight_average.hpp>
-#include <catmerge/order_statistics.hpp>
-#include <catmerge/projection.hpp>
-#include <catmerge/stream.hpp>
-#include <catmerge/task_vector.hpp>
+#include <catmerge/numeric/eigen_search.hpp>
+#include <catmerge/numeric/order_search.hpp>
 #include <catmerge/version.hpp>

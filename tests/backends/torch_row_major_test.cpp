@@ -8,7 +8,7 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/adapt/eigen.hpp>
-#include <catmerge/cat.hpp>
+#include <catmerge/methods/cat.hpp>
 
 #include "support/data.hpp"
 

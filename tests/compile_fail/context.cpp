@@ -3,8 +3,8 @@
 //
 // What a context must offer: every line of catmerge::compute_context, once missing and, where the
 // result's type counts, once of another type.
-#include <catmerge/features.hpp>
-#include <catmerge/task_vector.hpp>
+#include <catmerge/features/statistics.hpp>
+#include <catmerge/merge/task_vector.hpp>
 
 struct there {};  // a domain
 

@@ -3,7 +3,7 @@
 //
 // What merge_stream asks of a method, a source, statistics and a sink.
 #include <catmerge/adapt/eigen.hpp>
-#include <catmerge/stream.hpp>
+#include <catmerge/merge/stream.hpp>
 
 #include "support/device.hpp"
 

@@ -3,8 +3,8 @@
 //
 // What tensor_traits must say, and which tensors a call takes.
 #include <catmerge/adapt/eigen.hpp>
-#include <catmerge/cat.hpp>
-#include <catmerge/task_vector.hpp>
+#include <catmerge/merge/task_vector.hpp>
+#include <catmerge/methods/cat.hpp>
 
 struct mine {
   float data[4];

@@ -6,8 +6,8 @@
 #include <Spectra/SymEigsSolver.h>
 #include <Eigen/Eigenvalues>
 #include <catmerge/adapt/eigen.hpp>
-#include <catmerge/eigen_basis.hpp>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/numeric/eigen_search.hpp>
+#include <catmerge/tensor/host/host.hpp>
 
 #include <string>
 

@@ -4,10 +4,10 @@
 
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/adapt/span.hpp>
-#include <catmerge/mask.hpp>
-#include <catmerge/method.hpp>
-#include <catmerge/projection.hpp>
-#include <catmerge/task_vector.hpp>
+#include <catmerge/cat/mask.hpp>
+#include <catmerge/cat/projection.hpp>
+#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/task_vector.hpp>
 
 #include "support/data.hpp"
 #include "support/fake_device.hpp"

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <catmerge/order_statistics.hpp>
+#include <catmerge/numeric/order_search.hpp>
 #include <numeric>
 
 #include "support/executor.hpp"

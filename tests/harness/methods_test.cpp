@@ -4,7 +4,7 @@
 /// `catmerge merge` by every method that it offers: the library's own results, bit for bit; what
 /// the settings are, and what is refused. And reports: pages, verbosity.
 
-#include <catmerge/cat.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 
 /// A domain whose handles are the host's: nothing but the domain tells its tensors apart.
 struct device {};

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <cstddef>
 #include <exception>
 #include <memory>

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <cstddef>
 #include <deque>
 #include <exception>

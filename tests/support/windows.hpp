@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

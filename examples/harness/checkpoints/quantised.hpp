@@ -7,7 +7,7 @@
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/io/convert.hpp>
 #include <catmerge/io/float8.hpp>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <functional>
 #include <harness/checkpoints/contradictions.hpp>
 #include <map>

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
+#include <catmerge/merge/stream.hpp>
 #include <catmerge/model/kinds.hpp>
-#include <catmerge/stream.hpp>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <cstring>
 #include <deque>
 #include <string>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/stream.hpp>
+#include <catmerge/merge/stream.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>
 #include <harness/networks/checkpoint_weights.hpp>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features.hpp>
+#include <catmerge/features/statistics.hpp>
 #include <catmerge/io/statistics.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/features/expert_weights.hpp>

@@ -4,8 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <catmerge/cat_options.hpp>
-#include <catmerge/compose.hpp>
+#include <catmerge/cat/options.hpp>
+#include <catmerge/merge/compose.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>

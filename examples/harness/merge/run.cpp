@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-#include <catmerge/compose.hpp>
+#include <catmerge/merge/compose.hpp>
 #include <catmerge/model/networks.hpp>
 #include <chrono>
 #include <cmath>

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/cat.hpp>
-#include <catmerge/compose.hpp>
+#include <catmerge/merge/compose.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <concepts>
 #include <memory>
 #include <optional>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/compose.hpp>
+#include <catmerge/merge/compose.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>

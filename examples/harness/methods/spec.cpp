@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 
 #include <algorithm>
-#include <catmerge/cat.hpp>
 #include <catmerge/error.hpp>
+#include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/cat_options.hpp>
+#include <catmerge/cat/options.hpp>
 #include <functional>
 #include <harness/methods/any_method.hpp>
 #include <string>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/stream.hpp>
+#include <catmerge/merge/stream.hpp>
 #include <cmath>
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/report/report_json.hpp>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/stream.hpp>
+#include <catmerge/merge/stream.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>

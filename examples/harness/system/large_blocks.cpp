@@ -7,7 +7,7 @@
 // each: that took a tenth of CAT's time. At most `limit` is kept, the newest.
 
 #include <algorithm>
-#include <catmerge/tensor/host_view.hpp>
+#include <catmerge/tensor/host/strided_view.hpp>
 #include <cstdint>
 #include <cstdlib>
 #include <map>

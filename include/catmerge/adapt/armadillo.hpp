@@ -3,7 +3,7 @@
 #pragma once
 
 #include <armadillo>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
 #include <type_traits>

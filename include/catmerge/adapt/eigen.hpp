@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <catmerge/tensor/mistakes.hpp>
 #include <concepts>
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/tensor/host.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <catmerge/tensor/mistakes.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 

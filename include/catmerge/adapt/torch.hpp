@@ -6,7 +6,7 @@
 #include <ATen/ops/linalg_eigh_ops.h>
 #include <c10/core/InferenceMode.h>
 
-#include <catmerge/adapt/torch_tensor.hpp>
+#include <catmerge/adapt/detail/torch_tensor.hpp>
 #include <cstdint>
 #include <limits>
 #include <span>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features.hpp>
+#include <catmerge/features/statistics.hpp>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/io/safetensors_writer.hpp>
 #include <cstddef>

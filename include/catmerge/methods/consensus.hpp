@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/strips.hpp>
+#include <catmerge/merge/call.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
+#include <catmerge/numeric/strips.hpp>
 #include <cmath>
 #include <string>
 #include <type_traits>

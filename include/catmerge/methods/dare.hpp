@@ -3,8 +3,8 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/method.hpp>
-#include <catmerge/methods/strips.hpp>
+#include <catmerge/merge/method.hpp>
+#include <catmerge/numeric/strips.hpp>
 #include <cstdint>
 #include <string_view>
 

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/strips.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/numeric/strips.hpp>
 #include <cmath>
 #include <vector>
 

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/matrix_parts.hpp>
-#include <catmerge/methods/orthogonal_sum.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/methods/detail/matrix_parts.hpp>
+#include <catmerge/numeric/orthogonal_sum.hpp>
 
 namespace catmerge {
 

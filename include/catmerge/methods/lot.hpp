@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/gram_solve.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/methods/detail/gram_solve.hpp>
 
 namespace catmerge {
 

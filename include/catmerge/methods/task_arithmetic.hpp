@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/method.hpp>
+#include <catmerge/merge/method.hpp>
 
 namespace catmerge {
 

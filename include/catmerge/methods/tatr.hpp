@@ -3,9 +3,9 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/strips.hpp>
-#include <catmerge/methods/task_order.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/numeric/strips.hpp>
+#include <catmerge/numeric/task_thresholds.hpp>
 #include <cmath>
 #include <limits>
 #include <vector>

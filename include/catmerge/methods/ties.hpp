@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/strips.hpp>
-#include <catmerge/methods/task_order.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/numeric/strips.hpp>
+#include <catmerge/numeric/task_thresholds.hpp>
 #include <cmath>
 #include <limits>
 

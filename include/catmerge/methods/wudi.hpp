@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/methods/call.hpp>
-#include <catmerge/methods/gram_solve.hpp>
-#include <catmerge/methods/matrix_parts.hpp>
+#include <catmerge/merge/call.hpp>
+#include <catmerge/methods/detail/gram_solve.hpp>
+#include <catmerge/methods/detail/matrix_parts.hpp>
 
 namespace catmerge {
 

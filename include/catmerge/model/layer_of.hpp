@@ -2,13 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/layer.hpp>
+#include <catmerge/features/layer_kind.hpp>
 #include <catmerge/model/kinds.hpp>
 
 namespace catmerge::model {
 
-/// How a parameter of a class is merged: convolutions as linear maps on patches, what is not trimmed
-/// as layer_kind::other.
+/// How a parameter of a class is merged: convolutions as linear maps on patches, what is not
+/// trimmed as layer_kind::other.
 constexpr layer_kind layer_of(const classification& c) {
   if (!c.trim) return layer_kind::other;
   switch (c.kind) {

@@ -6,7 +6,7 @@
 #include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <catmerge/error.hpp>
-#include <catmerge/tensor/gemm.hpp>
+#include <catmerge/tensor/detail/gemm.hpp>
 #include <catmerge/tensor/small_matrix.hpp>
 #include <cmath>
 #include <string>

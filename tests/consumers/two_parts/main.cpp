@@ -1,4 +1,4 @@
-#include <catmerge/conflict.hpp>
+#include <catmerge/features/conflict.hpp>
 #include <catmerge/io/json.hpp>
 
 int main() {

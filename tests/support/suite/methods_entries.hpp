@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/compose.hpp>
+#include <catmerge/merge/compose.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

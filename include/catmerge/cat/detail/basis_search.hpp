@@ -1,0 +1,237 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/cat/detail/basis_plan.hpp>
+
+/// From G_k to the removal basis: which eigenvalues are taken, by which solver.
+namespace catmerge::detail {
+
+/// An eigenvalue counts as positive above this: d_out times the rounding of G_k times max|lambda|.
+/// Without it the zeros of a low-rank G_k come out "positive" by rounding.
+inline double positive_above(index_t size, double rounding, double magnitude) {
+  return static_cast<double>(size) * rounding * magnitude;
+}
+
+/// How many of the eigenvalues (descending) the rule takes.
+inline index_t directions_taken(const direction_rule& rule, const std::vector<double>& values,
+                                double threshold) {
+  index_t positive = 0;
+  while (positive < std::ssize(values) && values[static_cast<std::size_t>(positive)] > threshold)
+    ++positive;
+  if (const auto* t = std::get_if<top>(&rule))
+    return (std::min<index_t>)(t->count, t->positive_only ? positive : std::ssize(values));
+  if (std::holds_alternative<all_positive>(rule)) return positive;
+  const auto& e = std::get<energy>(rule);
+  double total = 0;
+  for (index_t j = 0; j < positive; ++j)
+    total += values[static_cast<std::size_t>(j)] * values[static_cast<std::size_t>(j)];
+  double sum = 0;
+  index_t count = 0;
+  for (; count < positive; ++count) {
+    const double next =
+        sum + values[static_cast<std::size_t>(count)] * values[static_cast<std::size_t>(count)];
+    if (e.stop == energy::bound::reach ? sum >= e.share * total : next >= e.share * total) break;
+    sum = next;
+  }
+  return count;
+}
+
+/// Notes in `result` what the rule takes of the eigenvalues (descending); returns how many.
+template <class Result>
+index_t take_directions(const direction_rule& rule, const std::vector<double>& values,
+                        double threshold, Result& result) {
+  const index_t count = directions_taken(rule, values, threshold);
+  result.positive = 0;
+  for (const double v : values) result.positive += v > threshold;
+  result.eigenvalues = values;
+  result.eigenvalues.resize(static_cast<std::size_t>(count));
+  return count;
+}
+
+/// The removal basis of task k by the dense solver.
+template <class Context>
+void dense_basis(Context& c, conflict_gram<Context>& g, index_t k, const direction_rule& rule,
+                 removal_basis_result<typename Context::matrix>& result) {
+  const index_t size = g.size();
+  auto vectors = g.dense(k);
+  const auto ascending = c.symmetric_eigen(vectors);
+  std::vector<double> values(ascending.rbegin(), ascending.rend());
+  if (!values.empty())
+    result.magnitude = (std::max)(std::abs(values.front()), std::abs(values.back()));
+  const double threshold =
+      positive_above(size, g.rounding(scalar_type::f64), (std::max)(result.magnitude, g.terms(k)));
+  const index_t count = take_directions(rule, values, threshold, result);
+  result.basis = c.make(scalar_type::f64, size, count);
+  for (index_t j = 0; j < count; ++j)
+    c.assign(c.slice(typename Context::const_view(vectors), 0, size, size - 1 - j, 1),
+             c.slice(typename Context::view(result.basis), 0, size, j, 1));
+  values.resize(static_cast<std::size_t>((std::min<index_t>)(count + 8, size)));
+  result.spectrum = std::move(values);
+}
+
+/// The searches for the leading eigenvectors of several G_k, side by side: what they multiply next
+/// is multiplied together.
+template <class Context>
+class basis_searches {
+  using search = eigen_search<Context>;
+  using task_product = typename conflict_gram<Context>::task_product;
+
+ public:
+  basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& wanted,
+                 eigen_options eigen)
+      : c_(c), g_(g), tasks_(wanted), spent_(wanted.size(), 0) {
+    const scalar_type type = g.type();
+    if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
+    // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
+    // that nothing is reached. A search that stalls all the same, or has spent half of its
+    // products, goes on in double.
+    const bool single = type == scalar_type::f32 && g.single() && eigen.tolerance >= 4e-7;
+    eigen_options first = eigen;
+    if (single) first.products /= 2;
+    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
+    if (!single) {
+      run(scalar_type::f64);
+      return;
+    }
+    run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
+        25 * (std::max<index_t>)(eigen.count, 4));
+
+    // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
+    // float has found, and then goes on to double's tolerance where a value is smaller than its
+    // residual: that tells what is small from what is nothing.
+    for (const bool last : {false, true}) {
+      if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
+      for (std::size_t j = 0; j < tasks_.size(); ++j) {
+        const auto found = searches_[j].result();
+        const double terms = (std::max)(found.magnitude, g.terms(tasks_[j]));
+        const double unsure = last ? 2 * found.residual * found.magnitude
+                                   : positive_above(g.size(), g.rounding(scalar_type::f32), terms);
+        bool sure = found.converged;
+        for (const double v : found.values) sure = sure && std::abs(v) > unsure;
+        const bool given_up = !found.converged && spent_[j] + found.products >= eigen.products;
+        if (sure || given_up) continue;
+        spent_[j] += found.products;
+        eigen_options rest = eigen;
+        rest.products -= spent_[j];
+        const auto start = found.converged ? searches_[j].leading() : searches_[j].kept();
+        searches_[j] =
+            search(c, g.size(), rest, typename Context::const_view(start), found.magnitude);
+      }
+      run(scalar_type::f64);
+    }
+  }
+
+  eigenpairs<Context> result(std::size_t j) {
+    auto found = searches_[j].result();
+    found.products += spent_[j];
+    return found;
+  }
+
+ private:
+  /// Goes on with all searches, each until it is done, or until rounding seems to keep it where it
+  /// is: its residual is below `floor`, and `patience` products have not lowered it by a tenth.
+  void run(scalar_type arithmetic, double floor = 0, index_t patience = 0) {
+    struct progress {
+      double residual = std::numeric_limits<double>::infinity();
+      index_t products = 0;  // when it was as low as that
+      bool stalled = false;
+    };
+    std::vector<progress> seen(searches_.size());
+    while (true) {
+      std::vector<task_product> list;
+      for (std::size_t j = 0; j < searches_.size(); ++j)
+        if (!searches_[j].done() && !seen[j].stalled)
+          list.push_back({tasks_[j], searches_[j].block(), searches_[j].product()});
+      if (list.empty()) return;
+      g_.apply(list, arithmetic);
+      c_.concurrently(std::ssize(searches_), [&](index_t t) {
+        const auto j = static_cast<std::size_t>(t);
+        search& s = searches_[j];
+        if (s.done() || seen[j].stalled) return;
+        s.advance();
+        const double residual = s.residual() * (std::min)(1.0, s.magnitude() / g_.terms(tasks_[j]));
+        if (residual < 0.9 * seen[j].residual) seen[j] = {residual, s.products()};
+        seen[j].stalled = residual < floor && s.products() - seen[j].products >= patience;
+      });
+    }
+  }
+
+  Context& c_;
+  conflict_gram<Context>& g_;
+  std::vector<index_t> tasks_;
+  std::vector<search> searches_;
+  std::vector<index_t> spent_;  // products of searches that others went on from
+};
+
+/// The removal bases of several tasks, from one G_k each.
+template <class Context>
+std::vector<removal_basis_result<typename Context::matrix>> find_bases(
+    Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
+    const projection_options& options, const basis_plan& plan) {
+  std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
+  std::vector<index_t> left;  // positions in `tasks` of what the dense solver is to do
+  const auto* few = std::get_if<top>(&options.directions);
+  if (plan.way == basis_way::dense || few == nullptr || !g.searchable()) {
+    for (index_t j = 0; j < std::ssize(tasks); ++j) left.push_back(j);
+  } else {
+    eigen_options eigen = options.eigen;
+    eigen.count = few->count;
+    eigen.products = plan.products;
+    basis_searches<Context> searches(c, g, tasks, eigen);
+    for (std::size_t j = 0; j < tasks.size(); ++j) {
+      auto pairs = searches.result(j);
+      auto& result = results[j];
+      result.products = pairs.products;
+      if (!pairs.converged) {
+        // The products are spent without the residual asked for: the dense solver always gets
+        // there, and result.way says that it was used.
+        left.push_back(static_cast<index_t>(j));
+        continue;
+      }
+      const double threshold = positive_above(g.size(), g.rounding(scalar_type::f64),
+                                              (std::max)(pairs.magnitude, g.terms(tasks[j])));
+      const index_t count = take_directions(options.directions, pairs.values, threshold, result);
+      result.basis = c.make(scalar_type::f64, g.size(), count);
+      c.assign(c.slice(typename Context::const_view(pairs.vectors), 0, g.size(), 0, count),
+               result.basis);
+      result.spectrum = std::move(pairs.values);
+      for (const double v : pairs.after) result.spectrum.push_back(v);
+      result.magnitude = pairs.magnitude;
+      result.residual = pairs.residual;
+      result.way = plan.way;
+    }
+  }
+  if (left.empty()) return results;
+
+  const auto solve = [&](index_t j) {
+    const auto at = static_cast<std::size_t>(left[static_cast<std::size_t>(j)]);
+    dense_basis(c, g, tasks[at], options.directions, results[at]);
+  };
+  // Side by side where that takes little memory: the solver needs five matrices of this size. (From
+  // weights G_k is formed on all threads.)
+  if (g.stacked() && g.size() <= 1024)
+    c.concurrently(std::ssize(left), solve);
+  else
+    for (index_t j = 0; j < std::ssize(left); ++j) solve(j);
+  return results;
+}
+
+/// The G_k of the options for some tasks, and how their bases are to be found: as the options say
+/// or the cheapest way. energies: ||T_i||_F^2, if they are known. who: names the parameter.
+template <class Context>
+std::pair<conflict_gram<Context>, basis_plan> make_gram(
+    Context& c, std::vector<typename Context::const_view> vectors,
+    std::vector<statistics_view<typename Context::domain>> statistics,
+    const std::vector<index_t>& tasks, const projection_options& options,
+    std::vector<double> energies = {}, const std::string& who = "removal_basis") {
+  using gram = conflict_gram<Context>;
+  const basis_plan plan = plan_bases(c, vectors, statistics, tasks, options);
+  const bool stack =
+      plan.way == basis_way::shifts || (plan.way == basis_way::dense && gram::has_rows(statistics));
+  return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,
+               stack ? gram::way::shifts : gram::way::weights, tasks, std::move(energies), who),
+          plan};
+}
+
+}  // namespace catmerge::detail

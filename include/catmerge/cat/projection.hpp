@@ -1,0 +1,209 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/cat/detail/basis_search.hpp>
+#include <catmerge/tensor/operands.hpp>
+
+/// @file
+/// CAT Merging's trim of linear weights (Sun et al., ICML 2025): a removal basis B_k per protected
+/// task, and Phi_k(T_i) = (I - B_k B_k^T) T_i for the others.
+namespace catmerge {
+
+namespace detail {
+
+/// T -= V (U^T T); returns U^T T.
+template <class Context>
+typename Context::matrix remove_directions(Context& c, typename Context::const_view v,
+                                           typename Context::const_view u,
+                                           typename Context::view t) {
+  auto coefficients = c.make(compute_type(c.type(t)), c.columns(u), c.columns(t));
+  if (c.columns(v) == 0) return coefficients;
+  c.multiply(1, u, op::transpose, t, op::none, 0, coefficients);
+  c.multiply(-1, v, op::none, coefficients, op::none, 1, t);
+  return coefficients;
+}
+
+/// Bases side by side, d_out x (the sum of their widths), f64.
+template <class Context>
+typename Context::matrix side_by_side(Context& c,
+                                      const std::vector<typename Context::const_view>& bases,
+                                      index_t size) {
+  index_t total = 0;
+  for (const auto& b : bases) total += c.columns(b);
+  auto all = c.make(scalar_type::f64, size, total);
+  index_t column = 0;
+  for (const auto& b : bases) {
+    c.assign(b, c.slice(typename Context::view(all), 0, size, column, c.columns(b)));
+    column += c.columns(b);
+  }
+  return all;
+}
+
+/// T -= V (U^T T) does what (I - B_m B_m^T) ... (I - B_1 B_1^T) T would, with two products instead
+/// of 2 m: V is [B_1 ... B_m] and U = V M^T, M = (I + L)^-1, where L holds what of V^T V lies below
+/// the blocks B_l^T B_l on the diagonal. (The coefficients of B_j are B_j^T of what B_1 ... B_{j-1}
+/// have left: c_j = B_j^T T - sum_{l < j} B_j^T B_l c_l.)
+template <class Context>
+struct compact_trim {
+  compact_trim(Context& c, const std::vector<typename Context::const_view>& bases, index_t size)
+      : v(side_by_side(c, bases, size)) {
+    auto square = c.make(scalar_type::f64, c.columns(v), c.columns(v));
+    c.multiply(1, v, op::transpose, v, op::none, 0, square);
+    const small_matrix overlap = c.to_host(square);
+    const index_t n = overlap.rows();
+    std::vector<index_t> start;  // of the basis that a column belongs to
+    for (const auto& b : bases)
+      for (index_t j = 0, first = std::ssize(start); j < c.columns(b); ++j) start.push_back(first);
+    small_matrix inverse(n, n);  // M^T, by forward substitution
+    for (index_t j = 0; j < n; ++j)
+      for (index_t i = 0; i < n; ++i) {
+        double sum = i == j ? 1 : 0;
+        for (index_t l = j; l < start[static_cast<std::size_t>(i)]; ++l)
+          sum -= overlap(i, l) * inverse(j, l);
+        inverse(j, i) = sum;
+      }
+    auto factor = c.make(scalar_type::f64, n, n);
+    c.from_host(inverse, factor);
+    u = c.make(scalar_type::f64, size, n);
+    c.multiply(1, v, op::none, factor, op::none, 0, u);
+  }
+
+  typename Context::matrix v, u;
+};
+
+/// An orthonormal basis of the span of several, d_out x (at most the sum of their widths).
+template <class Context>
+typename Context::matrix joint_basis(Context& c,
+                                     const std::vector<typename Context::const_view>& bases,
+                                     index_t size) {
+  using view = typename Context::view;
+  index_t total = 0;
+  for (const auto& b : bases) total += c.columns(b);
+  auto all = c.make(scalar_type::f64, total, size);  // as rows
+  index_t used = 0;
+  for (const auto& b : bases) {
+    const index_t width = c.columns(b);
+    if (width == 0) continue;
+    auto block = c.make(scalar_type::f64, width, size);
+    to_rows(c, b, block);
+    const index_t kept = orthonormalise(c, all, used, block);
+    c.assign(c.slice(view(block), 0, kept, 0, size), c.slice(view(all), used, kept, 0, size));
+    used += kept;
+  }
+  auto basis = c.make(scalar_type::f64, size, used);
+  to_columns(c, c.slice(view(all), 0, used, 0, size), basis);
+  return basis;
+}
+
+struct removal_basis_fn {
+  template <class VectorRange, class FeatureRange, class Context>
+  auto operator()(index_t k, const VectorRange& vectors, const FeatureRange& features,
+                  const projection_options& options, Context& c) const {
+    static_assert(require_tensors<VectorRange>());
+    using T = element_t<VectorRange>;
+    static_assert(require_matrix<T>());
+    static_assert(require_makeable<T>());
+    static_assert(require_feature_range<FeatureRange, T>());
+    static_assert(require_context_for<Context, T>());
+    validate(options);
+    auto views = read_all<Context>(vectors);
+    auto statistics = as_statistics_list(features);
+    if (views.empty() || k < 0 || k >= std::ssize(views))
+      throw error("removal_basis: task " + std::to_string(k) + " of " +
+                  std::to_string(views.size()));
+    if (statistics.size() != views.size())
+      throw error("removal_basis: features of " + std::to_string(statistics.size()) +
+                  " tasks for " + std::to_string(views.size()) + " task vectors");
+    for (std::size_t i = 0; i < views.size(); ++i) {
+      require_shape(c, views[i], c.rows(views[0]), c.columns(views[0]),
+                    "removal_basis: task vector " + std::to_string(i));
+      require_inputs(c, statistics[i], c.rows(views[0]), c.columns(views[0]),
+                     "removal_basis: features " + std::to_string(i));
+      if (!c.all_finite(views[i]))
+        throw error("removal_basis: task vector " + std::to_string(i) +
+                    " holds a value that is not finite");
+      if (!c.all_finite(statistics[i].data))
+        throw error("removal_basis: features " + std::to_string(i) +
+                    " hold a value that is not finite");
+    }
+    auto [gram, plan] = make_gram(c, std::move(views), std::move(statistics), {k}, options);
+    auto found = std::move(find_bases(c, gram, {k}, options, plan).front());
+    const T& like = unwrap(*std::begin(vectors));
+    removal_basis_result<result_t<T>> result{
+        make_result(c, like, typename Context::const_view(found.basis)),
+        std::move(found.eigenvalues),
+        std::move(found.spectrum),
+        found.magnitude,
+        found.residual,
+        found.positive,
+        found.products,
+        found.way};
+    c.assign(found.basis, write(result.basis));
+    return result;
+  }
+
+  template <class VectorRange, class FeatureRange>
+  auto operator()(index_t k, const VectorRange& vectors, const FeatureRange& features,
+                  const projection_options& options = {}) const {
+    static_assert(require_tensors<VectorRange>());
+    auto c = context_of_first(vectors);
+    return (*this)(k, vectors, features, options, c);
+  }
+};
+
+struct project_out_fn {
+  /// T <- (I - B B^T) T, in place.
+  template <class Basis, class T, class Context>
+  void operator()(const Basis& basis, T& t, Context& c) const {
+    if constexpr (!handle_of<Basis, Context>) static_assert(require_matrix<Basis>());
+    if constexpr (!handle_of<T, Context>) static_assert(require_matrix<T>());
+    static_assert(require_written<Context, T>());
+    static_assert(require_same_domain<Basis, T>());
+    static_assert(require_context_for<Context, T>());
+    static_assert(require_context_for<Context, Basis>());
+    const typename Context::const_view b = read_in<Context>(basis);
+    const typename Context::view trimmed = write_in<Context>(t);
+    require_shape(c, b, c.rows(trimmed), c.columns(b), "project_out: basis");
+    remove_directions(c, b, b, trimmed);
+  }
+
+  template <class Basis, class T>
+  void operator()(const Basis& basis, T& t) const {
+    static_assert(require_matrix<T>());
+    auto c = context_of(t);
+    (*this)(basis, t, c);
+  }
+};
+
+}  // namespace detail
+
+/// B_k, d_out x c: the directions of output space along which the other tasks' vectors disturb task
+/// k's features more than lambda times what removing them costs those tasks. Eq. 8 of CAT Merging
+/// (Sun et al., ICML 2025) is a constant minus tr(B^T G_k B), so these are eigenvectors of the
+/// largest eigenvalues of
+///
+///     G_k = sum_{i != k} T_i (X_k^T X_k - lambda X_i^T X_i) T_i^T
+/// @code
+/// auto found = removal_basis(k, vectors, features);  // and (..., options[, context])
+/// project_out(found.basis, vectors[i]);              // for every i != k
+/// @endcode
+/// vectors: a range of K task vectors, d_out x d_in; features: a range of K, rows X_i, n_i x d_in,
+/// or their statistics. Returns a removal_basis_result, `basis` of the vectors' family and compute
+/// type. At most min(d_out, (K - 1) n_k) eigenvalues are positive. B is unique up to rotation
+/// within equal eigenvalues: compare B B^T or the value of Eq. 8, never B.
+///
+/// Throws catmerge::error where k is none of the tasks, tasks or extents do not match, features are
+/// second moments, a value is not finite, or for options as projection_options says.
+inline constexpr detail::removal_basis_fn removal_basis{};
+
+/// T <- (I - B B^T) T in place: Phi_k(T) of a linear weight, in the stored layout.
+/// @code
+/// project_out(B, T);  // and (B, T, context)
+/// @endcode
+/// B: d_out x c, with orthonormal columns (not checked); T: d_out x d_in, or a view of the context,
+/// as a transform has them (const ones, too: they are handles). Throws catmerge::error where B has
+/// another number of rows than T.
+inline constexpr detail::project_out_fn project_out{};
+
+}  // namespace catmerge

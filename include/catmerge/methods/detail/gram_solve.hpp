@@ -1,0 +1,184 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/merge/method.hpp>
+#include <catmerge/numeric/gram_eigen.hpp>
+#include <catmerge/numeric/strips.hpp>
+#include <vector>
+
+/// Task vectors averaged with a Gram matrix as the weight of each: the kernel of LOT, RegMean and
+/// WUDI.
+namespace catmerge::detail {
+
+/// S = weight X^T X + diag(diagonal), d_in x d_in, by what it is made of.
+template <class Context>
+struct weighted_gram {
+  typename Context::const_view data;  ///< X, m x d_in, or X^T X, d_in x d_in
+  bool formed = false;                ///< whether data is X^T X
+  double weight = 1;                  ///< at least 0
+  std::vector<double> diagonal{};     ///< d_in numbers, or none
+};
+
+/// What storing a number in this type may change, relative to it.
+constexpr double unit_roundoff(scalar_type type) {
+  switch (type) {
+    case scalar_type::f64: return 0x1p-53;
+    case scalar_type::f32: return 0x1p-24;
+    case scalar_type::f16: return 0x1p-11;
+    case scalar_type::bf16: return 0x1p-8;
+  }
+  return 0;
+}
+
+/// tau += (sum_k T_k S_k)(sum_k S_k)^+, the minimiser of sum_k tr((tau - T_k) S_k (tau - T_k)^T)
+/// that has the smallest norm; everything in double.
+template <class Context>
+class gram_solver {
+  using matrix = typename Context::matrix;
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  /// vectors: T_k, d_out x d_in; grams: S_k, one for each. What both look at must outlive this.
+  gram_solver(Context& c, vector_list<Context> vectors, std::vector<weighted_gram<Context>> grams)
+      : c_(c),
+        vectors_(vectors),
+        grams_(std::move(grams)),
+        d_out_(c.rows(vectors.front())),
+        d_in_(c.columns(vectors.front())) {}
+
+  /// Adds the result to tau. Returns false, tau as it was, where sum_k S_k is zero. Where all S_k
+  /// are made of rows alone, fewer than d_in together, the eigenproblem is that of X X^T, X all the
+  /// rows, instead of X^T X: both have the same nonzero eigenvalues, and are cut at the same.
+  bool add_to(const view& tau) {
+    return rows() < d_in_ ? add_from_rows(tau) : add_from_grams(tau, nullptr);
+  }
+
+  /// The same minus `base` outside the span of sum_k S_k: what averaging base + T_k instead of T_k,
+  /// and taking base off again, would give.
+  bool add_without(const const_view& base, const view& tau) { return add_from_grams(tau, &base); }
+
+ private:
+  matrix make(index_t rows, index_t columns) { return c_.make(scalar_type::f64, rows, columns); }
+
+  /// How many rows the S_k are made of; d_in where they are not made of rows alone.
+  index_t rows() {
+    index_t total = 0;
+    for (const auto& s : grams_) {
+      if (s.formed || !s.diagonal.empty()) return d_in_;
+      total += c_.rows(s.data);
+    }
+    return total;
+  }
+
+  /// X: all rows, each times the root of its weight; Y = sum_k T_k X_k^T beside each other. Then
+  /// sum_k T_k S_k = Y X and X (X^T X)^+ = (X X^T)^+ X.
+  bool add_from_rows(const view& tau) {
+    const index_t all = rows();
+    auto x = make(all, d_in_), y = make(d_out_, all), gram = make(all, all);
+    for (index_t k = 0, row = 0; k < std::ssize(grams_); ++k) {
+      const auto& s = grams_[static_cast<std::size_t>(k)];
+      const index_t n = c_.rows(s.data);
+      const view part = c_.slice(view(x), row, n, 0, d_in_);
+      c_.assign(s.data, part);
+      if (s.weight != 1) c_.scale(std::sqrt(s.weight), part);
+      c_.multiply(1, vectors_[static_cast<std::size_t>(k)], op::none, part, op::transpose, 0,
+                  c_.slice(view(y), 0, d_out_, row, n));
+      row += n;
+    }
+    c_.multiply(1, x, op::none, x, op::transpose, 0, gram);
+    const auto pairs = eigen_of_gram(c_, gram, d_in_);
+    if (pairs.values.empty()) return false;
+    apply_inverse(pairs, gram, y);
+    auto result = make(d_out_, d_in_);
+    c_.multiply(1, y, op::none, x, op::none, 0, result);
+    c_.axpy(1, result, tau);
+    return true;
+  }
+
+  bool add_from_grams(const view& tau, const const_view* base) {
+    auto sum = make(d_in_, d_in_), weighted = make(d_out_, d_in_);
+    double noise = 0;
+    std::vector<double> diagonal;
+    for (std::size_t k = 0; k < grams_.size(); ++k) {
+      const auto& s = grams_[k];
+      if (s.weight > 0) add_gram(s, vectors_[k], sum, weighted, noise);
+      if (s.diagonal.empty()) continue;
+      auto scaled = make(d_out_, d_in_);
+      c_.assign(vectors_[k], scaled);
+      c_.scale_columns(s.diagonal, scaled);
+      c_.axpy(1, scaled, weighted);
+      diagonal.resize(s.diagonal.size());
+      for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += s.diagonal[j];
+    }
+    if (!diagonal.empty()) add_diagonal(diagonal, sum);
+    const auto pairs = eigen_of_gram(c_, sum, d_in_, noise);
+    if (pairs.values.empty()) return false;
+    apply_inverse(pairs, sum, weighted);
+    if (base != nullptr && pairs.first > 0) {
+      const const_view outside = c_.slice(const_view(sum), 0, d_in_, 0, pairs.first);
+      auto lost = make(d_out_, pairs.first);
+      c_.multiply(1, *base, op::none, outside, op::none, 0, lost);
+      c_.multiply(-1, lost, op::none, outside, op::transpose, 1, weighted);
+    }
+    c_.axpy(1, weighted, tau);
+    return true;
+  }
+
+  /// sum += weight X^T X; weighted += weight T X^T X, without forming X^T X for few rows. `noise`
+  /// grows by what the rounding of a given X^T X to its type may do to an eigenvalue: at most the
+  /// norm of the rounding errors.
+  void add_gram(const weighted_gram<Context>& s, const const_view& t, const view& sum,
+                const view& weighted, double& noise) {
+    if (s.formed) {
+      if (c_.type(s.data) != scalar_type::f64)
+        noise += s.weight * unit_roundoff(c_.type(s.data)) * std::sqrt(c_.squared_norm(s.data));
+      c_.axpy(s.weight, s.data, sum);
+      c_.multiply(s.weight, t, op::none, s.data, op::none, 1, weighted);
+    } else if (c_.rows(s.data) > d_in_) {
+      auto gram = make(d_in_, d_in_);
+      c_.multiply(1, s.data, op::transpose, s.data, op::none, 0, gram);
+      c_.axpy(s.weight, gram, sum);
+      c_.multiply(s.weight, t, op::none, gram, op::none, 1, weighted);
+    } else {
+      auto image = make(d_out_, c_.rows(s.data));
+      c_.multiply(1, t, op::none, s.data, op::transpose, 0, image);
+      c_.multiply(s.weight, s.data, op::transpose, s.data, op::none, 1, sum);
+      c_.multiply(s.weight, image, op::none, s.data, op::none, 1, weighted);
+    }
+  }
+
+  /// In blocks, so that what crosses to the device is small.
+  void add_diagonal(const std::vector<double>& diagonal, const view& sum) {
+    constexpr index_t width = 128;
+    for (index_t j = 0; j < d_in_; j += width) {
+      const index_t n = (std::min)(width, d_in_ - j);
+      small_matrix entries = small_matrix::Zero(n, n);
+      for (index_t i = 0; i < n; ++i) entries(i, i) = diagonal[static_cast<std::size_t>(j + i)];
+      auto block = make(n, n);
+      c_.from_host(entries, block);
+      c_.axpy(1, block, c_.slice(sum, j, n, j, n));
+    }
+  }
+
+  /// y = y times the pseudo-inverse of the matrix whose eigenpairs these are. Scales the vectors
+  /// that are kept.
+  void apply_inverse(const gram_pairs& pairs, const view& vectors, const view& y) {
+    const index_t n = std::ssize(pairs.values);
+    const view roots = c_.slice(vectors, 0, c_.rows(vectors), pairs.first, n);
+    c_.scale_columns(inverse_roots(pairs.values), roots);
+    for_strips(c_, y, [&](const auto& strip) {
+      auto along = make(strip.rows, n);
+      c_.multiply(1, strip(y), op::none, roots, op::none, 0, along);
+      c_.multiply(1, along, op::none, roots, op::transpose, 0, strip(y));
+    });
+  }
+
+  Context& c_;
+  vector_list<Context> vectors_;
+  std::vector<weighted_gram<Context>> grams_;
+  index_t d_out_, d_in_;
+};
+
+}  // namespace catmerge::detail

@@ -1,0 +1,297 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/numeric/thin_blocks.hpp>
+#include <optional>
+
+/// @file
+/// The few largest eigenpairs of a symmetric matrix that is known only by its products.
+namespace catmerge {
+
+/// How eigenpairs are looked for.
+struct eigen_options {
+  index_t count = 4;  ///< how many of the largest
+  /// A pair (theta, v) is accepted once ||G v - theta v|| <= tolerance * max|theta|. The error of
+  /// the subspace is at most that over the gap, the error of Eq. 8 its square over the gap. 0:
+  /// default_tolerance of what is multiplied.
+  double tolerance = 0;
+  /// Give up after this many products with a vector, at most a block more (result.converged is
+  /// then false).
+  index_t products = 4000;
+  std::uint64_t seed = 0x9E3779B97F4A7C15;  ///< of the starting block
+};
+
+/// The tolerance of eigenpairs for matrices made of numbers of this type. In double 1e-8: Eq. 8 is
+/// exact to double precision wherever the gap exceeds 1e-8 of the spectrum. In float 1e-6: task
+/// vectors are some percent of the weights that they are the difference of, and carry the weights'
+/// rounding (6e-8), so that G_k itself is not known better; Eq. 8 is exact to 1e-10 where the gap
+/// exceeds 1 % of the spectrum.
+constexpr double default_tolerance(scalar_type of) {
+  return of == scalar_type::f64 ? 1e-8 : 1e-6;
+}
+
+/// Eigenpairs, largest eigenvalue first.
+template <class Context>
+struct eigenpairs {
+  std::vector<double> values;        ///< descending; at most options.count
+  typename Context::matrix vectors;  ///< size x values.size(), f64, orthonormal columns
+  /// The Ritz values that come after them, descending: not converged, so from below.
+  std::vector<double> after;
+  double magnitude = 0;   ///< the largest |eigenvalue| that was seen
+  double residual = 0;    ///< largest ||G v - theta v|| / magnitude
+  index_t products = 0;   ///< products of G with a vector
+  bool converged = true;  ///< false: the products were spent, `residual` says how far
+};
+
+namespace detail {
+
+/// H = Q G Q^T of a growing basis, the rows of Q, and its eigenpairs (Ritz values, and vectors in
+/// terms of Q).
+template <class Matrix>
+class ritz_problem {
+ public:
+  /// Q has grown by as many rows as `side` = Q (new rows G)^T has columns; symmetrised.
+  void extend(const Matrix& side) {
+    const index_t fresh = side.cols(), used = side.rows() - fresh;
+    Matrix h(used + fresh, used + fresh);
+    for (index_t j = 0; j < used; ++j)
+      for (index_t i = 0; i < used; ++i) h(i, j) = h_(i, j);
+    for (index_t j = 0; j < fresh; ++j) {
+      for (index_t i = 0; i < used; ++i) h(i, used + j) = h(used + j, i) = side(i, j);
+      for (index_t i = 0; i < fresh; ++i)
+        h(used + i, used + j) = 0.5 * (side(used + i, j) + side(used + j, i));
+    }
+    h_ = std::move(h);
+  }
+
+  /// Q has been replaced by its leading `keep` Ritz vectors.
+  void restart(index_t keep) {
+    h_ = Matrix(keep, keep);
+    for (index_t j = 0; j < keep; ++j)
+      for (index_t i = 0; i < keep; ++i) h_(i, j) = i == j ? value(j) : 0;
+    solve();
+  }
+
+  void solve() {
+    for (index_t e = 0; e < h_.size(); ++e)
+      if (!std::isfinite(h_.data()[e]))
+        throw error("an eigenproblem overflows, or its operator holds values that are not finite");
+    pairs_ = solve_symmetric(h_);
+  }
+
+  /// The Ritz values, descending.
+  double value(index_t j) const {
+    return pairs_.values[pairs_.values.size() - 1 - static_cast<std::size_t>(j)];
+  }
+  double smallest() const { return pairs_.values.front(); }
+
+  /// The leading Ritz vectors as combinations of Q's rows, count x used; times their values if
+  /// `scaled`.
+  Matrix leading(index_t count, bool scaled = false) const {
+    const index_t n = pairs_.vectors.rows();
+    Matrix s(count, n);
+    for (index_t j = 0; j < count; ++j)
+      for (index_t i = 0; i < n; ++i)
+        s(j, i) = pairs_.vectors(i, n - 1 - j) * (scaled ? value(j) : 1);
+    return s;
+  }
+
+ private:
+  Matrix h_;
+  symmetric_pairs pairs_;
+};
+
+}  // namespace detail
+
+/// The search for the options.count largest (signed) eigenpairs of a symmetric matrix G of the
+/// given size, in steps, so that searches for several matrices can share their products:
+///
+///     while (!search.done()) { ... search.product() = search.block() G ...; search.advance(); }
+///
+/// Blocks are f64, b x size, every row a vector. The method is block Krylov with Rayleigh-Ritz
+/// projection: the basis Q grows by the residuals of the leading Ritz pairs, which spans the same
+/// space as block Lanczos, keeps Q G beside Q so that residuals are exact, and is restarted thickly
+/// with the leading Ritz vectors (Wu & Simon, SIAM J. Matrix Anal. 22(2), 2000), among which
+/// converged pairs stay locked. Deterministic for a given seed, on every domain.
+template <class Context>
+class eigen_search {
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+  using matrix = typename Context::matrix;
+
+ public:
+  /// Begins with the rows of `start`, or with what the seed makes. magnitude: of eigenvalues seen
+  /// before. `c` must outlive the search.
+  eigen_search(Context& c, index_t size, const eigen_options& options,
+               const std::optional<const_view>& start = {}, double magnitude = 0)
+      : c_(&c),
+        size_(size),
+        options_(options),
+        wanted_((std::min)(options.count, size)),
+        // As wide as what is wanted: a wider block takes more products to the same residual. (Four
+        // columns use what is read of a matrix better than fewer.)
+        block_((std::min)(size, (std::max<index_t>)(wanted_, 4))),
+        // A basis of this size seldom needs a restart, which costs products. (CAT's layers take 30
+        // to 100, and some 200 where tasks have similar features: with restarts at 96 that would be
+        // 400 to 900.)
+        limit_((std::min)(size, (std::max<index_t>)(8 * block_, 256))),
+        magnitude_(magnitude) {
+    if (options_.tolerance == 0) options_.tolerance = default_tolerance(scalar_type::f64);
+    if (wanted_ == 0) return;
+    const index_t first = start ? (std::min)(c.rows(*start), limit_) : block_;
+    grow((std::max)(first, block_));
+    if (start)
+      c.assign(c.slice(*start, 0, first, 0, size_), rows(*q_, 0, first));
+    else
+      c.from_host(detail::seeded_block(block_, size_, options_.seed), rows(*q_, 0, first));
+    fresh_ = detail::orthonormalise(c, *q_, 0, rows(*q_, 0, first));
+    converged_ = false;
+  }
+
+  /// Whether there is nothing more to multiply.
+  bool done() const { return fresh_ == 0; }
+
+  /// What is to be multiplied by G: b x size with orthonormal rows.
+  const_view block() { return rows(*q_, used_, fresh_); }
+  /// Where the product goes, of the same shape.
+  view product() { return rows(*gq_, used_, fresh_); }
+
+  /// Looks at the product. Throws catmerge::error where it is not finite.
+  void advance() {
+    products_ += fresh_;
+    ritz_.extend(detail::small_product(*c_, rows(*q_, 0, used_ + fresh_), product()));
+    used_ += fresh_;
+    look();
+  }
+
+  double magnitude() const { return magnitude_; }  ///< as result() says it
+  double residual() const { return residual_; }    ///< likewise
+  index_t products() const { return products_; }   ///< likewise
+
+  /// The leading Ritz vectors, at most options.count, as the rows of a matrix.
+  matrix leading() { return ritz_vectors(wanted_); }
+
+  /// Likewise those that a restart keeps: another search that begins with them loses little.
+  matrix kept() { return ritz_vectors(restart_size()); }
+
+  /// What was found.
+  eigenpairs<Context> result() {
+    const index_t have = (std::min)(wanted_, used_), seen = (std::min)(have + 4, used_);
+    eigenpairs<Context> found;
+    for (index_t j = 0; j < have; ++j) found.values.push_back(ritz_.value(j));
+    for (index_t j = have; j < seen; ++j) found.after.push_back(ritz_.value(j));
+    found.vectors = c_->make(scalar_type::f64, size_, have);
+    if (have > 0) detail::to_columns(*c_, leading(), found.vectors);
+    found.magnitude = magnitude_;
+    found.residual = residual_;
+    found.products = products_;
+    found.converged = converged_;
+    return found;
+  }
+
+ private:
+  view rows(matrix& m, index_t first, index_t count) {
+    return c_->slice(view(m), first, count, 0, size_);
+  }
+
+  matrix ritz_vectors(index_t count) {
+    const index_t have = (std::min)(count, used_);
+    auto lead = c_->make(scalar_type::f64, have, size_);
+    if (have > 0) detail::times_small(*c_, ritz_.leading(have), rows(*q_, 0, used_), lead);
+    return lead;
+  }
+
+  /// Room for `count` rows.
+  void grow(index_t count) {
+    const index_t room = q_ ? c_->rows(*q_) : 0;
+    if (count <= room) return;
+    const index_t wider = (std::min)(limit_, (std::max)(count, 2 * room));
+    for (auto* m : {&q_, &gq_}) {
+      auto larger = c_->make(scalar_type::f64, wider, size_);
+      if (used_ > 0) c_->assign(rows(**m, 0, used_), rows(larger, 0, used_));
+      *m = std::move(larger);
+    }
+  }
+
+  /// Rayleigh-Ritz: accepts the leading pairs, or makes the next block of their residuals.
+  void look() {
+    fresh_ = 0;
+    ritz_.solve();
+    magnitude_ = (std::max)({magnitude_, std::abs(ritz_.smallest()), std::abs(ritz_.value(0))});
+
+    // Residuals of the leading pairs: s Q G - theta s Q.
+    const index_t looked = (std::min)(used_, block_), have = (std::min)(wanted_, looked);
+    auto residuals = c_->make(scalar_type::f64, looked, size_);
+    detail::times_small(*c_, ritz_.leading(looked), rows(*gq_, 0, used_), residuals);
+    detail::times_small(*c_, ritz_.leading(looked, true), rows(*q_, 0, used_), residuals, -1, 1);
+    const small_matrix squares = detail::small_product(*c_, residuals, residuals);
+    const auto norm = [&](index_t j) { return std::sqrt(squares(j, j)); };
+    const double accept = options_.tolerance * magnitude_;
+    double worst = 0;
+    for (index_t j = 0; j < have; ++j) worst = (std::max)(worst, norm(j));
+    residual_ = magnitude_ > 0 ? worst / magnitude_ : 0;
+    converged_ = (worst <= accept && have == wanted_) || used_ == size_;
+    if (converged_ || products_ >= options_.products) return;
+
+    // Expand by the residuals that have not converged, the wanted pairs' first.
+    index_t count = 0;
+    for (index_t j = 0; j < looked; ++j)
+      if (norm(j) > accept) {
+        if (count != j) c_->assign(rows(residuals, j, 1), rows(residuals, count, 1));
+        ++count;
+      }
+    if (used_ + count > limit_ && limit_ < size_) restart();  // else this is the whole space
+    count = (std::min)(count, limit_ - used_);
+    grow(used_ + count);
+    count = detail::orthonormalise(*c_, *q_, used_, rows(residuals, 0, count));
+    if (count > 0) c_->assign(rows(residuals, 0, count), rows(*q_, used_, count));
+    fresh_ = count;  // none: the space cannot grow any more, what there is is the result
+    if (fresh_ == 0) converged_ = worst <= accept;
+  }
+
+  /// How many Ritz vectors outlive a restart: an eighth of the room. (With half of it searches that
+  /// restart take up to twice as many products.)
+  index_t restart_size() const { return (std::max)(2 * block_, limit_ / 8); }
+
+  /// Thick restart with the leading Ritz vectors, whose images need no new product.
+  void restart() {
+    const index_t keep = (std::min)(used_, restart_size());
+    const small_matrix lead = ritz_.leading(keep);
+    auto rotated = c_->make(scalar_type::f64, keep, size_);
+    for (matrix* m : {&*q_, &*gq_}) {
+      detail::times_small(*c_, lead, rows(*m, 0, used_), rotated);
+      c_->assign(rotated, rows(*m, 0, keep));
+    }
+    ritz_.restart(keep);
+    used_ = keep;
+  }
+
+  Context* c_;
+  index_t size_;
+  eigen_options options_;
+  index_t wanted_, block_, limit_;
+  detail::ritz_problem<small_matrix> ritz_;
+  std::optional<matrix> q_, gq_;  // rows: the basis Q and Q G, then the next block and its product
+  index_t used_ = 0, fresh_ = 0, products_ = 0;
+  double magnitude_, residual_ = 0;
+  bool converged_ = true;
+};
+
+/// The options.count largest (signed) eigenpairs of a symmetric operator of the given size.
+///
+/// apply(x, y) writes x G to y for thin f64 blocks (b x size, every row a vector). Throws
+/// catmerge::error where what it writes is not finite. The method is eigen_search's.
+template <class Context, class Apply>
+eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& apply,
+                                       const eigen_options& options) {
+  eigen_search<Context> search(c, size, options);
+  while (!search.done()) {
+    apply(search.block(), search.product());
+    search.advance();
+  }
+  return search.result();
+}
+
+}  // namespace catmerge
