@@ -354,7 +354,7 @@ void largest_positions(benchmark::State& state, index_t size) {
   const auto scores = random_matrix(scalar_type::f64, size, 1);
   const std::span<const double> all(scores.data<double>(), static_cast<std::size_t>(size));
   const double seconds = timed(state, [&] {
-    benchmark::DoNotOptimize(catmerge::detail::largest_positions(all, catmerge::top{4}));
+    benchmark::DoNotOptimize(catmerge::detail::largest_positions(all, catmerge::largest{4}));
   });
   report_bytes(state, 8.0 * static_cast<double>(size), seconds);
 }

@@ -68,10 +68,10 @@ template <class Method>
 void merge_by(const Method& method, const input& in, context& c) {
   catmerge::layer_problem<context> problem;
   problem.kind = catmerge::layer_kind::linear;
-  problem.base = catmerge::detail::read(in.given.base);
+  problem.base = catmerge::const_view_of(in.given.base);
   problem.experts = catmerge::detail::read_all<context>(in.given.experts);
   matrix merged(size, size);
-  method.merge(c, problem, catmerge::detail::write(merged));
+  catmerge::merge_problem(method, c, problem, catmerge::view_of(merged));
   benchmark::DoNotOptimize(merged);
 }
 

@@ -20,7 +20,7 @@
 namespace {
 
 using namespace catmerge_benchmark;
-using catmerge::basis_way;
+using catmerge::basis_solver;
 using context = catmerge::context<catmerge::host>;
 
 constexpr index_t tasks = 8;
@@ -41,9 +41,9 @@ double product_rate(const shape& s, index_t rows) {
   matrix y(rows, s.d_out);
   const auto once = [&] {
     const std::clock_t start = std::clock();
-    c.multiply(1, catmerge::detail::read(l.features[0]), catmerge::op::none,
-               catmerge::detail::read(l.vectors[0]), catmerge::op::transpose, 0,
-               catmerge::detail::write(y));
+    c.multiply(1, catmerge::const_view_of(l.features[0]), catmerge::op::none,
+               catmerge::const_view_of(l.vectors[0]), catmerge::op::transpose, 0,
+               catmerge::view_of(y));
     benchmark::DoNotOptimize(y.data());
     return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   };
@@ -76,28 +76,28 @@ void plain_product(benchmark::State& state, shape s, index_t rows) {
   context c;
   auto y = c.make(catmerge::scalar_type_v<Scalar>, rows, s.d_out);
   for (auto _ : state)
-    c.multiply(1, catmerge::detail::read(l.features[0]), catmerge::op::none,
-               catmerge::detail::read(l.vectors[0]), catmerge::op::transpose, 0, y);
+    c.multiply(1, catmerge::const_view_of(l.features[0]), catmerge::op::none,
+               catmerge::const_view_of(l.vectors[0]), catmerge::op::transpose, 0, y);
   state.counters["FLOP"] = benchmark::Counter(2.0 * static_cast<double>(s.d_out * s.d_in * rows),
                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
 /// One basis: statistics to B_k, G_k set up anew each time.
-void basis(benchmark::State& state, shape s, index_t rows, basis_way way) {
+void basis(benchmark::State& state, shape s, index_t rows, basis_solver way) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   catmerge::projection_options options;
-  options.way = way;
+  options.solver = way;
   context c;
   product_rate(s, rows);
   catmerge::index_t positive = 0;
   double residual = 0;
-  basis_way taken = way;
+  basis_solver taken = way;
   const stopwatch watch;
   for (auto _ : state) {
     const auto found = catmerge::removal_basis(0, l.vectors, l.features, options, c);
     positive = found.positive;
     residual = found.residual;
-    taken = found.way;
+    taken = found.solver;
   }
   report_in_products(state, s, rows, watch.seconds());
   state.counters["positive"] = static_cast<double>(positive);
@@ -106,18 +106,17 @@ void basis(benchmark::State& state, shape s, index_t rows, basis_way way) {
   state.SetLabel(names[static_cast<int>(taken)]);
 
   // How many products of G_k with a vector the Krylov ways took: counted once, outside the clock.
-  if (taken == basis_way::shifts || taken == basis_way::weights) {
-    options.way = taken;
+  if (taken == basis_solver::shifts || taken == basis_solver::weights) {
+    options.solver = taken;
     auto [gram, same] =
         catmerge::detail::make_gram(c, catmerge::detail::read_all<context>(l.vectors),
                                     catmerge::detail::as_statistics_list(l.features), {0}, options);
     catmerge::eigen_options eigen = options.eigen;
-    eigen.count = std::get<catmerge::top>(options.directions).count;
     eigen.tolerance = catmerge::default_tolerance(catmerge::scalar_type::f32);
     double seconds = 0;
     index_t calls = 0;
     const auto pairs = catmerge::largest_eigenpairs(
-        c, s.d_out,
+        c, s.d_out, std::get<catmerge::largest>(options.directions).count,
         [&, &g = gram](context::const_view x, context::view y) {
           const stopwatch product;
           g.apply({{0, x, y}}, catmerge::scalar_type::f32);
@@ -145,22 +144,22 @@ void trims(benchmark::State& state, shape s, index_t rows) {
 
 /// A whole layer by CAT by one of the ways, beside what the cost model predicts for its bases (and
 /// beside the other way: where they cross, the model's choice should).
-void layer_by_way(benchmark::State& state, shape s, index_t rows, basis_way way) {
+void layer_by_way(benchmark::State& state, shape s, index_t rows, basis_solver way) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   catmerge::cat_options options;
   options.diagnostics = false;
-  options.linear.way = way;
+  options.linear.solver = way;
   context c;
   std::vector<index_t> all;
   for (index_t k = 0; k < tasks; ++k) all.push_back(k);
-  const auto costs = catmerge::detail::cost_of_ways(
+  const auto costs = catmerge::detail::cost_of_solvers(
       c, catmerge::detail::read_all<context>(l.vectors),
       catmerge::detail::as_statistics_list(l.features), all, options.linear.directions);
   timed(state, [&] {
     benchmark::DoNotOptimize(catmerge::cat_linear(l.base, l.experts, l.features, options, c));
   });
   state.counters["predicted_GFLOP"] =
-      1e-9 * (way == basis_way::shifts ? costs.shifts : costs.weights);
+      1e-9 * (way == basis_solver::shifts ? costs.shifts : costs.weights);
   state.SetLabel(costs.cheapest() == way ? "what the model chooses" : "");
 }
 
@@ -211,11 +210,11 @@ void add_all() {
       };
       add("product_f32", plain_product<float>);
       add("product_f64", plain_product<double>);
-      add("basis_automatic", basis, basis_way::automatic);
-      add("basis_shifts", basis, basis_way::shifts);
-      add("basis_weights", basis, basis_way::weights);
+      add("basis_automatic", basis, basis_solver::automatic);
+      add("basis_shifts", basis, basis_solver::shifts);
+      add("basis_weights", basis, basis_solver::weights);
       // Half a minute and more at d_out = 3072: ask for "slow" by name.
-      add(s.d_out > 1000 ? "slow_basis_dense" : "basis_dense", basis, basis_way::dense)
+      add(s.d_out > 1000 ? "slow_basis_dense" : "basis_dense", basis, basis_solver::dense)
           ->Iterations(1);
       add("trims_of_one_vector", trims);
       add("layer_task_arithmetic", sum_only);
@@ -224,8 +223,8 @@ void add_all() {
     }
   for (const shape& s : shapes)
     for (const index_t rows : {10, 25, 50, 100, 200, 400})
-      for (const auto& [name, way] : {std::pair("slow_layer_by_shifts", basis_way::shifts),
-                                      std::pair("slow_layer_by_weights", basis_way::weights)})
+      for (const auto& [name, way] : {std::pair("slow_layer_by_shifts", basis_solver::shifts),
+                                      std::pair("slow_layer_by_weights", basis_solver::weights)})
         add_one(name, s, rows, layer_by_way, way)->Iterations(3);
 }
 

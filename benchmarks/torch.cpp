@@ -58,7 +58,7 @@ layer make_layer(const torch::Device& device, index_t d_out, index_t d_in, index
 
 /// theta_0 + alpha sum_i T_i', straight from the formulas.
 Tensor by_formulas(const layer& l, const catmerge::cat_options& options) {
-  const index_t rank = std::get<catmerge::top>(options.linear.directions).count;
+  const index_t rank = std::get<catmerge::largest>(options.linear.directions).count;
   std::vector<Tensor> vectors, grams, projections;
   for (const Tensor& expert : l.experts) vectors.push_back(expert - l.base);
   for (const Tensor& x : l.features) grams.push_back(x.t().mm(x));

@@ -55,13 +55,13 @@ int main() {
   catmerge::cat_options options;
   options.linear.lambda = 1;
   auto [merged, report] = catmerge::cat_linear(base, experts, inputs, options);  // a lab::panel
-  const auto before = catmerge::inter_task_conflict(report.conflict_before);
-  const auto after = catmerge::inter_task_conflict(report.conflict_after);
+  const auto before = catmerge::inter_task_conflict(report.trim->conflict_before);
+  const auto after = catmerge::inter_task_conflict(report.trim->conflict_after);
   std::printf("the merged layer is a panel of %ld x %ld, pitch %ld\n", merged.height, merged.width,
               merged.pitch);
   std::printf("task   conflict   trimmed   directions removed from the others\n");
   bool holds = merged.height == 6 && merged.width == 10;
-  for (const auto& p : report.protections) {
+  for (const auto& p : report.trim->protections) {
     const auto k = static_cast<std::size_t>(p.task);
     std::printf("%4td   %8.3f   %7.3f   %zu\n", p.task, before[k], after[k], p.eigenvalues.size());
     holds = holds && after[k] < before[k];

@@ -59,8 +59,8 @@ int main() {
   std::cout << "Merged scale: " << scale.merged.transpose().format(line)
             << "\nMerged shift: " << shift.merged.transpose().format(line) << std::endl;
   for (const auto& [k, i] : {std::pair(0, 1), std::pair(1, 0)}) {
-    const double before = scale.report.conflict_before(k, i);
-    const double after = scale.report.conflict_after(k, i);
+    const double before = scale.report.trim->conflict_before(k, i);
+    const double after = scale.report.trim->conflict_after(k, i);
     std::printf("Scale of task %d on the features of task %d: conflict %.2f, trimmed %.2f\n", i, k,
                 before, after);
     holds = holds && after < before;

@@ -12,28 +12,23 @@
 // m the mean of the norms. An expert that was trained for longer does not drown the others.
 struct balanced_method {
   double alpha = 0.3;
-  static constexpr bool needs_statistics(catmerge::layer_kind) { return false; }
+  double factor() const { return alpha; }
 
   template <class Context>
-  catmerge::layer_report merge(Context& c, const catmerge::layer_problem<Context>& p,
-                               typename Context::view out) const {
-    catmerge::layer_report report;
-    report.kind = p.kind;
-    auto t = c.make(catmerge::compute_type(c.type(out)), c.rows(p.base), c.columns(p.base));
+  void combine(Context& c, const catmerge::layer_problem<Context>&,
+               catmerge::vector_list<Context> vectors, typename Context::view tau,
+               catmerge::layer_report&) const {
+    std::vector<double> norms;
     double mean = 0;
-    for (const auto& expert : p.experts) {
-      c.subtract(expert, p.base, t);
-      report.norm.push_back(std::sqrt(c.squared_norm(t)));
-      mean += report.norm.back() / static_cast<double>(p.experts.size());
+    for (const auto& t : vectors) {
+      norms.push_back(std::sqrt(c.squared_norm(t)));
+      mean += norms.back() / static_cast<double>(vectors.size());
     }
-    c.assign(p.base, out);
-    for (std::size_t k = 0; k < p.experts.size(); ++k)  // out += weight (theta_k - theta_0)
-      if (report.norm[k] > 0)
-        c.accumulate(alpha * mean / report.norm[k], {&p.experts[k], 1}, p.base, out);
-    return report;
+    for (std::size_t k = 0; k < vectors.size(); ++k)
+      if (norms[k] > 0) c.axpy(mean / norms[k], vectors[k], tau);
   }
 };
-static_assert(catmerge::merging_method<balanced_method, catmerge::context<catmerge::host>>);
+static_assert(catmerge::vector_method<balanced_method, catmerge::context<catmerge::host>>);
 
 // Checkpoints in memory, source and sink in one. (embedding.cpp has a source that loads and frees.)
 using matrix = Eigen::MatrixXf;

@@ -71,9 +71,9 @@ int main() {
   const bool same_scale = scale.isApprox(catmerge::cat_scale(gamma, scales, all_rows).merged);
   const auto [form, kept, seen] = linear_statistics[0].view();
   std::printf("per task: %.0f rows seen, %td x %td numbers kept\n", seen, kept.rows, kept.columns);
-  for (const auto& p : streamed.report.protections)
+  for (const auto& p : streamed.report.trim->protections)
     std::printf("directions removed to protect task %td: %zu\n", p.task, p.eigenvalues.size());
   const auto word = [](bool yes) { return yes ? "equal" : "DIFFERENT"; };
   std::printf("by statistics and by rows: linear %s, scale %s\n", word(same), word(same_scale));
-  return same && same_scale && streamed.report.energy_removed[0] > 0 ? 0 : 1;
+  return same && same_scale && streamed.report.trim->energy_removed[0] > 0 ? 0 : 1;
 }

@@ -63,7 +63,7 @@ int main() {
     std::printf("%6.1f", lambda);
     point before{1e300};
     for (const catmerge::index_t rank : {0, 1, 2, 4, 8}) {
-      const catmerge::projection_options options{catmerge::top{rank}, lambda};
+      const catmerge::projection_options options{catmerge::largest{rank}, lambda};
       const point now = measure(vectors, inputs, options);
       std::printf("  %6.3f (%2td)", now.objective, now.rank);
       // Each direction more lowers Eq. 8, by its eigenvalue; without one nothing changes.

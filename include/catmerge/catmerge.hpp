@@ -10,9 +10,12 @@
 #include <catmerge/adapt/span.hpp>
 #include <catmerge/cat/mask.hpp>
 #include <catmerge/cat/projection.hpp>
+#include <catmerge/cat/trim.hpp>
 #include <catmerge/features/conflict.hpp>
 #include <catmerge/features/statistics.hpp>
 #include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/drift.hpp>
+#include <catmerge/merge/merge_parameter.hpp>
 #include <catmerge/merge/stream.hpp>
 #include <catmerge/merge/task_vector.hpp>
 #include <catmerge/methods/cat.hpp>
@@ -20,4 +23,5 @@
 #include <catmerge/methods/weight_average.hpp>
 #include <catmerge/numeric/eigen_search.hpp>
 #include <catmerge/numeric/order_search.hpp>
+#include <catmerge/numeric/spectral_norm.hpp>
 #include <catmerge/version.hpp>

@@ -5,12 +5,12 @@
 
 using namespace test;
 
-static_assert(catmerge::matrix<arma::fmat> && !catmerge::vector<arma::fmat>);
-static_assert(catmerge::vector<arma::vec> && catmerge::vector<arma::frowvec>);
-static_assert(catmerge::matrix<arma::mat::fixed<2, 3>>);
-static_assert(!catmerge::tensor<arma::imat>);
-static_assert(!catmerge::tensor<arma::cx_mat>);
-static_assert(!catmerge::tensor<decltype(arma::mat() + arma::mat())>);
+static_assert(catmerge::any_matrix<arma::fmat> && !catmerge::any_vector<arma::fmat>);
+static_assert(catmerge::any_vector<arma::vec> && catmerge::any_vector<arma::frowvec>);
+static_assert(catmerge::any_matrix<arma::mat::fixed<2, 3>>);
+static_assert(!catmerge::any_tensor<arma::imat>);
+static_assert(!catmerge::any_tensor<arma::cx_mat>);
+static_assert(!catmerge::any_tensor<decltype(arma::mat() + arma::mat())>);
 static_assert(std::is_same_v<catmerge::result_t<arma::subview<float>>, arma::fmat>);
 static_assert(std::is_same_v<catmerge::result_t<arma::subview_row<double>>, arma::rowvec>);
 
@@ -24,7 +24,7 @@ TEST_CASE("Armadillo: nothing is copied, and nothing beside a subview is written
   big.fill(1);
   const auto& constant = big;
   auto part = big.submat(1, 2, 3, 5);
-  const auto seen = catmerge::detail::read(constant.submat(1, 2, 3, 5));
+  const auto seen = catmerge::const_view_of(constant.submat(1, 2, 3, 5));
   CHECK(seen.data == &big(1, 2));
   CHECK(seen.rows == 3);
   CHECK(seen.columns == 4);
@@ -34,9 +34,9 @@ TEST_CASE("Armadillo: nothing is copied, and nothing beside a subview is written
   catmerge::add_task_vector(part, t);
   CHECK(arma::accu(big) == doctest::Approx(42 + 24));
   auto column = big.col(3);
-  CHECK(catmerge::detail::read(column).data == big.colptr(3));
+  CHECK(catmerge::const_view_of(column).data == big.colptr(3));
   auto row = big.row(2);
-  const auto window = catmerge::detail::read(row);
+  const auto window = catmerge::const_view_of(row);
   CHECK(window.rows == 7);
   CHECK(window.row_stride == 6);
   const arma::frowvec r = catmerge::task_vector(row, row);

@@ -25,11 +25,11 @@ TEST_CASE("what crosses between context and host stays where it is") {
        {std::pair<index_t, index_t>{2, 3}, {5, 1}, {1, 7}, {40, 33}}) {
     const Eigen::MatrixXd x = g.matrix(rows, columns);
     const at::Tensor t = doubles::matrix(x);
-    CHECK(Eigen::MatrixXd(c.to_host(catmerge::detail::read(t))) == x);
+    CHECK(Eigen::MatrixXd(c.to_host(catmerge::const_view_of(t))) == x);
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < columns; ++j) CHECK(t[i][j].item<double>() == x(i, j));
     at::Tensor back = t.new_zeros(t.sizes());
-    c.from_host(x, catmerge::detail::write(back));
+    c.from_host(x, catmerge::view_of(back));
     CHECK(back.equal(t));
   }
 }
@@ -39,16 +39,16 @@ TEST_CASE("cat_linear: what it is on Eigen's tensors") {
   std::vector<at::Tensor> experts, features;
   for (const auto& e : l.experts) experts.push_back(doubles::matrix(e));
   for (const auto& x : l.features) features.push_back(doubles::matrix(x));
-  for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::weights}) {
     catmerge::cat_options o;
-    o.linear.way = way;
+    o.linear.solver = way;
     const auto expected = catmerge::cat_linear(l.base, l.experts, l.features, o);
     const auto found = catmerge::cat_linear(doubles::matrix(l.base), experts, features, o);
     CHECK((doubles::to_eigen(found.merged) - expected.merged).norm() <=
           1e-7 * (expected.merged - l.base).norm());
-    CHECK((found.report.overlap - expected.report.overlap).norm() <= 1e-7);
-    CHECK((found.report.conflict_after - expected.report.conflict_after).norm() <=
-          1e-7 * expected.report.conflict_after.norm());
+    CHECK((found.report.trim->overlap - expected.report.trim->overlap).norm() <= 1e-7);
+    CHECK((found.report.trim->conflict_after - expected.report.trim->conflict_after).norm() <=
+          1e-7 * expected.report.trim->conflict_after.norm());
   }
 }
 
@@ -57,8 +57,8 @@ TEST_CASE("steps in place take const views of the context") {
   torch_context c;
   const Eigen::MatrixXd b = g.orthonormal(6, 2), t = g.matrix(6, 4);
   at::Tensor basis = doubles::matrix(b), owner = doubles::matrix(t);
-  const torch_context::view handle = catmerge::detail::write(owner);
-  const torch_context::const_view read = catmerge::detail::read(basis);
+  const torch_context::view handle = catmerge::view_of(owner);
+  const torch_context::const_view read = catmerge::const_view_of(basis);
   catmerge::project_out(read, handle, c);
   CHECK((doubles::to_eigen(owner) - (t - b * (b.transpose() * t))).norm() <= 1e-14 * t.norm());
 }

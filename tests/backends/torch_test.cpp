@@ -16,13 +16,13 @@
 #include "support/windows.hpp"
 
 using namespace test;
+using catmerge::const_view_of;
 using catmerge::op;
 using catmerge::torch_const_view;
 using catmerge::torch_domain;
 using catmerge::torch_view;
-using catmerge::detail::read;
+using catmerge::view_of;
 using catmerge::detail::torch_type;
-using catmerge::detail::write;
 
 namespace {
 
@@ -30,7 +30,7 @@ using torch_context = catmerge::context<torch_domain>;
 using host_context = catmerge::context<catmerge::host>;
 using doubles = torch_backend<double>;
 
-static_assert(catmerge::matrix<at::Tensor> && catmerge::vector<at::Tensor>);
+static_assert(catmerge::any_matrix<at::Tensor> && catmerge::any_vector<at::Tensor>);
 static_assert(catmerge::makeable<at::Tensor>);
 static_assert(std::is_same_v<catmerge::result_t<at::Tensor>, at::Tensor>);
 // What is read cannot be written, and nothing becomes a view unseen.
@@ -92,8 +92,8 @@ struct pair {
     tensor.copy_(doubles::matrix(values));
   }
 
-  torch_view view() { return write(tensor); }
-  torch_const_view view() const { return read(tensor); }
+  torch_view view() { return view_of(tensor); }
+  torch_const_view view() const { return const_view_of(tensor); }
 
   /// How many elements differ between the two.
   index_t wrong() const {
@@ -266,8 +266,9 @@ TEST_CASE("torch: elementwise operations work in place") {
       c.zip(catmerge::pair_function::product, y.view(), y.view(), y.view());
       CHECK(doubles::to_eigen(y.tensor) == 4 * other.cwiseAbs2());
       // Two windows of one tensor.
-      c.subtract(c.slice(read(x.tensor), 0, 3, 0, 5), c.slice(read(x.tensor), 3, 3, 0, 5),
-                 c.slice(write(x.tensor), 3, 3, 0, 5));
+      c.subtract(c.slice(const_view_of(x.tensor), 0, 3, 0, 5),
+                 c.slice(const_view_of(x.tensor), 3, 3, 0, 5),
+                 c.slice(view_of(x.tensor), 3, 3, 0, 5));
       CHECK(doubles::to_eigen(x.tensor).middleRows(3, 3) ==
             before.topRows(3) - before.middleRows(3, 3));
       CHECK(x.outside_untouched());
@@ -279,20 +280,21 @@ TEST_CASE("torch: arithmetic is in double as soon as one operand is") {
   const Eigen::MatrixXd one = Eigen::MatrixXd::Constant(1, 1, 1);
   const at::Tensor a = doubles::matrix(one * (1 + 0x1p-40)), b = doubles::matrix(one);
   at::Tensor y = b.to(at::kFloat);
-  c.subtract(read(a), read(b.to(at::kHalf)), write(y));  // in float this would be 0
+  c.subtract(const_view_of(a), const_view_of(b.to(at::kHalf)),
+             view_of(y));  // in float this would be 0
   CHECK(y.item<double>() == 0x1p-40);
   y.fill_(0x1p-30);
-  const catmerge::torch_const_view rounded[] = {read(b.to(at::kBFloat16))};
-  c.accumulate(1, rounded, read(a), write(y));
+  const catmerge::torch_const_view rounded[] = {const_view_of(b.to(at::kBFloat16))};
+  c.accumulate(1, rounded, const_view_of(a), view_of(y));
   CHECK(y.item<double>() == 0x1p-30 - 0x1p-40);
   y.fill_(-1);
-  c.axpy(1, read(a), write(y));
+  c.axpy(1, const_view_of(a), view_of(y));
   CHECK(y.item<double>() == 0x1p-40);
   at::Tensor wide = b.clone().mul_(0x1p-40);
   const at::Tensor half = b.to(at::kHalf);
-  c.axpy(1, read(half), write(wide));
+  c.axpy(1, const_view_of(half), view_of(wide));
   CHECK(wide.item<double>() == 1 + 0x1p-40);
-  c.subtract(read(half), read(y), write(wide));
+  c.subtract(const_view_of(half), const_view_of(y), view_of(wide));
   CHECK(wide.item<double>() == 1 - 0x1p-40);
 }
 
@@ -360,12 +362,13 @@ TEST_CASE("torch: the number that map is given, and what zip computes in") {
   const at::Tensor x = doubles::matrix(Eigen::MatrixXd::Constant(1, 1, double(0.1F))),
                    single = x.to(at::kFloat);
   at::Tensor y = single.clone(), wide = x.clone();
-  c.map(catmerge::entry_function::above, 0.1, read(single), write(y));
+  c.map(catmerge::entry_function::above, 0.1, const_view_of(single), view_of(y));
   CHECK(y.item<double>() == 0);
-  c.map(catmerge::entry_function::above, 0.1, read(single), write(wide));  // 0.1F is above 0.1
+  c.map(catmerge::entry_function::above, 0.1, const_view_of(single),
+        view_of(wide));  // 0.1F is above 0.1
   CHECK(wide.item<double>() == 1);
   const at::Tensor tiny = x.mul(0).add(1e-300), large = x.mul(0).add(1e280);
-  c.zip(catmerge::pair_function::product, read(tiny), read(large), write(y));
+  c.zip(catmerge::pair_function::product, const_view_of(tiny), const_view_of(large), view_of(y));
   CHECK(y.item<double>() == rounded(scalar_type::f32, 1e-300 * 1e280));
 }
 
@@ -453,7 +456,7 @@ TEST_CASE_TEMPLATE("torch: 16-bit results are rounded once, from float", S, catm
   // smallest normal number of float16 takes the place of what is smaller.
   const auto check = [&](const at::Tensor& y, const auto& exact, const auto& sum_of_absolutes) {
     const auto found = doubles::to_eigen(y);
-    CHECK(torch_context::type(read(y)) == catmerge::scalar_type_v<S>);
+    CHECK(torch_context::type(const_view_of(y)) == catmerge::scalar_type_v<S>);
     double worst = 0;
     for (index_t j = 0; j < 90; ++j)
       for (index_t i = 0; i < 80; ++i) {
@@ -469,21 +472,21 @@ TEST_CASE_TEMPLATE("torch: 16-bit results are rounded once, from float", S, catm
   const Eigen::MatrixXd p = wide(a), q = wide(b), o = wide(old);
   const at::Tensor x = backend::matrix(a), z = backend::matrix(b);
   at::Tensor y = backend::matrix(old);
-  c.subtract(read(x), read(z), write(y));
+  c.subtract(const_view_of(x), const_view_of(z), view_of(y));
   check(y, Eigen::MatrixXd(p - q), Eigen::MatrixXd(p.cwiseAbs() + q.cwiseAbs()));
   y = backend::matrix(old);
-  const catmerge::torch_const_view operand[] = {read(x)};
-  c.accumulate(alpha, operand, read(z), write(y));
+  const catmerge::torch_const_view operand[] = {const_view_of(x)};
+  c.accumulate(alpha, operand, const_view_of(z), view_of(y));
   const Eigen::MatrixXd sizes = o.cwiseAbs() + p.cwiseAbs() + q.cwiseAbs();
   check(y, Eigen::MatrixXd(o + alpha * (p - q)), sizes);
   y = backend::matrix(old);
-  c.axpy(alpha, read(x), write(y));
+  c.axpy(alpha, const_view_of(x), view_of(y));
   check(y, Eigen::MatrixXd(o + alpha * p), sizes);
   y = backend::matrix(old);
-  c.scale(alpha, write(y));
+  c.scale(alpha, view_of(y));
   check(y, Eigen::MatrixXd(alpha * o), sizes);
   at::Tensor small = backend::matrix(matrix_of<S>::Zero(80, 80));
-  c.multiply(alpha, read(x), op::none, read(z), op::transpose, 0, write(small));
+  c.multiply(alpha, const_view_of(x), op::none, const_view_of(z), op::transpose, 0, view_of(small));
   double worst = 0;
   const Eigen::MatrixXd exact = alpha * p * q.transpose(),
                         all = alpha * p.cwiseAbs() * q.cwiseAbs().transpose();
@@ -550,8 +553,8 @@ TEST_CASE("torch: multiply is in the precision of the result") {
   const Eigen::MatrixXf a = g.matrix<float>(20, 300), b = g.matrix<float>(300, 30);
   const at::Tensor p = torch_backend<float>::matrix(a), q = torch_backend<float>::matrix(b);
   auto y = c.make(scalar_type::f64, 20, 30), single = c.make(scalar_type::f32, 20, 30);
-  c.multiply(1.5, read(p), op::none, read(q), op::none, 0, y);
-  c.multiply(1.5, read(p), op::none, read(q), op::none, 0, single);
+  c.multiply(1.5, const_view_of(p), op::none, const_view_of(q), op::none, 0, y);
+  c.multiply(1.5, const_view_of(p), op::none, const_view_of(q), op::none, 0, single);
   const Eigen::MatrixXd exact = 1.5 * a.cast<double>() * b.cast<double>(),
                         all = 1.5 * a.cast<double>().cwiseAbs() * b.cast<double>().cwiseAbs();
   const double worst = ((c.to_host(y) - exact).array() / all.array()).abs().maxCoeff(),
@@ -562,7 +565,7 @@ TEST_CASE("torch: multiply is in the precision of the result") {
   CHECK(worst_single > 2 * tolerance::product<double>(300, 1));  // the test tells the two apart
   // X^T X, where both factors are one tensor.
   auto gram = c.make(scalar_type::f64, 300, 300);
-  const auto x = read(p);
+  const auto x = const_view_of(p);
   c.multiply(1, x, op::transpose, x, op::none, 0, gram);
   const Eigen::MatrixXd d = a.cast<double>();
   CHECK((c.to_host(gram) - d.transpose() * d).cwiseAbs().maxCoeff() <=
@@ -697,8 +700,8 @@ TEST_CASE("torch: small matrices to the host and back, windows, new ones") {
 TEST_CASE("torch: what is no matrix of floating-point numbers is refused with a sentence") {
   at::Tensor m = torch_backend<float>::matrix(Eigen::MatrixXf::Ones(3, 4));
   const auto refused = [&](at::Tensor t, const char* message) {
-    CHECK_THROWS_WITH_AS(read(t), message, catmerge::error);
-    CHECK_THROWS_WITH_AS(write(t), message, catmerge::error);
+    CHECK_THROWS_WITH_AS(const_view_of(t), message, catmerge::error);
+    CHECK_THROWS_WITH_AS(view_of(t), message, catmerge::error);
     CHECK_THROWS_WITH_AS(catmerge::task_vector(t, t), message, catmerge::error);
   };
   refused({}, "a torch::Tensor is undefined: expected a vector or a matrix");
@@ -727,22 +730,22 @@ TEST_CASE("torch: elements that share memory are read and not written") {
   at::Tensor repeated = row.expand({3, 4}), vector = row.narrow(1, 0, 1).reshape(-1).expand({5});
   const char* message =
       "a result cannot be written to a tensor whose elements share memory (a stride is 0)";
-  CHECK_THROWS_WITH_AS(write(repeated), message, catmerge::error);
-  CHECK_THROWS_WITH_AS(write(vector), message, catmerge::error);
+  CHECK_THROWS_WITH_AS(view_of(repeated), message, catmerge::error);
+  CHECK_THROWS_WITH_AS(view_of(vector), message, catmerge::error);
   CHECK_THROWS_WITH_AS(catmerge::subtract_base(row.expand({3, 4}), repeated), message,
                        catmerge::error);
   torch_context c;
-  CHECK(c.squared_norm(read(repeated)) == 48);
-  CHECK(c.squared_norm(read(vector)) == 20);
+  CHECK(c.squared_norm(const_view_of(repeated)) == 48);
+  CHECK(c.squared_norm(const_view_of(vector)) == 20);
   CHECK(doubles::to_eigen(catmerge::task_vector(repeated, repeated)).isZero(0));
   auto gram = c.make(scalar_type::f32, 3, 3);
-  c.multiply(1, read(repeated), op::none, read(repeated), op::transpose, 0, gram);
+  c.multiply(1, const_view_of(repeated), op::none, const_view_of(repeated), op::transpose, 0, gram);
   CHECK(c.to_host(gram) == Eigen::MatrixXd::Constant(3, 3, 16));
   // A stride of no consequence is none.
   at::Tensor one = row.expand({1, 4}), none = row.narrow(0, 0, 0).expand({0, 4});
-  c.scale(2, write(one));
-  c.scale(2, write(none));
-  CHECK(c.squared_norm(read(row)) == 64);
+  c.scale(2, view_of(one));
+  c.scale(2, view_of(none));
+  CHECK(c.squared_norm(const_view_of(row)) == 64);
 }
 
 TEST_CASE("torch: elements stored with the other sign are refused: turning them would be a copy") {
@@ -752,8 +755,8 @@ TEST_CASE("torch: elements stored with the other sign are refused: turning them 
   const char* message =
       "a torch::Tensor holds its elements with the other sign (is_neg()): expected what "
       "resolve_neg() gives, which is a copy";
-  CHECK_THROWS_WITH_AS(read(negative), message, catmerge::error);
-  CHECK_THROWS_WITH_AS(write(negative), message, catmerge::error);
+  CHECK_THROWS_WITH_AS(const_view_of(negative), message, catmerge::error);
+  CHECK_THROWS_WITH_AS(view_of(negative), message, catmerge::error);
 }
 
 TEST_CASE("torch: shapes that do not fit are refused, not repeated") {
@@ -793,14 +796,14 @@ TEST_CASE("torch: operands live on the context's device") {
   at::Tensor there = here.to(at::kMeta), y = here.clone();
   torch_context c, other{at::Device(at::kMeta)};
   CHECK(c.device() == at::Device(at::kCPU));
-  CHECK(torch_context(read(here)).device() == c.device());
-  CHECK(torch_context(read(there)).device() == other.device());
+  CHECK(torch_context(const_view_of(here)).device() == c.device());
+  CHECK(torch_context(const_view_of(there)).device() == other.device());
   const char* message =
       "a torch::Tensor lives on meta and this context computes on cpu: move it with to(\"cpu\"), "
       "or pass a context of meta";
   const auto refused = [&](const auto& f) { CHECK_THROWS_WITH_AS(f(), message, catmerge::error); };
-  const auto x = read(here), away = read(there);
-  const auto out = write(y), away_out = write(there);
+  const auto x = const_view_of(here), away = const_view_of(there);
+  const auto out = view_of(y), away_out = view_of(there);
   refused([&] { c.assign(away, out); });
   refused([&] { c.assign(x, away_out); });
   refused([&] { c.subtract(x, away, out); });
@@ -839,9 +842,9 @@ TEST_CASE("torch: results have the rank and device of what they are like, and co
     const at::Tensor v = m.reshape(-1).requires_grad_();
     const auto expected = catmerge::compute_type(type);
     const at::Tensor a = catmerge::task_vector(m, m), b = catmerge::task_vector(v, v);
-    CHECK(torch_context::type(read(a)) == expected);
+    CHECK(torch_context::type(const_view_of(a)) == expected);
     CHECK(a.sizes() == m.sizes());
-    CHECK(torch_context::type(read(b)) == expected);
+    CHECK(torch_context::type(const_view_of(b)) == expected);
     CHECK(b.sizes() == v.sizes());
     CHECK_FALSE(b.requires_grad());
     CHECK(b.device() == v.device());
@@ -899,7 +902,7 @@ TEST_CASE("torch: tensors of inference mode, outside of it and inside") {
   CHECK(parameter.requires_grad());
   CHECK(doubles::to_eigen(parameter).isZero(0));
   catmerge::add_task_vector(made, parameter.add(1), 1);
-  catmerge::context<torch_domain>().zero_rows(std::vector<index_t>{0}, write(made));
+  catmerge::context<torch_domain>().zero_rows(std::vector<index_t>{0}, view_of(made));
   CHECK(torch_backend<float>::to_eigen(made).bottomRows(5) ==
         (m.bottomRows(5).array() + 1).matrix());
   CHECK(doubles::to_eigen(made).row(0).isZero(0));
@@ -1005,20 +1008,20 @@ TEST_CASE_TEMPLATE("torch: CAT of a linear weight, for every way", S, double, fl
     if (exact.gap < 1e-3) continue;  // the subspace is not defined well enough to compare
     ++compared;
     const double allowed = tolerance::merged<C>(exact.gap) * size;
-    for (const auto way :
-         {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+    for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                           catmerge::basis_solver::weights}) {
       catmerge::cat_options o;
-      o.linear.directions = catmerge::top{2};
-      o.linear.way = way;
+      o.linear.directions = catmerge::largest{2};
+      o.linear.solver = way;
       const auto expected = catmerge::cat_linear(base, experts, features, o);
       const auto found = catmerge::cat_linear(b, e, x, o);
-      CHECK(torch_context::type(read(found.merged)) == catmerge::scalar_type_v<C>);
+      CHECK(torch_context::type(const_view_of(found.merged)) == catmerge::scalar_type_v<C>);
       const auto merged = doubles::to_eigen(found.merged);
       const auto distance = oracle::energy(oracle::minus(oracle::exact(merged), exact.merged));
       CHECK(std::sqrt(static_cast<double>(distance)) <= allowed);
       CHECK((merged - expected.merged.template cast<double>()).norm() <= 2 * allowed);
-      CHECK((found.report.conflict_before - expected.report.conflict_before).norm() <=
-            tolerance::gram<C>(11) * expected.report.conflict_before.norm());
+      CHECK((found.report.trim->conflict_before - expected.report.trim->conflict_before).norm() <=
+            tolerance::gram<C>(11) * expected.report.trim->conflict_before.norm());
     }
   }
   CHECK(compared > 0);
@@ -1080,13 +1083,15 @@ TEST_CASE("torch: sums have the same bits at any number of threads and in any or
   for (const int n : {1, 2, 3}) {
     at::set_num_threads(n);
     auto columns = c.make(scalar_type::f64, 300, 1), column = c.make(scalar_type::f64, 1, 1);
-    c.column_energies(1, read(x), columns);
-    c.column_energies(1, read(y), column);
-    const auto part = c.slice(read(x), 1, 600, 3, 290);
-    for (const double sum : {c.squared_norm(read(x)), c.squared_norm(read(y)), c.squared_norm(part),
-                             c.dot(part, part), c.squared_norm(columns), c.to_host(column)(0, 0)})
+    c.column_energies(1, const_view_of(x), columns);
+    c.column_energies(1, const_view_of(y), column);
+    const auto part = c.slice(const_view_of(x), 1, 600, 3, 290);
+    for (const double sum :
+         {c.squared_norm(const_view_of(x)), c.squared_norm(const_view_of(y)), c.squared_norm(part),
+          c.dot(part, part), c.squared_norm(columns), c.to_host(column)(0, 0)})
       sums.push_back(sum);
-    CHECK(c.squared_norm(read(x.t().contiguous().t())) == c.squared_norm(read(x)));
+    CHECK(c.squared_norm(const_view_of(x.t().contiguous().t())) ==
+          c.squared_norm(const_view_of(x)));
   }
   at::set_num_threads(threads);
   for (std::size_t i = 6; i < sums.size(); ++i) CHECK(sums[i] == sums[i % 6]);
@@ -1102,8 +1107,9 @@ TEST_CASE("torch: entry functions have the same bits at any number of threads") 
     for (const int n : {1, 2, 3}) {
       at::set_num_threads(n);
       at::Tensor y = x.clone(), part = x.clone();
-      c.map(f, 0, read(x), write(y));
-      c.map(f, 0, c.slice(read(x), 1, 699, 2, 300), c.slice(write(part), 1, 699, 2, 300));
+      c.map(f, 0, const_view_of(x), view_of(y));
+      c.map(f, 0, c.slice(const_view_of(x), 1, 699, 2, 300),
+            c.slice(view_of(part), 1, 699, 2, 300));
       for (const auto* t : {&y, &part}) results.push_back(doubles::to_eigen(*t));
     }
     for (std::size_t i = 2; i < results.size(); ++i) CHECK(same_bits(results[i], results[i % 2]));

@@ -21,8 +21,8 @@ TEST_CASE_TEMPLATE("xtensor: column-major xtensor, xarray, xview, adapted buffer
 TEST_CASE("xtensor: fixed shapes, strided views and transposes go in and come out uncopied") {
   using fixed = xt::xtensor_fixed<float, xt::xshape<3, 4>>;
   using fixed_vector = xt::xtensor_fixed<double, xt::xshape<5>, xt::layout_type::column_major>;
-  static_assert(catmerge::matrix<fixed> && !catmerge::vector<fixed>);
-  static_assert(catmerge::vector<fixed_vector> && !catmerge::matrix<fixed_vector>);
+  static_assert(catmerge::any_matrix<fixed> && !catmerge::any_vector<fixed>);
+  static_assert(catmerge::any_vector<fixed_vector> && !catmerge::any_matrix<fixed_vector>);
   static_assert(std::is_same_v<catmerge::result_t<fixed>, xt::xtensor<float, 2>>);
   fixed base, expert;
   for (std::size_t i = 0; i < 3; ++i)
@@ -58,11 +58,11 @@ TEST_CASE("xtensor: fixed shapes, strided views and transposes go in and come ou
 
 TEST_CASE("xtensor: what has no fixed strides in memory is no tensor") {
   xt::xtensor<float, 2> a({3, 4}, 1.0F);
-  static_assert(!catmerge::tensor<decltype(a + a)>);
-  static_assert(!catmerge::tensor<decltype(xt::view(a, xt::keep(0, 2), xt::all()))>);
-  static_assert(!catmerge::tensor<xt::xtensor<int, 2>>);
+  static_assert(!catmerge::any_tensor<decltype(a + a)>);
+  static_assert(!catmerge::any_tensor<decltype(xt::view(a, xt::keep(0, 2), xt::all()))>);
+  static_assert(!catmerge::any_tensor<xt::xtensor<int, 2>>);
   const auto& constant = a;
-  static_assert(catmerge::matrix<decltype(xt::view(constant, xt::range(0, 2)))>);
+  static_assert(catmerge::any_matrix<decltype(xt::view(constant, xt::range(0, 2)))>);
   auto part = xt::view(constant, xt::range(0, 2));
   static_assert(!catmerge::detail::has_mutable_view<decltype((part))>);
 }

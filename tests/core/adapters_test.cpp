@@ -8,8 +8,8 @@
 #include "support/data.hpp"
 
 using namespace test;
-using catmerge::detail::read;
-using catmerge::detail::write;
+using catmerge::const_view_of;
+using catmerge::view_of;
 
 namespace {
 
@@ -28,13 +28,13 @@ bool shows(const View& v, index_t rows, index_t columns, const Element& element)
 template <class T>
 bool shows_matrix(T& t) {
   const auto element = [&](index_t i, index_t j) { return &t.coeffRef(i, j); };
-  return shows(read(t), t.rows(), t.cols(), element);
+  return shows(const_view_of(t), t.rows(), t.cols(), element);
 }
 
 template <class T>
-constexpr bool is_matrix = catmerge::matrix<T> && !catmerge::vector<T>;
+constexpr bool is_matrix = catmerge::any_matrix<T> && !catmerge::any_vector<T>;
 template <class T>
-constexpr bool is_vector = catmerge::vector<T> && !catmerge::matrix<T>;
+constexpr bool is_vector = catmerge::any_vector<T> && !catmerge::any_matrix<T>;
 
 using catmerge::bfloat16;
 using catmerge::half;
@@ -55,10 +55,10 @@ static_assert(is_matrix<Eigen::Ref<Eigen::MatrixXf>>);
 static_assert(is_matrix<Eigen::Block<Eigen::MatrixXf>>);
 static_assert(is_vector<Eigen::MatrixXf::ColXpr>);
 static_assert(is_vector<Eigen::MatrixXf::RowXpr>);
-static_assert(!catmerge::tensor<decltype(Eigen::MatrixXf() + Eigen::MatrixXf())>);
-static_assert(!catmerge::tensor<Eigen::MatrixXi>);
-static_assert(!catmerge::tensor<Eigen::MatrixXcd>);
-static_assert(!catmerge::tensor<std::vector<int>>);
+static_assert(!catmerge::any_tensor<decltype(Eigen::MatrixXf() + Eigen::MatrixXf())>);
+static_assert(!catmerge::any_tensor<Eigen::MatrixXi>);
+static_assert(!catmerge::any_tensor<Eigen::MatrixXcd>);
+static_assert(!catmerge::any_tensor<std::vector<int>>);
 static_assert(std::is_same_v<result_t<Eigen::MatrixXf>, Eigen::MatrixXf>);
 static_assert(std::is_same_v<result_t<row_major_of<half>>, row_major_of<float>>);
 static_assert(std::is_same_v<result_t<Eigen::Matrix<bfloat16, 3, 4>>, Eigen::MatrixXf>);
@@ -83,8 +83,8 @@ TEST_CASE_TEMPLATE("Eigen: views show the tensor's own memory", S, float, double
   const matrix_of<S> constant = m;
   CHECK(shows_matrix(m));
   CHECK(shows_matrix(r));
-  CHECK(read(constant).data == constant.data());
-  CHECK(write(m).data == m.data());
+  CHECK(const_view_of(constant).data == constant.data());
+  CHECK(view_of(m).data == m.data());
   Eigen::Array<S, Dynamic, Dynamic> a = m.array();
   CHECK(shows_matrix(a));
   Eigen::Matrix<S, 3, 4> fixed = m.template topLeftCorner<3, 4>();
@@ -104,14 +104,14 @@ TEST_CASE_TEMPLATE("Eigen: views show the tensor's own memory", S, float, double
   strided map(m.data(), 2, 3, Eigen::Stride<Dynamic, Dynamic>(18, 2));
   CHECK(shows_matrix(map));
   Eigen::Map<const row_major_of<S>> constant_map(constant.data(), 9, 6);
-  CHECK(read(constant_map).data == constant.data());
+  CHECK(const_view_of(constant_map).data == constant.data());
 
   Eigen::Matrix<S, 1, Dynamic> row = m.row(0);
-  CHECK(shows(read(row), 9, 1, [&](index_t i, index_t) { return &row(i); }));
+  CHECK(shows(const_view_of(row), 9, 1, [&](index_t i, index_t) { return &row(i); }));
   auto column_of_rows = r.col(2);  // inner stride 9
-  CHECK(shows(read(column_of_rows), 6, 1, [&](index_t i, index_t) { return &r(i, 2); }));
+  CHECK(shows(const_view_of(column_of_rows), 6, 1, [&](index_t i, index_t) { return &r(i, 2); }));
   auto row_of_columns = m.row(2);
-  CHECK(shows(read(row_of_columns), 9, 1, [&](index_t i, index_t) { return &m(2, i); }));
+  CHECK(shows(const_view_of(row_of_columns), 9, 1, [&](index_t i, index_t) { return &m(2, i); }));
   auto thin = m.block(2, 3, 1, 4);  // one row, known only at run time
   CHECK(shows_matrix(thin));
 }
@@ -122,13 +122,13 @@ TEST_CASE_TEMPLATE("flat arrays, spans and vectors: views show their memory", S,
   const auto element = [&](index_t i, index_t j) { return &v[at(i * 4 + j)]; };
   const catmerge::flat_matrix<S> writable({v.data(), v.size()}, 3, 4);
   const catmerge::flat_matrix<const S> constant({v.data(), v.size()}, 3, 4);
-  CHECK(shows(read(writable), 3, 4, element));
-  CHECK(shows(read(constant), 3, 4, element));
+  CHECK(shows(const_view_of(writable), 3, 4, element));
+  CHECK(shows(const_view_of(constant), 3, 4, element));
   const auto single = [&](index_t i, index_t) { return &v[at(i)]; };
-  CHECK(shows(read(v), 12, 1, single));
-  CHECK(shows(read(std::span<const S>(v)), 12, 1, single));
+  CHECK(shows(const_view_of(v), 12, 1, single));
+  CHECK(shows(const_view_of(std::span<const S>(v)), 12, 1, single));
   std::span<S> span(v);
-  CHECK(write(span).data == v.data());
+  CHECK(view_of(span).data == v.data());
 
   using matrix = catmerge::flat_matrix<S>;
   const std::span<S> values(v);
@@ -182,7 +182,7 @@ TEST_CASE("every Eigen kind can be base, expert, feature and result of CAT") {
   const auto from_array = catmerge::cat_linear(array, l.experts, l.features).merged;
   CHECK(same_bits(Eigen::MatrixXf(from_array.matrix()), expected));
 
-  const catmerge::host_const_view untyped(read(l.base));
+  const catmerge::host_const_view untyped(const_view_of(l.base));
   const auto owned = catmerge::cat_linear(untyped, l.experts, l.features).merged;
   const Eigen::Map<const row_major_of<float>> seen(owned.data<float>(), 8, 6);
   CHECK(same_bits(Eigen::MatrixXf(seen), expected));

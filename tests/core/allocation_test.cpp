@@ -109,13 +109,13 @@ TEST_CASE("running out of memory leaks nothing and changes no input") {
              same_bits(v.experts[k], copy_of_v.experts[k]);
     return same;
   };
-  for (const auto way :
-       {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                         catmerge::basis_solver::weights}) {
     catmerge::cat_options o;
-    o.linear.way = way;
-    o.linear.directions = catmerge::top{1};
-    o.linear.order = way == catmerge::basis_way::dense ? catmerge::trim_order::joint
-                                                       : catmerge::trim_order::sequential;
+    o.linear.solver = way;
+    o.linear.directions = catmerge::largest{1};
+    o.linear.order = way == catmerge::basis_solver::dense ? catmerge::trim_order::joint
+                                                          : catmerge::trim_order::sequential;
     const long taken =
         survive([&] { catmerge::cat_linear(l.base, l.experts, l.features, o); }, unchanged);
     CHECK(taken > 50);

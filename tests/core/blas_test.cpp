@@ -30,8 +30,8 @@ TEST_CASE_TEMPLATE("products of many rows, for every storage order", S, float, d
         a.cwiseAbs().template cast<double>().lazyProduct(b.cwiseAbs().template cast<double>());
     const auto check = [&, m = m, n = n, k = k](const auto& left, const auto& right) {
       row_major_of<S> y(m, n);
-      c.multiply(1, catmerge::detail::read(left), op::none, catmerge::detail::read(right), op::none,
-                 0, catmerge::detail::write(y));
+      c.multiply(1, catmerge::const_view_of(left), op::none, catmerge::const_view_of(right),
+                 op::none, 0, catmerge::view_of(y));
       const Eigen::MatrixXd off = (y.template cast<double>() - expected).cwiseAbs();
       CHECK((off.array() / absolutes.array()).maxCoeff() <=
             tolerance::product<S>(static_cast<double>(k), 1));
@@ -47,10 +47,10 @@ TEST_CASE("removal bases belong to the largest eigenvalues of G_k") {
   constexpr index_t d_out = 200, d_in = 180;
   const auto l = random_linear<float>(7, d_out, d_in, {150, 160, 170});
   const catmerge::projection_options defaults;
-  for (const auto way :
-       {catmerge::basis_way::shifts, catmerge::basis_way::weights, catmerge::basis_way::dense}) {
+  for (const auto way : {catmerge::basis_solver::shifts, catmerge::basis_solver::weights,
+                         catmerge::basis_solver::dense}) {
     catmerge::projection_options options;
-    options.way = way;
+    options.solver = way;
     const auto found = catmerge::removal_basis(0, l.vectors, l.features, options);
     Eigen::MatrixXd gram = Eigen::MatrixXd::Zero(d_out, d_out);
     const auto square = [](const Eigen::MatrixXd& x) {

@@ -11,9 +11,9 @@
 
 using namespace test;
 using catmerge::cat_options;
+using catmerge::largest;
 using catmerge::rescale;
 using catmerge::row_weight;
-using catmerge::top;
 using catmerge::trim_order;
 using oracle::real;
 
@@ -53,14 +53,14 @@ constexpr choice forks[] = {{false, false, false, true}, {true, false, false, tr
 
 cat_options options_of(const choice& f, index_t rank, double lambda) {
   cat_options o;
-  o.linear.directions = top{rank, f.positive_only};
+  o.linear.directions = largest{rank, f.positive_only};
   o.linear.lambda = lambda;
   o.linear.order = f.joint ? trim_order::joint : trim_order::sequential;
-  o.linear.rows = f.mean ? row_weight::mean : row_weight::sum;
-  o.linear.size = f.rescale ? rescale::frobenius : rescale::none;
-  o.scale.coordinates = top{rank, f.positive_only};
+  o.linear.weighting = f.mean ? row_weight::mean : row_weight::sum;
+  o.linear.rescaling = f.rescale ? rescale::frobenius : rescale::none;
+  o.scale.coordinates = largest{rank, f.positive_only};
   o.scale.lambda = lambda;
-  o.scale.size = o.linear.size;
+  o.scale.rescaling = o.linear.rescaling;
   o.shift.count = rank;
   return o;
 }
@@ -94,7 +94,7 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
         squares.push_back(x.template cast<double>().transpose() * x.template cast<double>());
       std::vector<catmerge::statistics_view<>> grams;
       for (std::size_t k = 0; k < rows.size(); ++k)
-        grams.push_back({catmerge::statistics_form::gram, catmerge::detail::read(squares[k]),
+        grams.push_back({catmerge::statistics_form::gram, catmerge::const_view_of(squares[k]),
                          static_cast<double>(rows[k])});
       for (const choice& f : forks)
         for (const double lambda : {0.5, 5.0}) {
@@ -106,7 +106,7 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
           const auto check = [&](const auto& found) {
             const auto& [merged, report] = found;
             CHECK(distance(merged, expected.merged) <= allowed);
-            CHECK(report.trimmed);
+            CHECK(report.trim.has_value());
             // The report's conflicts and deviations, of the trimmed and rescaled vectors.
             for (std::size_t i = 0; i < rows.size(); ++i) {
               const auto t = oracle::minus(experts[i], base);
@@ -114,31 +114,32 @@ TEST_CASE_TEMPLATE("cat_linear: the oracle's merge, for every fork and every way
               const real lost = oracle::feature_shift(oracle::kind::linear, features[i], base,
                                                       oracle::minus(t, expected.trimmed[i]));
               const real whole = oracle::feature_shift(oracle::kind::linear, features[i], base, t);
-              CHECK(
-                  std::abs(std::sqrt(report.deviation[i]) - std::sqrt(static_cast<double>(lost))) <=
-                  allowed / size * 10 *
-                      std::sqrt(static_cast<double>(whole) + static_cast<double>(lost)));
+              CHECK(std::abs(std::sqrt(report.trim->deviation[i]) -
+                             std::sqrt(static_cast<double>(lost))) <=
+                    allowed / size * 10 *
+                        std::sqrt(static_cast<double>(whole) + static_cast<double>(lost)));
               for (std::size_t k = 0; k < rows.size(); ++k) {
                 const real before =
                     oracle::feature_shift(oracle::kind::linear, features[k], base, t);
                 const real after = oracle::feature_shift(oracle::kind::linear, features[k], base,
                                                          expected.trimmed[i]);
-                CHECK(std::abs(report.conflict_before(static_cast<index_t>(k), row) -
+                CHECK(std::abs(report.trim->conflict_before(static_cast<index_t>(k), row) -
                                static_cast<double>(before)) <=
                       tolerance::gram<S>(11) * static_cast<double>(before));
-                CHECK(std::abs(std::sqrt(report.conflict_after(static_cast<index_t>(k), row)) -
-                               std::sqrt(static_cast<double>(after))) <=
-                      allowed / size * 10 *
-                          std::sqrt(static_cast<double>(before) + static_cast<double>(after)));
+                CHECK(
+                    std::abs(std::sqrt(report.trim->conflict_after(static_cast<index_t>(k), row)) -
+                             std::sqrt(static_cast<double>(after))) <=
+                    allowed / size * 10 *
+                        std::sqrt(static_cast<double>(before) + static_cast<double>(after)));
               }
             }
           };
-          for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::shifts,
-                                 catmerge::basis_way::weights}) {
+          for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                                 catmerge::basis_solver::weights}) {
             auto o = options_of(f, 2, lambda);
-            o.linear.way = way;
+            o.linear.solver = way;
             check(catmerge::cat_linear(l.base, l.experts, l.features, o));
-            if (way != catmerge::basis_way::shifts)
+            if (way != catmerge::basis_solver::shifts)
               check(catmerge::cat_linear(l.base, l.experts, grams, o));
           }
         }
@@ -172,11 +173,11 @@ TEST_CASE_TEMPLATE("cat_scale and cat_shift: the oracle's merge", S, double, flo
                                          oracle::trim_masked(vectors, shifts, false))) <= size);
           for (std::size_t k = 0; k < rows.size(); ++k) {
             CHECK(std::equal(scales[k].begin(), scales[k].end(),
-                             scale.report.protections[k].coordinates.begin(),
-                             scale.report.protections[k].coordinates.end()));
+                             scale.report.trim->protections[k].coordinates.begin(),
+                             scale.report.trim->protections[k].coordinates.end()));
             CHECK(std::equal(shifts[k].begin(), shifts[k].end(),
-                             shift.report.protections[k].coordinates.begin(),
-                             shift.report.protections[k].coordinates.end()));
+                             shift.report.trim->protections[k].coordinates.begin(),
+                             shift.report.trim->protections[k].coordinates.end()));
           }
         }
     }
@@ -186,13 +187,13 @@ TEST_CASE_TEMPLATE("conflict never rises under the paper's options, and deviatio
                    S, double, float) {
   generator g(77);
   const auto check = [](const catmerge::layer_report& r) {
-    for (index_t k = 0; k < r.conflict_before.rows(); ++k) {
+    for (index_t k = 0; k < r.trim->conflict_before.rows(); ++k) {
       double before = 0, after = 0;
-      for (index_t i = 0; i < r.conflict_before.cols(); ++i)
-        if (i != k) before += r.conflict_before(k, i), after += r.conflict_after(k, i);
+      for (index_t i = 0; i < r.trim->conflict_before.cols(); ++i)
+        if (i != k) before += r.trim->conflict_before(k, i), after += r.trim->conflict_after(k, i);
       CHECK(after <= before * (1 + tolerance::rise<S>));
     }
-    for (const double e : r.energy_removed) {
+    for (const double e : r.trim->energy_removed) {
       CHECK(e >= 0);
       CHECK(e <= 1);
     }
@@ -205,23 +206,24 @@ TEST_CASE_TEMPLATE("conflict never rises under the paper's options, and deviatio
     for (index_t k = 0; k < tasks; ++k) rows.push_back(g.integer(1, 25));
     cat_options o;
     o.linear.lambda = o.scale.lambda = std::pow(10, 2 * g.uniform() - 1);
-    o.linear.directions = top{g.integer(0, 5)};
+    o.linear.directions = largest{g.integer(0, 5)};
     // Trims act on the output side: on the rows of X_k T_i^T, which no projection or mask
     // lengthens.
     const auto v = random_vector<S>(seed, d_in, rows);
     const auto scale = catmerge::cat_scale(v.base, v.experts, v.features, o).report;
     check(scale);
     check(catmerge::cat_shift(v.base, v.experts, o).report);
-    fell += scale.conflict_after.sum() < scale.conflict_before.sum();
+    fell += scale.trim->conflict_after.sum() < scale.trim->conflict_before.sum();
     for (const auto order : {trim_order::sequential, trim_order::joint}) {
       o.linear.order = order;
       const auto l = random_linear<S>(seed, d_out, d_in, rows);
       check(catmerge::cat_linear(l.base, l.experts, l.features, o).report);
     }
     // Nothing removed, nothing lost.
-    o.linear.directions = top{0};
+    o.linear.directions = largest{0};
     const auto l = random_linear<S>(seed, d_out, d_in, rows);
-    for (const double d : catmerge::cat_linear(l.base, l.experts, l.features, o).report.deviation)
+    for (const double d :
+         catmerge::cat_linear(l.base, l.experts, l.features, o).report.trim->deviation)
       CHECK(d == 0);
   }
   CHECK(fell > 30);
@@ -293,7 +295,7 @@ TEST_CASE_TEMPLATE("repeating one trim, or the joint one, changes nothing", S, d
   for (index_t k = 0; k < 3; ++k)
     bases.push_back(catmerge::removal_basis(k, l.vectors, l.features).basis);
   std::vector<catmerge::host_const_view> views;
-  for (const auto& b : bases) views.push_back(catmerge::detail::read(b));
+  for (const auto& b : bases) views.push_back(catmerge::const_view_of(b));
   const auto joint = catmerge::detail::joint_basis(c, views, 24);
   const Eigen::MatrixXd q = c.to_host(joint);
   CHECK(q.cols() == 12);
@@ -302,9 +304,9 @@ TEST_CASE_TEMPLATE("repeating one trim, or the joint one, changes nothing", S, d
   const auto size = static_cast<double>(l.vectors[0].norm());
   const auto repeat = [&](catmerge::host_const_view basis) {
     matrix_of<S> once = l.vectors[0];
-    catmerge::detail::remove_directions(c, basis, basis, catmerge::detail::write(once));
+    catmerge::detail::remove_directions(c, basis, basis, catmerge::view_of(once));
     matrix_of<S> twice = once;
-    catmerge::detail::remove_directions(c, basis, basis, catmerge::detail::write(twice));
+    catmerge::detail::remove_directions(c, basis, basis, catmerge::view_of(twice));
     CHECK(static_cast<double>((once - twice).norm()) <= tolerance::idempotent<S> * size);
     CHECK(static_cast<double>((once - l.vectors[0]).norm()) > 0.01 * size);
   };
@@ -316,7 +318,7 @@ TEST_CASE_TEMPLATE("repeating one trim, or the joint one, changes nothing", S, d
   CHECK(doubled.columns() == 4);
   const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(24, 24);
   const auto full = catmerge::detail::joint_basis(
-      c, std::vector<catmerge::host_const_view>{catmerge::detail::read(identity), views[0]}, 24);
+      c, std::vector<catmerge::host_const_view>{catmerge::const_view_of(identity), views[0]}, 24);
   CHECK(full.columns() == 24);
 }
 
@@ -334,18 +336,18 @@ TEST_CASE_TEMPLATE(
       cat_options o;
       o.alpha = 1;
       o.linear.order = order;
-      o.linear.size = rescale::frobenius;
-      o.linear.directions = top{3};
+      o.linear.rescaling = rescale::frobenius;
+      o.linear.directions = largest{3};
       o.linear.lambda = 0;
       const matrix_of<S> zero = matrix_of<S>::Zero(12, 10);
       std::vector<matrix_of<S>> alone;
       for (const auto& e : experts) alone.push_back(e - l.base);
       const auto [merged, report] = catmerge::cat_linear(zero, alone, l.features, o);
-      CHECK(report.energy_removed[at(i)] > 0.01);
+      CHECK(report.trim->energy_removed[at(i)] > 0.01);
       CHECK(static_cast<double>(merged.norm()) ==
             doctest::Approx(static_cast<double>(alone[at(i)].norm()))
                 .epsilon(20 * tolerance::eps<S>));
-      CHECK(report.emptied.empty());
+      CHECK(report.trim->emptied.empty());
     }
 
   // All positive directions at lambda 0 with as many rows as outputs: nothing is left of any
@@ -355,16 +357,16 @@ TEST_CASE_TEMPLATE(
     cat_options o;
     o.linear.directions = catmerge::all_positive{};
     o.linear.lambda = 0;
-    o.linear.size = size;
+    o.linear.rescaling = size;
     const auto [merged, report] = catmerge::cat_linear(full.base, full.experts, full.features, o);
     CHECK(same_bits(merged, full.base));
-    CHECK(report.emptied == std::vector<index_t>{0, 1});
-    CHECK(report.energy_removed == std::vector<double>{1, 1});
-    CHECK(report.conflict_after.norm() == 0);
+    CHECK(report.trim->emptied == std::vector<index_t>{0, 1});
+    CHECK(report.trim->energy_removed == std::vector<double>{1, 1});
+    CHECK(report.trim->conflict_after.norm() == 0);
     for (std::size_t i = 0; i < 2; ++i) {
       const double whole =
           catmerge::feature_shift(catmerge::layer_kind::linear, full.features[i], full.vectors[i]);
-      CHECK(report.deviation[i] == doctest::Approx(whole).epsilon(tolerance::gram<S>(9)));
+      CHECK(report.trim->deviation[i] == doctest::Approx(whole).epsilon(tolerance::gram<S>(9)));
     }
   }
 }
@@ -377,7 +379,8 @@ TEST_CASE_TEMPLATE("one task is Task Arithmetic, bit for bit", S, double, float,
   for (const auto& o : {cat_options::paper(), cat_options::port()}) {
     const auto [merged, report] = catmerge::cat_linear(base, expert, x, o);
     CHECK(same_bits(merged, catmerge::task_arithmetic(base, expert, o.alpha).merged));
-    CHECK(report.energy_removed[0] <= 4 * tolerance::eps<double>);  // a norm was rooted and squared
+    CHECK(report.trim->energy_removed[0] <=
+          4 * tolerance::eps<double>);  // a norm was rooted and squared
   }
 }
 
@@ -385,7 +388,7 @@ TEST_CASE_TEMPLATE("rank 0 is Task Arithmetic, bit for bit", S, double, float, c
   generator g(10);
   for (const auto order : {trim_order::sequential, trim_order::joint}) {
     cat_options o = quick(0.3);
-    o.linear.directions = top{0};
+    o.linear.directions = largest{0};
     o.linear.order = order;
     o.scale.coordinates.count = 0;
     o.shift.count = 0;
@@ -393,9 +396,9 @@ TEST_CASE_TEMPLATE("rank 0 is Task Arithmetic, bit for bit", S, double, float, c
     const std::vector<matrix_of<S>> experts{g.matrix<S>(300, 7), g.matrix<S>(300, 7),
                                             g.matrix<S>(300, 7)},
         x(3, g.matrix<S>(4, 7));
-    for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::shifts,
-                           catmerge::basis_way::automatic}) {
-      o.linear.way = way;
+    for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                           catmerge::basis_solver::automatic}) {
+      o.linear.solver = way;
       CHECK(same_bits(catmerge::cat_linear(base, experts, x, o).merged,
                       catmerge::task_arithmetic(base, experts, 0.3).merged));
     }
@@ -435,33 +438,33 @@ TEST_CASE("edge cases go through and mean what they should") {
     experts[1] = l.base;
     const auto [merged, report] = catmerge::cat_linear(l.base, experts, l.features);
     CHECK(merged.allFinite());
-    CHECK(report.norm[1] == 0);
-    CHECK(report.energy_removed[1] == 0);
-    CHECK(report.emptied.empty());  // it was not the trim that left it at zero
-    CHECK(report.deviation[1] == 0);
-    CHECK(report.conflict_before.col(1).norm() == 0);
+    CHECK(report.trim->norm[1] == 0);
+    CHECK(report.trim->energy_removed[1] == 0);
+    CHECK(report.trim->emptied.empty());  // it was not the trim that left it at zero
+    CHECK(report.trim->deviation[1] == 0);
+    CHECK(report.trim->conflict_before.col(1).norm() == 0);
   }
   SUBCASE("all task vectors zero") {
     const std::vector<Eigen::MatrixXd> experts(3, l.base);
-    for (const auto way :
-         {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+    for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                           catmerge::basis_solver::weights}) {
       cat_options o;
-      o.linear.way = way;
+      o.linear.solver = way;
       const auto [merged, report] = catmerge::cat_linear(l.base, experts, l.features, o);
       CHECK(same_bits(merged, l.base));
-      for (const auto& p : report.protections) CHECK(p.eigenvalues.empty());
+      for (const auto& p : report.trim->protections) CHECK(p.eigenvalues.empty());
     }
   }
   SUBCASE("zero features, and no rows at all: nothing to protect, Task Arithmetic") {
     const auto expected = catmerge::task_arithmetic(l.base, l.experts, 0.4).merged;
     for (const index_t n : {0, 3}) {
       const std::vector<Eigen::MatrixXd> x(3, Eigen::MatrixXd::Zero(n, 8));
-      for (const auto way :
-           {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights})
+      for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                             catmerge::basis_solver::weights})
         for (const auto rows : {row_weight::sum, row_weight::mean}) {
           cat_options o;
-          o.linear.way = way;
-          o.linear.rows = rows;
+          o.linear.solver = way;
+          o.linear.weighting = rows;
           CHECK(same_bits(catmerge::cat_linear(l.base, l.experts, x, o).merged, expected));
         }
     }
@@ -469,36 +472,36 @@ TEST_CASE("edge cases go through and mean what they should") {
   SUBCASE("one task without rows is not protected, the others are") {
     auto x = l.features;
     x[1] = Eigen::MatrixXd(0, 8);
-    for (const auto way :
-         {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights})
+    for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                           catmerge::basis_solver::weights})
       for (const auto rows : {row_weight::sum, row_weight::mean}) {
         cat_options o;
-        o.linear.way = way;
-        o.linear.rows = rows;
+        o.linear.solver = way;
+        o.linear.weighting = rows;
         const auto report = catmerge::cat_linear(l.base, l.experts, x, o).report;
-        CHECK(report.protections[1].eigenvalues.empty());
-        CHECK_FALSE(report.protections[0].eigenvalues.empty());
-        CHECK(report.conflict_before.row(1).norm() == 0);
+        CHECK(report.trim->protections[1].eigenvalues.empty());
+        CHECK_FALSE(report.trim->protections[0].eigenvalues.empty());
+        CHECK(report.trim->conflict_before.row(1).norm() == 0);
       }
   }
   SUBCASE("one row each") {
     const auto one = random_linear<double>(13, 10, 8, {1, 1, 1});
     const auto report = catmerge::cat_linear(one.base, one.experts, one.features).report;
-    for (const auto& p : report.protections) {
+    for (const auto& p : report.trim->protections) {
       CHECK(p.positive >= 1);
       CHECK(p.eigenvalues.size() <= 2);  // (K - 1) n_k
     }
   }
   SUBCASE("a rank above d_out") {
     cat_options o;
-    o.linear.directions = top{50};
+    o.linear.directions = largest{50};
     CHECK(catmerge::cat_linear(l.base, l.experts, l.features, o).merged.allFinite());
-    o.linear.directions = top{50, false};
+    o.linear.directions = largest{50, false};
     for (const auto order : {trim_order::sequential, trim_order::joint}) {
       o.linear.order = order;
       const auto [merged, report] = catmerge::cat_linear(l.base, l.experts, l.features, o);
       CHECK(same_bits(merged, l.base));  // the whole space is removed from every vector
-      CHECK(report.emptied.size() == 3);
+      CHECK(report.trim->emptied.size() == 3);
     }
     o.scale.coordinates.count = o.shift.count = 99;
     const auto v = random_vector<double>(14, 6, {3, 4});
@@ -509,10 +512,10 @@ TEST_CASE("edge cases go through and mean what they should") {
     for (const auto& [d_out, d_in] :
          {std::pair<index_t, index_t>{1, 1}, {1, 9}, {9, 1}, {0, 4}, {4, 0}}) {
       const auto s = random_linear<float>(15, d_out, d_in, {3, 2});
-      for (const auto way : {catmerge::basis_way::dense, catmerge::basis_way::shifts,
-                             catmerge::basis_way::weights, catmerge::basis_way::automatic}) {
+      for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                             catmerge::basis_solver::weights, catmerge::basis_solver::automatic}) {
         cat_options o;
-        o.linear.way = way;
+        o.linear.solver = way;
         const auto merged = catmerge::cat_linear(s.base, s.experts, s.features, o).merged;
         CHECK(merged.rows() == d_out);
         CHECK(merged.cols() == d_in);
@@ -529,7 +532,7 @@ TEST_CASE("edge cases go through and mean what they should") {
   SUBCASE("no statistics: Task Arithmetic, and the report says so") {
     const auto [merged, report] =
         catmerge::cat_linear(l.base, l.experts, std::vector<Eigen::MatrixXd>{});
-    CHECK_FALSE(report.trimmed);
+    CHECK_FALSE(report.trim.has_value());
     CHECK(same_bits(merged, catmerge::task_arithmetic(l.base, l.experts, 0.4).merged));
   }
 }
@@ -594,7 +597,7 @@ TEST_CASE("large finite weights are merged, not taken for noise") {
     const Eigen::MatrixXd expected =
         catmerge::cat_linear(l.base, l.experts, l.features).merged * size;
     const auto found = catmerge::cat_linear(big.base, big.experts, big.features);
-    CHECK(found.report.emptied.empty());
+    CHECK(found.report.trim->emptied.empty());
     CHECK((found.merged - expected).norm() <= 1e-6 * expected.norm());
   }
 }
@@ -638,9 +641,9 @@ TEST_CASE("without diagnostics the merged bits are the same, and nothing is meas
   const auto a = catmerge::cat_linear(l.base, l.experts, l.features, on);
   const auto b = catmerge::cat_linear(l.base, l.experts, l.features, off);
   CHECK(same_bits(a.merged, b.merged));
-  CHECK(a.report.conflict_after.size() == 9);
-  CHECK(b.report.conflict_after.size() == 0);
-  CHECK(b.report.protections.size() == 3);
+  CHECK(a.report.trim->conflict_after.size() == 9);
+  CHECK(b.report.trim->conflict_after.size() == 0);
+  CHECK(b.report.trim->protections.size() == 3);
   const auto v = random_vector<float>(22, 20, {6, 3, 30});
   CHECK(same_bits(catmerge::cat_scale(v.base, v.experts, v.features, on).merged,
                   catmerge::cat_scale(v.base, v.experts, v.features, off).merged));
@@ -650,21 +653,21 @@ TEST_CASE("without diagnostics the merged bits are the same, and nothing is meas
 
 TEST_CASE("the port's preset differs where cat_options::port says, and overlap is reported") {
   const auto port = cat_options::port();
-  CHECK(port.linear.size == rescale::frobenius);
-  CHECK(port.scale.size == rescale::frobenius);
-  CHECK_FALSE(std::get<top>(port.linear.directions).positive_only);
+  CHECK(port.linear.rescaling == rescale::frobenius);
+  CHECK(port.scale.rescaling == rescale::frobenius);
+  CHECK_FALSE(std::get<largest>(port.linear.directions).positive_only);
   CHECK_FALSE(port.scale.coordinates.positive_only);
   CHECK(port.linear.order == trim_order::sequential);
-  CHECK(port.linear.rows == row_weight::sum);
+  CHECK(port.linear.weighting == row_weight::sum);
   const auto paper = cat_options::paper();
   CHECK(paper.alpha == 0.4);
-  CHECK(std::get<top>(paper.linear.directions).count == 4);
-  CHECK(std::get<top>(paper.linear.directions).positive_only);
+  CHECK(std::get<largest>(paper.linear.directions).count == 4);
+  CHECK(std::get<largest>(paper.linear.directions).positive_only);
   CHECK(paper.linear.lambda == 5);
   CHECK(paper.scale.lambda == 10);
   CHECK(paper.scale.coordinates.count == 4);
   CHECK(paper.shift.count == 4);
-  CHECK(paper.linear.size == rescale::none);
+  CHECK(paper.linear.rescaling == rescale::none);
   CHECK(paper.fused == catmerge::fused_weights::split);
 
   const auto l = random_linear<double>(23, 20, 15, {6, 5, 7});
@@ -675,9 +678,9 @@ TEST_CASE("the port's preset differs where cat_options::port says, and overlap i
                             bi = catmerge::removal_basis(i, l.vectors, l.features).basis;
       const double expected =
           (bk.transpose() * bi).squaredNorm() / static_cast<double>(std::min(bk.cols(), bi.cols()));
-      CHECK(report.overlap(k, i) == doctest::Approx(expected).epsilon(1e-6));
+      CHECK(report.trim->overlap(k, i) == doctest::Approx(expected).epsilon(1e-6));
       if (k == i)
-        CHECK(report.overlap(k, i) ==
+        CHECK(report.trim->overlap(k, i) ==
               doctest::Approx(1).epsilon(tolerance::orthonormal<double> * 16));
     }
 }
@@ -739,12 +742,12 @@ TEST_CASE("where Eq. 8's terms cancel, rounding is not taken for directions") {
   // The same features for all tasks and lambda 1: G_k = sum T_i (S - S) T_i^T is zero.
   auto l = random_linear<double>(52, 12, 9, {6, 6, 6});
   for (auto& x : l.features) x = l.features[0];
-  for (const auto way :
-       {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights})
+  for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                         catmerge::basis_solver::weights})
     for (index_t k = 0; k < 3; ++k) {
       catmerge::projection_options o;
       o.lambda = 1;
-      o.way = way;
+      o.solver = way;
       const auto found = catmerge::removal_basis(k, l.vectors, l.features, o);
       CHECK(found.eigenvalues.empty());
       CHECK(found.basis.cols() == 0);
@@ -758,9 +761,9 @@ TEST_CASE("a method with options that make no sense merges nothing") {
   catmerge::context<catmerge::host> c;
   catmerge::layer_problem<catmerge::context<catmerge::host>> p;
   p.kind = catmerge::layer_kind::shift;
-  p.base = catmerge::detail::read(v.base);
-  for (const auto& e : v.experts) p.experts.push_back(catmerge::detail::read(e));
+  p.base = catmerge::const_view_of(v.base);
+  for (const auto& e : v.experts) p.experts.push_back(catmerge::const_view_of(e));
   Eigen::VectorXf out(6);
-  CHECK_THROWS_WITH_AS(method.merge(c, p, catmerge::detail::write(out)),
+  CHECK_THROWS_WITH_AS(method.merge(c, p, catmerge::view_of(out)),
                        "the number of masked coordinates cannot be negative", catmerge::error);
 }

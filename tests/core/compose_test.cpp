@@ -84,13 +84,13 @@ struct probe_method : probe {
     log->push_back(name + " merges " + p.names.parameter + " " + first_entry<Context>(c, vectors) +
                    (p.importance.empty() ? "" : " by importance") +
                    (p.statistics.empty() ? "" : " by statistics"));
-    report.rows.assign(1, seen);
-    catmerge::detail::sum_vectors(c, vectors, tau);
+    report.drift.assign(1, seen);
+    catmerge::sum_vectors(c, vectors, tau);
   }
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    return catmerge::detail::merge_vectors(*this, c, p, out);
+    return catmerge::merge_vectors(*this, c, p, out);
   }
 };
 
@@ -165,7 +165,7 @@ struct knowledge {
     source->note("importance of " + p.name + " asked");
     const auto& list = source->entries.at(p.name).importances;
     if (at(k) >= list.size()) return std::nullopt;
-    return catmerge::detail::read(list[at(k)]);
+    return catmerge::const_view_of(list[at(k)]);
   }
   void release(const catmerge::parameter_group& g) const {
     source->note("statistics of " + g.front().name + " released");
@@ -314,15 +314,16 @@ TEST_CASE("CAT is its trim followed by Task Arithmetic, bit for bit") {
     for (std::size_t i = 0; i < whole.reports.size(); ++i) {
       const auto &a = whole.reports[i].layer, &b = made.reports[i].layer;
       CHECK(a.kind == b.kind);
-      CHECK(a.trimmed == b.trimmed);
+      REQUIRE(a.trim.has_value() == b.trim.has_value());
       CHECK(a.fallback ==
             (i == 1 || i == 4 ? catmerge::fallback_rule::sum : catmerge::fallback_rule::none));
       CHECK(b.fallback ==
             catmerge::fallback_rule::none);  // the sum, which is the method, is for every parameter
-      CHECK(same_bits(a.norm, b.norm));
-      CHECK(same_bits(a.conflict_before, b.conflict_before));
-      CHECK(same_bits(a.conflict_after, b.conflict_after));
-      CHECK(a.protections.size() == b.protections.size());
+      if (!a.trim) continue;
+      CHECK(same_bits(a.trim->norm, b.trim->norm));
+      CHECK(same_bits(a.trim->conflict_before, b.trim->conflict_before));
+      CHECK(same_bits(a.trim->conflict_after, b.trim->conflict_after));
+      CHECK(a.trim->protections.size() == b.trim->protections.size());
     }
   }
 }
@@ -341,7 +342,7 @@ TEST_CASE_TEMPLATE("the same in one call, for every storage type", S, double, fl
   const trimmed_sum m{{}, {catmerge::cat_options{}.alpha}};
   const auto made = catmerge::detail::merge_one(c, m, p, base, experts);
   const auto whole = catmerge::cat_linear(base, experts, features);
-  CHECK(made.report.trimmed);
+  CHECK(made.report.trim.has_value());
   CHECK(same_bits(made.merged, whole.merged));
 }
 
@@ -400,7 +401,7 @@ TEST_CASE("scans of a chain: the transform's first, then the method's on what it
   CHECK(m.first.seen == 0);
   CHECK(m.second.seen == 0);
   CHECK(m.scan_wanted());
-  CHECK(found.reports[0].layer.rows == std::vector<double>{2});  // the copy that merged has
+  CHECK(found.reports[0].layer.drift == std::vector<double>{2});  // the copy that merged has
 }
 
 TEST_CASE("scans of three in a chain, and of a transform of two") {
@@ -604,8 +605,8 @@ TEST_CASE("with_drift measures how far the merged parameter is from each expert,
       keep[k] = qr.matrixQR().topRows(height).triangularView<Eigen::Upper>();
       keep[3 + k] = x.transpose() * x;
       rows.push_back(catmerge::statistics_of(x));
-      factors.push_back({statistics_form::factor, catmerge::detail::read(keep[k]), n});
-      grams.push_back({statistics_form::gram, catmerge::detail::read(keep[3 + k]), n});
+      factors.push_back({statistics_form::factor, catmerge::const_view_of(keep[k]), n});
+      grams.push_back({statistics_form::gram, catmerge::const_view_of(keep[3 + k]), n});
     }
     for (const auto& form : {rows, factors, grams}) {
       check_drift(measured(l, layer_kind::linear, form), l, oracle::kind::linear);
@@ -620,7 +621,7 @@ TEST_CASE("with_drift measures how far the merged parameter is from each expert,
       keep[k] = v.features[k].transpose() * v.features[k];
       of_rows.push_back(catmerge::statistics_of(v.features[k]));
       of_moments.push_back(moments[k].view());
-      of_grams.push_back({statistics_form::gram, catmerge::detail::read(keep[k]),
+      of_grams.push_back({statistics_form::gram, catmerge::const_view_of(keep[k]),
                           static_cast<double>(v.features[k].rows())});
     }
     for (const auto& form : {of_rows, of_moments, of_grams})
@@ -654,8 +655,10 @@ TEST_CASE("with_drift: no drift from the only expert, and none of the method's o
   CHECK(same(bare, around));
   CHECK(missing(bare) == missing(around));
   for (std::size_t i = 0; i < bare.reports.size(); ++i) {
-    CHECK(bare.reports[i].layer.trimmed == around.reports[i].layer.trimmed);
-    CHECK(same_bits(bare.reports[i].layer.conflict_after, around.reports[i].layer.conflict_after));
+    CHECK(bare.reports[i].layer.trim.has_value() == around.reports[i].layer.trim.has_value());
+    if (bare.reports[i].layer.trim)
+      CHECK(same_bits(bare.reports[i].layer.trim->conflict_after,
+                      around.reports[i].layer.trim->conflict_after));
     const bool measures = i != 1 && i != 4;
     CHECK(around.reports[i].layer.drift.size() == (measures ? 2 : 0));
   }
@@ -786,7 +789,7 @@ TEST_CASE("importances that are negative or no numbers are refused") {
   std::vector<Eigen::MatrixXf> importances(2, Eigen::MatrixXf::Ones(3, 2));
   const auto check = [&] {
     layer_problem<host> p;
-    p.base = catmerge::detail::read(base);
+    p.base = catmerge::const_view_of(base);
     p.importance = catmerge::detail::read_all<host>(importances);
     p.names = {"w", {"cars", "dtd"}};
     catmerge::detail::check_importance(c, p);
@@ -830,15 +833,17 @@ TEST_CASE("the report of a trim is of the last one, and no fallback of the metho
   bool trims = false, falls_back = false;
   for (std::size_t i = 0; i < once.reports.size(); ++i) {
     const layer_report &a = once.reports[i].layer, &b = twice.reports[i].layer;
-    CHECK(a.norm.size() == b.norm.size());
-    CHECK(a.rows == b.rows);
-    CHECK(a.energy_removed.size() == b.energy_removed.size());
-    CHECK(a.protections.size() == b.protections.size());
-    for (std::size_t k = 0; k < b.norm.size(); ++k) CHECK(b.norm[k] <= a.norm[k]);
+    REQUIRE(a.trim.has_value() == b.trim.has_value());
     CHECK(a.fallback == catmerge::fallback_rule::none);  // the sum is for every parameter
     CHECK(b.fallback == summed.reports[i].layer.fallback);
-    trims = trims || b.trimmed;
     falls_back = falls_back || b.fallback == catmerge::fallback_rule::sum;
+    if (!b.trim) continue;
+    trims = true;
+    CHECK(a.trim->norm.size() == b.trim->norm.size());
+    CHECK(a.trim->rows == b.trim->rows);
+    CHECK(a.trim->energy_removed.size() == b.trim->energy_removed.size());
+    CHECK(a.trim->protections.size() == b.trim->protections.size());
+    for (std::size_t k = 0; k < b.trim->norm.size(); ++k) CHECK(b.trim->norm[k] <= a.trim->norm[k]);
   }
   CHECK(trims);
   CHECK(falls_back);

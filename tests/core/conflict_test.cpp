@@ -58,16 +58,16 @@ TEST_CASE("feature_shift: rows, factor and Gram matrix give the same") {
       Eigen::MatrixXd(qr.matrixQR().topRows(d_in)).triangularView<Eigen::Upper>();
   const double expected = catmerge::feature_shift(layer_kind::linear, x, t);
   for (const auto& s :
-       {statistics{statistics_form::gram, catmerge::detail::read(gram), double(n)},
-        statistics{statistics_form::factor, catmerge::detail::read(factor), double(n)}})
+       {statistics{statistics_form::gram, catmerge::const_view_of(gram), double(n)},
+        statistics{statistics_form::factor, catmerge::const_view_of(factor), double(n)}})
     CHECK(std::abs(catmerge::feature_shift(layer_kind::linear, s, t) - expected) <=
           tolerance::reordered * expected);
   const Eigen::VectorXd v = g.vector(d_in),
                         moment = x.array().square().colwise().mean().transpose().matrix();
   const double scale = catmerge::feature_shift(layer_kind::scale, x, v);
   for (const auto& s :
-       {statistics{statistics_form::gram, catmerge::detail::read(gram), double(n)},
-        statistics{statistics_form::second_moment, catmerge::detail::read(moment), double(n)}})
+       {statistics{statistics_form::gram, catmerge::const_view_of(gram), double(n)},
+        statistics{statistics_form::second_moment, catmerge::const_view_of(moment), double(n)}})
     CHECK(std::abs(catmerge::feature_shift(layer_kind::scale, s, v) - scale) <=
           tolerance::reordered * scale);
 }
@@ -82,13 +82,13 @@ TEST_CASE("feature_shift: errors, and what is not finite does not come out as a 
   CHECK_THROWS_AS(
       catmerge::feature_shift(
           layer_kind::linear,
-          statistics{statistics_form::second_moment, catmerge::detail::read(moment), 3.0}, t),
+          statistics{statistics_form::second_moment, catmerge::const_view_of(moment), 3.0}, t),
       catmerge::error);
   Eigen::MatrixXd bad = t;
   bad(1, 1) = std::numeric_limits<double>::quiet_NaN();
   CHECK_FALSE(std::isfinite(catmerge::feature_shift(layer_kind::linear, x, bad)));
   const Eigen::MatrixXd gram = x.transpose() * x;
-  const statistics s{statistics_form::gram, catmerge::detail::read(gram), 3.0};
+  const statistics s{statistics_form::gram, catmerge::const_view_of(gram), 3.0};
   CHECK_FALSE(std::isfinite(catmerge::feature_shift(layer_kind::linear, s, bad)));
 }
 

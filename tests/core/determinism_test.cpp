@@ -27,7 +27,7 @@ struct fingerprint {
 
 template <class Tensor>
 void append(fingerprint& f, host_context& c, const Tensor& t) {
-  const Eigen::MatrixXd m = c.to_host(catmerge::detail::read(t));
+  const Eigen::MatrixXd m = c.to_host(catmerge::const_view_of(t));
   f.numbers.insert(f.numbers.end(), m.data(), m.data() + m.size());
 }
 
@@ -35,21 +35,23 @@ template <class Tensor>
 fingerprint of(host_context& c, const catmerge::merge_result<Tensor>& r) {
   fingerprint f;
   append(f, c, r.merged);
-  for (const auto* m : {&r.report.conflict_before, &r.report.conflict_after, &r.report.overlap})
+  for (const auto* m :
+       {&r.report.trim->conflict_before, &r.report.trim->conflict_after, &r.report.trim->overlap})
     f.numbers.insert(f.numbers.end(), m->data(), m->data() + m->size());
-  for (const auto* v : {&r.report.deviation, &r.report.norm, &r.report.energy_removed})
+  for (const auto* v :
+       {&r.report.trim->deviation, &r.report.trim->norm, &r.report.trim->energy_removed})
     f.numbers.insert(f.numbers.end(), v->begin(), v->end());
-  for (const auto& p : r.report.protections)
+  for (const auto& p : r.report.trim->protections)
     f.numbers.insert(f.numbers.end(), p.eigenvalues.begin(), p.eigenvalues.end());
   return f;
 }
 
-constexpr catmerge::basis_way ways[] = {catmerge::basis_way::dense, catmerge::basis_way::shifts,
-                                        catmerge::basis_way::weights};
+constexpr catmerge::basis_solver ways[] = {
+    catmerge::basis_solver::dense, catmerge::basis_solver::shifts, catmerge::basis_solver::weights};
 
-catmerge::cat_options options_of(catmerge::basis_way way) {
+catmerge::cat_options options_of(catmerge::basis_solver way) {
   catmerge::cat_options o;
-  o.linear.way = way;
+  o.linear.solver = way;
   return o;
 }
 
@@ -79,7 +81,7 @@ struct shifted_copy {
 TEST_CASE_TEMPLATE("CAT gives the same bits at 1, 2, 3 and 8 threads", S, float, double) {
   const auto l = random_linear<S>(1, 300, 270, {40, 3, 60});
   for (const auto way : ways) {
-    if (std::is_same_v<S, double> && way == catmerge::basis_way::dense)
+    if (std::is_same_v<S, double> && way == catmerge::basis_solver::dense)
       continue;  // slow, and the same
     const auto options = options_of(way);
     host_context plain;
@@ -89,7 +91,7 @@ TEST_CASE_TEMPLATE("CAT gives the same bits at 1, 2, 3 and 8 threads", S, float,
         of(plain, catmerge::cat_linear(l.base, l.experts, l.features, options, plain));
     CHECK(again == expected);
     // Starting threads is what takes the time here: all numbers of them on the ways that are fast.
-    const bool all = way != catmerge::basis_way::dense;
+    const bool all = way != catmerge::basis_solver::dense;
     for (const int threads : all ? std::vector<int>{1, 2, 3, 8} : std::vector<int>{3}) {
       std::atomic<int> calls{0};
       host_context c(scrambled(threads, &calls));
@@ -139,7 +141,7 @@ TEST_CASE_TEMPLATE("CAT gives the same bits for every storage order and alignmen
         features(l.features.begin(), l.features.end());
     const row_major_of<S> base = l.base;
     for (const auto way : ways) {
-      if (d_out > 256 && way == catmerge::basis_way::dense)
+      if (d_out > 256 && way == catmerge::basis_solver::dense)
         continue;  // its parts are in the others
       const auto options = options_of(way);
       host_context c;
@@ -224,10 +226,10 @@ TEST_CASE("a long stride does not change a product's bits") {
       for (index_t j = 0; j < k; ++j) tight(i, j) = memory_a(i * stride + j);
     for (const index_t columns : {1, 3}) {
       row_major_of<float> y(n, columns), z(n, columns);
-      const auto right = c.slice(catmerge::detail::read(b), 0, k, 0, columns);
-      c.multiply(1, wide, op::none, right, op::none, 0, catmerge::detail::write(y));
-      c.multiply(1, catmerge::detail::read(tight), op::none, right, op::none, 0,
-                 catmerge::detail::write(z));
+      const auto right = c.slice(catmerge::const_view_of(b), 0, k, 0, columns);
+      c.multiply(1, wide, op::none, right, op::none, 0, catmerge::view_of(y));
+      c.multiply(1, catmerge::const_view_of(tight), op::none, right, op::none, 0,
+                 catmerge::view_of(z));
       CHECK(same_bits(y, z));
     }
   }

@@ -28,12 +28,12 @@ struct found_pairs {
   bool converged = false;
 };
 
-found_pairs largest(const Eigen::MatrixXd& g, index_t count, catmerge::eigen_options options = {}) {
+found_pairs largest(const Eigen::MatrixXd& g, index_t count,
+                    const catmerge::eigen_options& options = {}) {
   host_context c;
-  options.count = count;
   index_t columns = 0;
   auto pairs = catmerge::largest_eigenpairs(
-      c, g.rows(),
+      c, g.rows(), count,
       [&](host_context::const_view x, host_context::view y) {
         columns += c.rows(x);
         c.from_host(c.to_host(x) * g, y);
@@ -246,7 +246,7 @@ TEST_CASE("eigen_search: what it has can be looked at after every step, restarts
   catmerge::eigen_options options;
   options.tolerance = 1e-13;
   options.products = 600;
-  catmerge::eigen_search<host_context> search(c, 320, options);
+  catmerge::eigen_search<host_context> search(c, 320, 4, options);
   while (!search.done()) {
     c.from_host(c.to_host(search.block()) * g, search.product());
     search.advance();
@@ -272,7 +272,7 @@ TEST_CASE("eigen_search: what a restart keeps is a start that loses little, and 
     const Eigen::MatrixXd g = with_spectrum(values, 14);
     catmerge::eigen_options options;
     options.tolerance = 1e-5;
-    catmerge::eigen_search<host_context> first(c, n, options);
+    catmerge::eigen_search<host_context> first(c, n, 4, options);
     const auto run = [&](catmerge::eigen_search<host_context>& search) {
       while (!search.done()) {
         c.from_host(c.to_host(search.block()) * g, search.product());
@@ -285,10 +285,10 @@ TEST_CASE("eigen_search: what a restart keeps is a start that loses little, and 
     CHECK(c.rows(kept) <= n);
     CHECK(c.rows(kept) >= std::min<index_t>(n, 4));
     options.tolerance = 1e-10;
-    catmerge::eigen_search<host_context> second(c, n, options, catmerge::host_const_view(kept),
+    catmerge::eigen_search<host_context> second(c, n, 4, options, catmerge::host_const_view(kept),
                                                 first.magnitude());
     run(second);
-    catmerge::eigen_search<host_context> alone(c, n, options);
+    catmerge::eigen_search<host_context> alone(c, n, 4, options);
     run(alone);
     const auto found = second.result();
     CHECK(found.converged);
@@ -312,9 +312,8 @@ TEST_CASE("eigen_search: side by side, or from a given start, searches find what
     matrices.push_back(m + m.transpose());
   }
   catmerge::eigen_options options;
-  options.count = 3;
   std::vector<catmerge::eigen_search<host_context>> together;
-  for (std::size_t i = 0; i < matrices.size(); ++i) together.emplace_back(c, 100, options);
+  for (std::size_t i = 0; i < matrices.size(); ++i) together.emplace_back(c, 100, 3, options);
   const auto multiply = [&](catmerge::eigen_search<host_context>& search,
                             const Eigen::MatrixXd& g) {
     c.from_host(c.to_host(search.block()) * g, search.product());
@@ -333,7 +332,8 @@ TEST_CASE("eigen_search: side by side, or from a given start, searches find what
     CHECK(found.products == alone.products);
     // From what was found, one product tells that it is right.
     const auto start = together[i].leading();
-    catmerge::eigen_search<host_context> again(c, 100, options, catmerge::host_const_view(start));
+    catmerge::eigen_search<host_context> again(c, 100, 3, options,
+                                               catmerge::host_const_view(start));
     multiply(again, matrices[i]);
     CHECK(again.done());
     CHECK(again.result().converged);
@@ -352,8 +352,8 @@ TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
   block.col(5) *= 1e-30;                                  // small, but a direction of its own
   const Eigen::MatrixXd before = block, basis_rows = basis.transpose();
   Eigen::MatrixXd rows = block.transpose();
-  const index_t kept = catmerge::detail::orthonormalise(c, catmerge::detail::read(basis_rows), 5,
-                                                        catmerge::detail::write(rows));
+  const index_t kept = catmerge::detail::orthonormalise(c, catmerge::const_view_of(basis_rows), 5,
+                                                        catmerge::view_of(rows));
   block = rows.transpose();
   REQUIRE(kept == 4);
   Eigen::MatrixXd all(n, 9);
@@ -364,6 +364,6 @@ TEST_CASE("orthonormalise: independent directions stay, dependent ones go") {
   for (index_t j = 0; j < 6; ++j) CHECK(left.col(j).norm() <= 1e-6 * before.col(j).norm());
 
   Eigen::MatrixXd zero = Eigen::MatrixXd::Zero(3, n);
-  CHECK(catmerge::detail::orthonormalise(c, catmerge::detail::read(basis_rows), 5,
-                                         catmerge::detail::write(zero)) == 0);
+  CHECK(catmerge::detail::orthonormalise(c, catmerge::const_view_of(basis_rows), 5,
+                                         catmerge::view_of(zero)) == 0);
 }

@@ -28,12 +28,12 @@ TEST_CASE("what crosses between context and host stays where it is") {
     for (const auto type : {scalar_type::f64, scalar_type::f32}) {
       // Numbers that float has.
       const Eigen::MatrixXd x = g.matrix<float>(rows, columns).template cast<double>();
-      CHECK(Eigen::MatrixXd(c.to_host(catmerge::detail::read(x))) == x);
+      CHECK(Eigen::MatrixXd(c.to_host(catmerge::const_view_of(x))) == x);
       auto there = c.make(type, rows, columns);
       c.from_host(x, there);
       CHECK(Eigen::MatrixXd(c.to_host(there)) == x);
       Eigen::MatrixXd back = Eigen::MatrixXd::Zero(rows, columns);
-      c.assign(there, catmerge::detail::write(back));
+      c.assign(there, catmerge::view_of(back));
       CHECK(back == x);
       // A window, whose rows and columns do not lie together.
       const auto part = c.slice(catmerge::host_const_view(there), rows / 2, rows - rows / 2,
@@ -47,7 +47,7 @@ TEST_CASE("eigenvectors are the columns") {
   const Eigen::MatrixXd m = generator(4).matrix(37, 37), a = m + m.transpose();
   catmerge::context<catmerge::host> c;
   Eigen::MatrixXd vectors = a;
-  const auto values = c.symmetric_eigen(catmerge::detail::write(vectors));
+  const auto values = c.symmetric_eigen(catmerge::view_of(vectors));
   const Eigen::VectorXd w = Eigen::Map<const Eigen::VectorXd>(values.data(), 37);
   CHECK((a * vectors - vectors * w.asDiagonal()).norm() <= 1e3 * tolerance::eps<double> * a.norm());
 }
@@ -64,13 +64,13 @@ TEST_CASE("cat_linear: the oracle's merge, by every way, and its report") {
   REQUIRE(expected.gap > 1e-3);
   double size = 0;
   for (const auto& t : l.vectors) size += t.norm();
-  for (const auto way :
-       {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                         catmerge::basis_solver::weights}) {
     catmerge::cat_options options;
     options.alpha = 0.4;
     options.linear.lambda = 0.5;
-    options.linear.directions = catmerge::top{2, true};
-    options.linear.way = way;
+    options.linear.directions = catmerge::largest{2, true};
+    options.linear.solver = way;
     const auto [merged, report] = catmerge::cat_linear(l.base, l.experts, l.features, options);
     const oracle::matrix difference = oracle::minus(oracle::exact(merged), expected.merged);
     CHECK(static_cast<double>(std::sqrt(oracle::energy(difference))) <=
@@ -79,13 +79,13 @@ TEST_CASE("cat_linear: the oracle's merge, by every way, and its report") {
       for (index_t i = 0; i < 4; ++i) {
         const auto before = static_cast<double>(
             oracle::feature_shift(oracle::kind::linear, features[at(k)], base, vectors[at(i)]));
-        CHECK(report.conflict_before(k, i) == doctest::Approx(before).epsilon(1e-10));
+        CHECK(report.trim->conflict_before(k, i) == doctest::Approx(before).epsilon(1e-10));
         const auto &b = expected.bases[at(k)], &d = expected.bases[at(i)];
         REQUIRE(b.cols() == 2);
         REQUIRE(d.cols() == 2);
         const auto shared =
             static_cast<double>(oracle::energy(oracle::times(oracle::flip(b), d))) / 2;
-        CHECK(report.overlap(k, i) ==
+        CHECK(report.trim->overlap(k, i) ==
               doctest::Approx(shared).epsilon(tolerance::subspace(expected.gap)));
       }
   }
@@ -95,7 +95,7 @@ TEST_CASE("masks: the oracle's coordinates") {
   const auto v = random_vector<double>(6, 15, {3, 1, 4});
   const auto vectors = oracle::exact_all(v.vectors), features = oracle::exact_all(v.features);
   for (index_t k = 0; k < 3; ++k) {
-    CHECK(catmerge::scale_mask(k, v.vectors, v.features, {catmerge::top{4, true}, 0.5}) ==
+    CHECK(catmerge::scale_mask(k, v.vectors, v.features, {catmerge::largest{4, true}, 0.5}) ==
           oracle::take(oracle::scale_scores(k, vectors, features, 0.5L), 4, true));
     CHECK(catmerge::shift_mask(k, v.vectors) ==
           oracle::take(oracle::shift_scores(k, vectors), 4, true));

@@ -34,8 +34,8 @@ void check_refused(const executor& run, const std::string& message) {
   const auto l = random_linear<float>(1, 70, 90, {4, 5, 6});
   check([&](host_context& c) { catmerge::cat_linear(l.base, l.experts, l.features, {}, c); });
   check([&](host_context& c) { catmerge::task_vector(l.base, l.experts[0], c); });
-  check([&](host_context& c) { c.squared_norm(catmerge::detail::read(l.base)); });
-  check([&](host_context& c) { c.all_finite(catmerge::detail::read(l.base)); });
+  check([&](host_context& c) { c.squared_norm(catmerge::const_view_of(l.base)); });
+  check([&](host_context& c) { c.all_finite(catmerge::const_view_of(l.base)); });
   check([&](host_context& c) { c.concurrently(3, [](index_t) {}); });
 }
 
@@ -149,10 +149,10 @@ TEST_CASE_TEMPLATE("64 KiB of stack are enough for a task", S, float, double) {
   const auto l = random_linear<S>(2, 150, 130, {8, 5});
   const auto v = random_vector<S>(3, 200, {4, 3});
   host_context plain, threads(on_small_stacks(promised));
-  for (const auto way :
-       {catmerge::basis_way::dense, catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::dense, catmerge::basis_solver::shifts,
+                         catmerge::basis_solver::weights}) {
     catmerge::cat_options o;
-    o.linear.way = way;
+    o.linear.solver = way;
     const auto expected = catmerge::cat_linear(l.base, l.experts, l.features, o, plain).merged;
     CHECK(same_bits(catmerge::cat_linear(l.base, l.experts, l.features, o, threads).merged,
                     expected));

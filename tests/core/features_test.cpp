@@ -250,9 +250,9 @@ TEST_CASE_TEMPLATE("second moments: batches, halves and every form of statistics
       Eigen::MatrixXd(qr.matrixQR().topRows(d)).triangularView<Eigen::Upper>();
   using view = catmerge::statistics_view<catmerge::host>;
   for (const view& s :
-       {view{statistics_form::rows, catmerge::detail::read(x), double(n)},
-        view{statistics_form::gram, catmerge::detail::read(gram), double(n)},
-        view{statistics_form::factor, catmerge::detail::read(factor), double(n)}, whole.view()})
+       {view{statistics_form::rows, catmerge::const_view_of(x), double(n)},
+        view{statistics_form::gram, catmerge::const_view_of(gram), double(n)},
+        view{statistics_form::factor, catmerge::const_view_of(factor), double(n)}, whole.view()})
     CHECK(apart(c.to_host(catmerge::detail::second_moment(c, s)), expected) <=
           tolerance::reordered);
 }

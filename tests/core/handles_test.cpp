@@ -78,7 +78,7 @@ TEST_CASE("const handles of host memory are written to without a context, too") 
                                              by_window.colStride()};
   catmerge::project_out(b, window);
   CHECK(same_bits(by_window, expected));
-  const catmerge::host_view view = catmerge::detail::write(by_view);
+  const catmerge::host_view view = catmerge::view_of(by_view);
   catmerge::project_out(b, view);
   CHECK(same_bits(by_view, expected));
 

@@ -16,13 +16,14 @@
 // long before weights or features do.
 
 using namespace test;
-using catmerge::basis_way;
+using catmerge::basis_solver;
 using catmerge::layer_kind;
 
 namespace {
 
 constexpr double sizes[] = {1e-30, 1e-20, 1e-10, 1, 1e10, 1e20, 1e30};
-constexpr basis_way every_way[] = {basis_way::dense, basis_way::shifts, basis_way::weights};
+constexpr basis_solver every_way[] = {basis_solver::dense, basis_solver::shifts,
+                                      basis_solver::weights};
 
 /// A linear weight whose base and task vectors are of one size and its features of another.
 template <class S>
@@ -63,7 +64,7 @@ void check_merge(const layer<matrix_of<S>>& l, const catmerge::merge_result<matr
   for (index_t k = 0; k < 3; ++k) {
     const auto spectrum =
         oracle::decompose(oracle::gram(k, vectors, x, catmerge::cat_options{}.linear.lambda));
-    const auto& p = found.report.protections[at(k)];
+    const auto& p = found.report.trim->protections[at(k)];
     REQUIRE(p.eigenvalues.size() == 4);
     for (std::size_t j = 0; j < 4; ++j)
       CHECK(std::abs(static_cast<double>(
@@ -72,12 +73,12 @@ void check_merge(const layer<matrix_of<S>>& l, const catmerge::merge_result<matr
             loose + 2e-6);
     for (index_t i = 0; i < 3; ++i) {
       const auto before = oracle::energy(oracle::times(x[at(k)], oracle::flip(vectors[at(i)])));
-      CHECK(relative_error(found.report.conflict_before(k, i), before) < loose);
+      CHECK(relative_error(found.report.trim->conflict_before(k, i), before) < loose);
     }
-    CHECK(found.report.conflict_after.row(k).sum() > 0);
-    CHECK(std::isfinite(found.report.conflict_after.row(k).sum()));
-    CHECK(found.report.deviation[at(k)] > 0);
-    CHECK(found.report.energy_removed[at(k)] > 0);
+    CHECK(found.report.trim->conflict_after.row(k).sum() > 0);
+    CHECK(std::isfinite(found.report.trim->conflict_after.row(k).sum()));
+    CHECK(found.report.trim->deviation[at(k)] > 0);
+    CHECK(found.report.trim->energy_removed[at(k)] > 0);
   }
 }
 
@@ -104,13 +105,13 @@ bool says(const std::string& message, std::initializer_list<const char*> parts) 
 TEST_CASE_TEMPLATE("linear weights and features of any size, every way", S, float, double) {
   for (const double weights : sizes)
     for (const double features : sizes)
-      for (const basis_way way : every_way) {
+      for (const basis_solver way : every_way) {
         CAPTURE(weights);
         CAPTURE(features);
         CAPTURE(static_cast<int>(way));
         const auto l = linear_of_size<S>(3, weights, features);
         catmerge::cat_options options;
-        options.linear.way = way;
+        options.linear.solver = way;
         check_merge(l, catmerge::cat_linear(l.base, l.experts, l.features, options));
       }
 }
@@ -118,20 +119,20 @@ TEST_CASE_TEMPLATE("linear weights and features of any size, every way", S, floa
 TEST_CASE_TEMPLATE("the largest and smallest numbers of float", S, float) {
   for (const double weights : {1e-36, 1e36})
     for (const double features : {1e-37, 1e37})
-      for (const basis_way way : every_way) {
+      for (const basis_solver way : every_way) {
         CAPTURE(weights);
         CAPTURE(features);
         CAPTURE(static_cast<int>(way));
         const auto l = linear_of_size<S>(5, weights, features);
         catmerge::cat_options options;
-        options.linear.way = way;
+        options.linear.solver = way;
         check_merge(l, catmerge::cat_linear(l.base, l.experts, l.features, options));
       }
 }
 
 TEST_CASE_TEMPLATE("Gram matrices of features of any size", S, float, double) {
   for (const double features : sizes)
-    for (const basis_way way : {basis_way::dense, basis_way::weights}) {
+    for (const basis_solver way : {basis_solver::dense, basis_solver::weights}) {
       CAPTURE(features);
       CAPTURE(static_cast<int>(way));
       const auto l = linear_of_size<S>(4, 1e-20, features, 24, 18);  // more rows than d_in
@@ -141,7 +142,7 @@ TEST_CASE_TEMPLATE("Gram matrices of features of any size", S, float, double) {
         REQUIRE(statistics[k].view().form == catmerge::statistics_form::gram);
       }
       catmerge::cat_options options;
-      options.linear.way = way;
+      options.linear.solver = way;
       check_merge(l, catmerge::cat_linear(l.base, l.experts, statistics, options));
     }
 }
@@ -149,7 +150,7 @@ TEST_CASE_TEMPLATE("Gram matrices of features of any size", S, float, double) {
 TEST_CASE_TEMPLATE("task vectors of different sizes each have their directions", S, float, double) {
   // G_0 is made of the small ones alone.
   for (const double large : {1e10, 1e20})
-    for (const basis_way way : every_way) {
+    for (const basis_solver way : every_way) {
       CAPTURE(large);
       CAPTURE(static_cast<int>(way));
       auto l = linear_of_size<S>(6, 1, 1);
@@ -158,7 +159,7 @@ TEST_CASE_TEMPLATE("task vectors of different sizes each have their directions",
       l.vectors[2] /= S(large);
       const auto vectors = oracle::exact_all(l.vectors), x = oracle::exact_all(l.features);
       catmerge::projection_options options;
-      options.way = way;
+      options.solver = way;
       for (index_t k = 0; k < 3; ++k) {
         const auto found = catmerge::removal_basis(k, l.vectors, l.features, options);
         const auto spectrum = oracle::decompose(oracle::gram(k, vectors, x, options.lambda));
@@ -182,7 +183,7 @@ TEST_CASE_TEMPLATE("vectors and features that never meet are no reason for anoth
   l.features[0].rightCols(8).setZero();
   catmerge::projection_options options;
   options.lambda = 0;
-  options.way = basis_way::dense;
+  options.solver = basis_solver::dense;
   CHECK(catmerge::removal_basis(0, l.vectors, l.features, options).basis.cols() == 0);
   catmerge::context<catmerge::host> c;
   using gram = catmerge::conflict_gram<catmerge::context<catmerge::host>>;
@@ -216,9 +217,9 @@ TEST_CASE_TEMPLATE("in the usual range, and for zeros, float stays float", S, fl
   const auto l = linear_of_size<S>(9, 1, 1, 40);
   auto larger = l.features;
   for (auto& x : larger) x *= S(0x1p12);
-  for (const basis_way way : every_way) {
+  for (const basis_solver way : every_way) {
     catmerge::cat_options options;
-    options.linear.way = way;
+    options.linear.solver = way;
     CHECK(same_bits(catmerge::cat_linear(l.base, l.experts, l.features, options).merged,
                     catmerge::cat_linear(l.base, l.experts, larger, options).merged));
   }
@@ -254,14 +255,14 @@ TEST_CASE_TEMPLATE("scales and shifts of any size", S, float, double) {
                                                      : catmerge::cat_shift(base, experts);
         CHECK(relative_error(oracle::exact(found.merged), expected) < 8 * tolerance::eps<S>);
         for (index_t k = 0; k < 3; ++k) {
-          CHECK(found.report.protections[at(k)].coordinates ==
+          CHECK(found.report.trim->protections[at(k)].coordinates ==
                 std::vector<index_t>(masks[at(k)].begin(), masks[at(k)].end()));
           for (index_t i = 0; i < 3; ++i) {
             const auto before = kind == layer_kind::scale
                                     ? oracle::feature_shift(oracle::kind::scale, inputs[at(k)],
                                                             0 * exact[at(i)], exact[at(i)])
                                     : oracle::energy(exact[at(i)]);
-            CHECK(relative_error(found.report.conflict_before(k, i), before) < 1e-12);
+            CHECK(relative_error(found.report.trim->conflict_before(k, i), before) < 1e-12);
           }
         }
       }
@@ -320,9 +321,9 @@ TEST_CASE("on a device the arithmetic is the host's, whatever the size") {
       experts.push_back(fake_tensor<2>::upload(l.experts[k]));
       features.push_back(fake_tensor<2>::upload(l.features[k]));
     }
-    for (const basis_way way : every_way) {
+    for (const basis_solver way : every_way) {
       catmerge::cat_options options;
-      options.linear.way = way;
+      options.linear.solver = way;
       const auto found =
           catmerge::cat_linear(fake_tensor<2>::upload(l.base), experts, features, options);
       CHECK(same_bits(found.merged.download<float>(),

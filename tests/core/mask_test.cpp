@@ -9,8 +9,8 @@
 #include "support/tolerance.hpp"
 
 using namespace test;
+using catmerge::largest;
 using catmerge::scale_mask_options;
-using catmerge::top;
 using oracle::real;
 
 namespace {
@@ -23,7 +23,7 @@ std::vector<bool> as_flags(const std::vector<index_t>& mask, index_t d) {
 
 scale_mask_options with(index_t count, double lambda, bool positive_only = true) {
   scale_mask_options o;
-  o.coordinates = top{count, positive_only};
+  o.coordinates = largest{count, positive_only};
   o.lambda = lambda;
   return o;
 }

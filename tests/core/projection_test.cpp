@@ -11,16 +11,17 @@
 #include "support/tolerance.hpp"
 
 using namespace test;
-using catmerge::basis_way;
+using catmerge::basis_solver;
+using catmerge::largest;
 using catmerge::projection_options;
 using catmerge::row_weight;
 using catmerge::statistics_form;
-using catmerge::top;
 using oracle::real;
 
 namespace {
 
-constexpr basis_way every_way[] = {basis_way::dense, basis_way::shifts, basis_way::weights};
+constexpr basis_solver every_way[] = {basis_solver::dense, basis_solver::shifts,
+                                      basis_solver::weights};
 
 /// A problem and its exact copy.
 template <class S>
@@ -41,11 +42,11 @@ struct problem {
 };
 
 projection_options with(catmerge::direction_rule rule, double lambda,
-                        basis_way way = basis_way::automatic) {
+                        basis_solver way = basis_solver::automatic) {
   projection_options o;
   o.directions = rule;
   o.lambda = lambda;
-  o.way = way;
+  o.solver = way;
   return o;
 }
 
@@ -102,12 +103,12 @@ TEST_CASE_TEMPLATE("removal basis: orthonormal, and Eq. 8 as low as the oracle's
           const real least = p.objective(k, real(lambda), best, mean);
           const real size_of_g = norm_of(spectrum);
           for (const auto way : every_way) {
-            auto options = with(top{3}, lambda, way);
-            options.rows = rows;
+            auto options = with(largest{3}, lambda, way);
+            options.weighting = rows;
             const auto found = catmerge::removal_basis(k, p.data.vectors, p.data.features, options);
             CAPTURE(k);
             CAPTURE(lambda);
-            CHECK(found.way == way);
+            CHECK(found.solver == way);
             REQUIRE(found.basis.rows() == s.d_out);
             CAPTURE(s.d_out);
             CAPTURE(s.d_in);
@@ -148,7 +149,7 @@ struct described {
     }
     for (std::size_t k = 0; k < features.size(); ++k)
       views.push_back(
-          {form, catmerge::detail::read(data[k]), static_cast<double>(features[k].rows())});
+          {form, catmerge::const_view_of(data[k]), static_cast<double>(features[k].rows())});
   }
 };
 
@@ -163,7 +164,7 @@ TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float
   for (const auto& rows : {std::vector<index_t>{5, 9, 3, 6}, {4, 30}, {7}}) {
     const problem<S> p(4, 37, 21, rows);
     std::vector<catmerge::host_const_view> vectors;
-    for (const auto& t : p.data.vectors) vectors.push_back(catmerge::detail::read(t));
+    for (const auto& t : p.data.vectors) vectors.push_back(catmerge::const_view_of(t));
     for (const auto form : {catmerge::statistics_form::rows, catmerge::statistics_form::gram})
       for (const auto way : {gram::way::shifts, gram::way::weights})
         for (const bool mean : {false, true}) {
@@ -180,8 +181,7 @@ TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float
               x.push_back(g.matrix(2 + k, 37)), y.push_back(g.matrix(2 + k, 37));
             }
             for (std::size_t j = 0; j < tasks.size(); ++j)
-              list.push_back(
-                  {tasks[j], catmerge::detail::read(x[j]), catmerge::detail::write(y[j])});
+              list.push_back({tasks[j], catmerge::const_view_of(x[j]), catmerge::view_of(y[j])});
             several.apply(list, arithmetic);
             for (std::size_t j = 0; j < tasks.size(); ++j) {
               const auto exact = oracle::gram(tasks[j], p.vectors, p.features, real(2.5), mean);
@@ -211,7 +211,7 @@ TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float
 
 TEST_CASE("removal basis: the units of weights and features change nothing in float") {
   auto p = random_linear<float>(5, 120, 90, {70, 80, 75});
-  auto options = with(top{3}, 5, basis_way::weights);
+  auto options = with(largest{3}, 5, basis_solver::weights);
   const auto expected = catmerge::removal_basis(1, p.vectors, p.features, options);
   for (auto& t : p.vectors) t *= 0x1p-90F;
   for (auto& x : p.features) x *= 0x1p+45F;
@@ -230,12 +230,12 @@ TEST_CASE("removal basis: float asks double where it cannot tell a sign") {
   const Eigen::MatrixXf q = generator(3).orthonormal(d, d).cast<float>();
   const std::vector<Eigen::MatrixXf> vectors{Eigen::MatrixXf::Zero(d, d), q};
   for (const float size : {1e-3F, 0.0F, 1.0F})
-    for (const auto way : {basis_way::shifts, basis_way::weights}) {
+    for (const auto way : {basis_solver::shifts, basis_solver::weights}) {
       std::vector<Eigen::MatrixXf> features(2, Eigen::MatrixXf::Zero(1, d));
       features[0](0, 1) = size;
       features[1](0, 0) = 1;
-      const auto found = catmerge::removal_basis(0, vectors, features, with(top{1}, 1, way));
-      CHECK(found.way == way);
+      const auto found = catmerge::removal_basis(0, vectors, features, with(largest{1}, 1, way));
+      CHECK(found.solver == way);
       REQUIRE(found.basis.cols() == (size > 0 ? 1 : 0));
       if (size > 0) CHECK(std::abs(found.basis.col(0).dot(q.col(1))) >= 1 - 1e-3F);
     }
@@ -243,14 +243,14 @@ TEST_CASE("removal basis: float asks double where it cannot tell a sign") {
 
 TEST_CASE("removal basis: the tolerance decides what products are made in") {
   const auto p = random_linear<float>(6, 200, 150, {60, 60, 60, 60});
-  for (const auto way : {basis_way::shifts, basis_way::weights}) {
-    auto options = with(top{4}, 2, way);
+  for (const auto way : {basis_solver::shifts, basis_solver::weights}) {
+    auto options = with(largest{4}, 2, way);
     const auto usual = catmerge::removal_basis(2, p.vectors, p.features, options);
-    CHECK(usual.way == way);
+    CHECK(usual.solver == way);
     CHECK(usual.residual <= catmerge::default_tolerance(catmerge::scalar_type::f32));
     options.eigen.tolerance = 1e-11;  // far below what float reaches
     const auto tight = catmerge::removal_basis(2, p.vectors, p.features, options);
-    CHECK(tight.way == way);
+    CHECK(tight.solver == way);
     CHECK(tight.residual <= 1e-11);
     const double gap = (tight.spectrum[3] - tight.spectrum[4]) / tight.magnitude;
     REQUIRE(gap > 1e-3);
@@ -267,7 +267,7 @@ TEST_CASE("removal basis: nothing among thousands of bases does better on Eq. 8"
   for (const double lambda : {0.5, 5.0})
     for (index_t k = 0; k < 3; ++k) {
       const auto found =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{2}, lambda));
+          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(largest{2}, lambda));
       const index_t c = found.basis.cols();
       REQUIRE(c >= 1);
       // By brute force on features for ours; G's trace for the many, which the first test has tied
@@ -306,8 +306,8 @@ TEST_CASE("removal basis: the smallest eigenvalues would be the wrong ones") {
     for (index_t k = 0; k < 2; ++k) {
       const auto gram = oracle::gram(k, p.vectors, p.features, 5);
       const auto spectrum = oracle::decompose(gram);
-      const auto found =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{2, false}, 5, way));
+      const auto found = catmerge::removal_basis(k, p.data.vectors, p.data.features,
+                                                 with(largest{2, false}, 5, way));
       REQUIRE(found.basis.cols() == 2);
       const real untrimmed = p.objective(k, 5, oracle::matrix(12, 0));
       const real with_smallest = p.objective(k, 5, oracle::matrix(spectrum.vectors.rightCols(2)));
@@ -334,8 +334,8 @@ TEST_CASE_TEMPLATE("removal basis: rows, a factor and a Gram matrix give the sam
         Eigen::MatrixXd(qr.matrixQR().topRows(d_in)).template triangularView<Eigen::Upper>());
   }
   for (std::size_t i = 0; i < 3; ++i) {
-    by_gram.push_back({statistics_form::gram, catmerge::detail::read(grams[i]), double(n)});
-    by_factor.push_back({statistics_form::factor, catmerge::detail::read(factors[i]), double(n)});
+    by_gram.push_back({statistics_form::gram, catmerge::const_view_of(grams[i]), double(n)});
+    by_factor.push_back({statistics_form::factor, catmerge::const_view_of(factors[i]), double(n)});
   }
   for (const auto rows : {row_weight::sum, row_weight::mean})
     for (index_t k = 0; k < 3; ++k) {
@@ -347,16 +347,16 @@ TEST_CASE_TEMPLATE("removal basis: rows, a factor and a Gram matrix give the sam
       const Eigen::MatrixXd expected = oracle::onto(best);
       const double allowed = tolerance::subspace(gap) + tolerance::gram<S>(9) / gap;
       for (const auto way : every_way) {
-        auto options = with(top{2}, 1, way);
-        options.rows = rows;
+        auto options = with(largest{2}, 1, way);
+        options.weighting = rows;
         const auto look = [&](const auto& found) {
           const Eigen::MatrixXd b = found.basis.template cast<double>();
           CHECK((b * b.transpose() - expected).norm() <= allowed);
-          CHECK(found.way == way);
+          CHECK(found.solver == way);
         };
         look(catmerge::removal_basis(k, p.data.vectors, p.data.features, options));
         look(catmerge::removal_basis(k, p.data.vectors, by_factor, options));
-        if (way == basis_way::shifts)
+        if (way == basis_solver::shifts)
           CHECK_THROWS_AS(catmerge::removal_basis(k, p.data.vectors, by_gram, options),
                           catmerge::error);
         else
@@ -380,7 +380,8 @@ TEST_CASE("removal basis: Spectra finds the same subspace of G_k") {
     const Eigen::MatrixXd theirs = spectra.eigenvectors();
     for (const auto way : every_way) {
       const auto b =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{4}, 5, way)).basis;
+          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(largest{4}, 5, way))
+              .basis;
       CHECK((b * b.transpose() - theirs * theirs.transpose()).norm() <= tolerance::subspace(gap));
     }
   }
@@ -399,8 +400,8 @@ TEST_CASE_TEMPLATE("removal basis: what is not positive is never taken", S, doub
         while (spectrum.values[at(positive)] > 1e-6L * norm_of(spectrum)) ++positive;
         REQUIRE(positive >= 1);
         REQUIRE(positive <= 4);
-        const auto many =
-            catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{30}, lambda, way));
+        const auto many = catmerge::removal_basis(k, p.data.vectors, p.data.features,
+                                                  with(largest{30}, lambda, way));
         CHECK(many.basis.cols() == positive);
         CHECK(many.positive == positive);
         for (const double value : many.eigenvalues) CHECK(value > 0);
@@ -409,7 +410,7 @@ TEST_CASE_TEMPLATE("removal basis: what is not positive is never taken", S, doub
         CHECK(all.basis.cols() == positive);
         // The port's preset takes the number asked for, whatever the sign.
         const auto port = catmerge::removal_basis(k, p.data.vectors, p.data.features,
-                                                  with(top{30, false}, lambda, way));
+                                                  with(largest{30, false}, lambda, way));
         CHECK(port.basis.cols() == 30);
         CHECK(port.positive == positive);
         CHECK(orthonormal_defect(port.basis.template cast<double>()) <= tolerance::orthonormal<S>);
@@ -440,12 +441,12 @@ TEST_CASE("removal basis: a huge lambda removes nothing where every direction co
   for (const auto way : every_way)
     for (index_t k = 0; k < 3; ++k) {
       const auto found =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{4}, 1e6, way));
+          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(largest{4}, 1e6, way));
       CHECK(found.basis.cols() == 0);
       CHECK(found.basis.rows() == 8);
       CHECK(found.positive == 0);
       const auto free =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{4}, 0, way));
+          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(largest{4}, 0, way));
       CHECK(free.basis.cols() == 4);
     }
 }
@@ -460,8 +461,8 @@ TEST_CASE("removal basis: a large lambda with few rows still finds what costs no
     const real least = p.objective(0, real(lambda), best),
                untrimmed = p.objective(0, real(lambda), oracle::matrix(30, 0));
     for (const auto way : every_way) {
-      const auto found =
-          catmerge::removal_basis(0, p.data.vectors, p.data.features, with(top{3}, lambda, way));
+      const auto found = catmerge::removal_basis(0, p.data.vectors, p.data.features,
+                                                 with(largest{3}, lambda, way));
       REQUIRE(found.basis.cols() == 3);
       const real value = p.objective(0, real(lambda), oracle::exact(found.basis));
       CAPTURE(lambda);
@@ -488,10 +489,10 @@ TEST_CASE("removal basis: shares of energy") {
       sum += s;
       if (sum < share * total * (1 - 1e-15L)) ++below;
     }
-    using bound = catmerge::energy::bound;
+    using bound = catmerge::energy_share::bound;
     const auto taken = [&](bound stop) {
       return catmerge::removal_basis(0, p.data.vectors, p.data.features,
-                                     with(catmerge::energy{share, stop}, 1))
+                                     with(catmerge::energy_share{share, stop}, 1))
           .basis.cols();
     };
     CAPTURE(share);
@@ -508,17 +509,17 @@ TEST_CASE("removal basis: means are sums with scaled rows") {
     scaled.push_back(x / std::sqrt(static_cast<double>(x.rows())));
   for (const auto way : every_way)
     for (index_t k = 0; k < 3; ++k) {
-      auto mean = with(top{2}, 5, way);
-      mean.rows = row_weight::mean;
+      auto mean = with(largest{2}, 5, way);
+      mean.weighting = row_weight::mean;
       const auto a = catmerge::removal_basis(k, p.data.vectors, p.data.features, mean);
-      const auto b = catmerge::removal_basis(k, p.data.vectors, scaled, with(top{2}, 5, way));
+      const auto b = catmerge::removal_basis(k, p.data.vectors, scaled, with(largest{2}, 5, way));
       REQUIRE(a.basis.cols() == b.basis.cols());
       const double gap = oracle::gap(
           oracle::decompose(oracle::gram(k, p.vectors, p.features, 5, true)), a.basis.cols());
       const Eigen::MatrixXd pa = a.basis * a.basis.transpose(), pb = b.basis * b.basis.transpose();
       CHECK((pa - pb).norm() <= tolerance::subspace(gap));
       const auto sums =
-          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(top{2}, 5, way));
+          catmerge::removal_basis(k, p.data.vectors, p.data.features, with(largest{2}, 5, way));
       const Eigen::MatrixXd ps = sums.basis * sums.basis.transpose();
       CHECK((pa - ps).norm() > 1e-3);  // and they are not plain sums
     }
@@ -527,15 +528,16 @@ TEST_CASE("removal basis: means are sums with scaled rows") {
 TEST_CASE(
     "removal basis: the cheapest way is one of the three, and a budget that is spent is said") {
   const problem<double> p(15, 30, 20, {3, 4});
-  auto options = with(top{2}, 5, basis_way::shifts);
+  auto options = with(largest{2}, 5, basis_solver::shifts);
   options.eigen.products = 2;
   const auto found = catmerge::removal_basis(0, p.data.vectors, p.data.features, options);
-  CHECK(found.way == basis_way::dense);
+  CHECK(found.solver == basis_solver::dense);
   const auto best =
       oracle::leading(oracle::decompose(oracle::gram(0, p.vectors, p.features, 5)), 2);
   const auto b = found.basis;
   CHECK((b * b.transpose() - oracle::onto(best)).norm() <= 1e-9);
-  CHECK(catmerge::removal_basis(0, p.data.vectors, p.data.features).way != basis_way::automatic);
+  CHECK(catmerge::removal_basis(0, p.data.vectors, p.data.features).solver !=
+        basis_solver::automatic);
 }
 
 TEST_CASE("removal basis: where float stalls, double goes on from what it has") {
@@ -561,8 +563,8 @@ TEST_CASE("removal basis: where float stalls, double goes on from what it has") 
   REQUIRE(gap > 1e-3);
   const Eigen::MatrixXd best = solver.eigenvectors().rightCols(4);
   const auto found =
-      catmerge::removal_basis(0, l.vectors, l.features, with(top{4}, 1, basis_way::weights));
-  CHECK(found.way == basis_way::weights);
+      catmerge::removal_basis(0, l.vectors, l.features, with(largest{4}, 1, basis_solver::weights));
+  CHECK(found.solver == basis_solver::weights);
   CHECK(found.residual <= 1e-6);
   CHECK(found.products > 100);  // that a stall takes, and not half of the budget, 2000
   CHECK(found.products < 500);
@@ -586,28 +588,28 @@ TEST_CASE_TEMPLATE("removal basis: a search that is given up ends at the dense s
   }
   std::vector<catmerge::statistics_view<catmerge::host>> grams;
   for (std::size_t k = 0; k < squares.size(); ++k)
-    grams.push_back({statistics_form::gram, catmerge::detail::read(std::as_const(squares[k])),
+    grams.push_back({statistics_form::gram, catmerge::const_view_of(std::as_const(squares[k])),
                      static_cast<double>(p.data.features[k].rows())});
   const std::vector<index_t> tasks{0, 2};
   for (const bool rows : {true, false})
-    for (const auto way : {basis_way::shifts, basis_way::weights}) {
-      if (!rows && way == basis_way::shifts) continue;
-      const auto options = with(top{2}, 5, way);
+    for (const auto way : {basis_solver::shifts, basis_solver::weights}) {
+      if (!rows && way == basis_solver::shifts) continue;
+      const auto options = with(largest{2}, 5, way);
       auto [g, plan] =
           catmerge::detail::make_gram(c, views, rows ? statistics : grams, tasks, options);
-      CHECK(plan.way == way);
+      CHECK(plan.solver == way);
       CHECK(plan.products == options.eigen.products);  // a way that was asked for keeps its budget
       plan.products = 6;
       const auto found = catmerge::detail::find_bases(c, g, tasks, options, plan);
       for (std::size_t j = 0; j < tasks.size(); ++j) {
-        CHECK(found[j].way == basis_way::dense);
+        CHECK(found[j].solver == basis_solver::dense);
         CHECK(found[j].products >= 6);
         CHECK(found[j].products < 16);
         const auto best =
             oracle::leading(oracle::decompose(oracle::gram(tasks[j], p.vectors, p.features, 5)), 2);
         const Eigen::MatrixXd b = c.to_host(found[j].basis);
         // Shifts of floats are rounded to float, relative to some gap of 1e-2 at least.
-        const bool rounded = std::is_same_v<S, float> && way == basis_way::shifts;
+        const bool rounded = std::is_same_v<S, float> && way == basis_solver::shifts;
         CHECK((b * b.transpose() - oracle::onto(best)).norm() <= (rounded ? 1e-4 : 1e-9));
       }
     }
@@ -621,13 +623,14 @@ TEST_CASE(
     const auto l = random_linear<float>(21, 300, 250, {rows, rows, rows});
     const auto views = catmerge::detail::read_all<host_context>(l.vectors);
     const auto statistics = catmerge::detail::as_statistics_list(l.features);
-    auto options = with(top{4}, 5);
+    auto options = with(largest{4}, 5);
     options.eigen.products = 1'000'000;
     const auto plan = catmerge::detail::plan_bases(c, views, statistics, {0, 1, 2}, options);
     const auto costs =
-        catmerge::detail::cost_of_ways(c, views, statistics, {0, 1, 2}, options.directions);
-    REQUIRE(plan.way == (rows == 4 ? basis_way::shifts : basis_way::weights));
-    const double one = plan.way == basis_way::shifts ? costs.shifts_product : costs.weights_product;
+        catmerge::detail::cost_of_solvers(c, views, statistics, {0, 1, 2}, options.directions);
+    REQUIRE(plan.solver == (rows == 4 ? basis_solver::shifts : basis_solver::weights));
+    const double one =
+        plan.solver == basis_solver::shifts ? costs.shifts_product : costs.weights_product;
     CHECK(static_cast<double>(plan.products) * one <= 2 * costs.dense);
     CHECK(static_cast<double>(plan.products + 1) * one > 2 * costs.dense);
     options.eigen.products = 7;
@@ -665,10 +668,10 @@ TEST_CASE("removal basis and project_out: errors") {
                        catmerge::error);
   for (const double lambda :
        {-1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
-    CHECK_THROWS_AS(basis(0, v, x, with(top{1}, lambda)), catmerge::error);
-  CHECK_THROWS_AS(basis(0, v, x, with(top{-1}, 1)), catmerge::error);
+    CHECK_THROWS_AS(basis(0, v, x, with(largest{1}, lambda)), catmerge::error);
+  CHECK_THROWS_AS(basis(0, v, x, with(largest{-1}, 1)), catmerge::error);
   for (const double share : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()})
-    CHECK_THROWS_AS(basis(0, v, x, with(catmerge::energy{share}, 1)), catmerge::error);
+    CHECK_THROWS_AS(basis(0, v, x, with(catmerge::energy_share{share}, 1)), catmerge::error);
   projection_options o;
   o.eigen.tolerance = -1e-9;
   CHECK_THROWS_AS(basis(0, v, x, o), catmerge::error);
@@ -676,7 +679,7 @@ TEST_CASE("removal basis and project_out: errors") {
   const std::vector<Eigen::MatrixXd> thin{Eigen::MatrixXd::Ones(3, 1), Eigen::MatrixXd::Ones(3, 1)};
   const Eigen::VectorXd moment = Eigen::VectorXd::Ones(1);
   const catmerge::statistics_view<catmerge::host> s{statistics_form::second_moment,
-                                                    catmerge::detail::read(moment), 1};
+                                                    catmerge::const_view_of(moment), 1};
   CHECK_THROWS_AS(basis(0, thin, std::vector{s, s}), catmerge::error);
 
   Eigen::MatrixXd t = v[0];
@@ -689,7 +692,7 @@ TEST_CASE_TEMPLATE("project_out: P^2 = P, nothing left along B, the rest untouch
   const problem<S> p(17, 30, 20, {5, 6, 7});
   for (const index_t c : {0, 1, 4}) {
     const auto b =
-        catmerge::removal_basis(0, p.data.vectors, p.data.features, with(top{c}, 1)).basis;
+        catmerge::removal_basis(0, p.data.vectors, p.data.features, with(largest{c}, 1)).basis;
     REQUIRE(b.cols() == c);
     matrix_of<S> once = p.data.vectors[1];
     catmerge::project_out(b, once);
@@ -721,12 +724,12 @@ TEST_CASE("eigenvalues below float's tolerance are told from nothing") {
   for (index_t j = 4; j < 80; ++j) losses(j, j) = std::sqrt(static_cast<float>(j) * 4e-9F);
   for (index_t j = 80; j < d; ++j) losses(j, j) = std::sqrt(static_cast<float>(j) / d);
   const std::vector<matrix_of<float>> vectors{zero, one}, features{gains, losses};
-  for (const auto way : {catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::shifts, catmerge::basis_solver::weights}) {
     catmerge::projection_options options;
-    options.way = way;
+    options.solver = way;
     options.lambda = 1;
     const auto found = catmerge::removal_basis(0, vectors, features, options);
-    CHECK(found.way == way);
+    CHECK(found.solver == way);
     REQUIRE(found.eigenvalues.size() == 4);
     // A residual of 1e-8 moves an eigenvalue by no more.
     for (std::size_t j = 0; j < 4; ++j)

@@ -62,7 +62,7 @@ class network {
     if (at(k) >= list.size() || list[at(k)].size() == 0) return std::nullopt;
     const auto& x = list[at(k)];
     return catmerge::statistics_view<catmerge::host>{
-        catmerge::statistics_form::rows, catmerge::detail::read(x), static_cast<double>(x.rows())};
+        catmerge::statistics_form::rows, catmerge::const_view_of(x), static_cast<double>(x.rows())};
   }
 
   std::map<std::string, tensor> bases_;
@@ -179,7 +179,7 @@ TEST_CASE("a stream merges each parameter as the single calls do, in the source'
   const std::vector<bool> missing{false, false, false, false, false, true, true, false, false};
   for (std::size_t i = 0; i < order.size(); ++i) {
     CAPTURE(order[i]);
-    CHECK(reports[i].layer.trimmed == trimmed[i]);
+    CHECK(reports[i].layer.trim.has_value() == trimmed[i]);
     CHECK(reports[i].missing_statistics == missing[i]);
   }
 }
@@ -221,7 +221,7 @@ TEST_CASE("fused weights: each part is a linear of its own, or all are one") {
     CHECK(same_bits(Eigen::MatrixXf(out.merged["fused bias"].middleRows(4 * part, 4)),
                     Eigen::MatrixXf(catmerge::cat_shift(b.base, b.experts).merged)));
   }
-  CHECK(reports[7].layer.protections.size() == 6);
+  CHECK(reports[7].layer.trim->protections.size() == 6);
   catmerge::cat_options whole;
   whole.fused = catmerge::fused_weights::whole;
   sink other;

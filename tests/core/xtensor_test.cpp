@@ -8,8 +8,8 @@
 #include "support/data.hpp"
 
 using namespace test;
-using catmerge::detail::read;
-using catmerge::detail::write;
+using catmerge::const_view_of;
+using catmerge::view_of;
 
 namespace {
 
@@ -17,13 +17,13 @@ constexpr auto rows_first = xt::layout_type::row_major;
 constexpr auto columns_first = xt::layout_type::column_major;
 constexpr auto any_order = xt::layout_type::dynamic;
 
-static_assert(catmerge::matrix<xt::xtensor<float, 2>>);
-static_assert(!catmerge::vector<xt::xtensor<float, 2>>);
-static_assert(catmerge::vector<xt::xtensor<double, 1>>);
-static_assert(!catmerge::matrix<xt::xtensor<double, 1>>);
-static_assert(catmerge::matrix<xt::xarray<float>> && catmerge::vector<xt::xarray<float>>);
-static_assert(!catmerge::tensor<xt::xtensor<float, 3>>);
-static_assert(!catmerge::tensor<xt::xtensor<int, 2>>);
+static_assert(catmerge::any_matrix<xt::xtensor<float, 2>>);
+static_assert(!catmerge::any_vector<xt::xtensor<float, 2>>);
+static_assert(catmerge::any_vector<xt::xtensor<double, 1>>);
+static_assert(!catmerge::any_matrix<xt::xtensor<double, 1>>);
+static_assert(catmerge::any_matrix<xt::xarray<float>> && catmerge::any_vector<xt::xarray<float>>);
+static_assert(!catmerge::any_tensor<xt::xtensor<float, 3>>);
+static_assert(!catmerge::any_tensor<xt::xtensor<int, 2>>);
 static_assert(std::is_same_v<catmerge::result_t<xt::xtensor<catmerge::half, 2, columns_first>>,
                              xt::xtensor<float, 2, columns_first>>);
 static_assert(std::is_same_v<catmerge::result_t<xt::xarray<double>>, xt::xarray<double>>);
@@ -45,7 +45,7 @@ X converted(const Eigen::MatrixXf& m, xt::layout_type order = rows_first) {
 
 template <class X>
 bool shows(X& x) {
-  const catmerge::host_const_view v = read(x);
+  const catmerge::host_const_view v = const_view_of(x);
   if (v.rows != static_cast<index_t>(x.shape()[0])) return false;
   if (x.dimension() == 2 && v.columns != static_cast<index_t>(x.shape()[1])) return false;
   for (index_t i = 0; i < v.rows; ++i)
@@ -93,9 +93,9 @@ TEST_CASE("xtensor: views show the tensor's own memory, extents of one included"
     CHECK(shows(b));
     CHECK(shows(c));
     CHECK(shows(d));
-    CHECK(write(a).data == a.data());
+    CHECK(view_of(a).data == a.data());
     const auto& constant = c;
-    CHECK(read(constant).data == c.data());
+    CHECK(const_view_of(constant).data == c.data());
   }
   xt::xtensor<float, 1> v({5});
   auto w = xt::xarray<float>::from_shape({5});

@@ -139,7 +139,7 @@ TEST_CASE("every method by its name is the library's") {
   fisher.normalise = true;
   catmerge::cat_options cat;
   cat.linear.lambda = 1;
-  cat.linear.directions = catmerge::top{2};
+  cat.linear.directions = catmerge::largest{2};
   catmerge::dare_options dare;
   dare.drop = 0.4;
   dare.seed = 7;

@@ -92,16 +92,16 @@ TEST_CASE("the first exception comes out, at every depth, and the pool goes on")
 
 TEST_CASE("CAT gives the same bits on it at 1, 2, 3 and 8 threads") {
   const auto l = random_linear<float>(1, 300, 270, {40, 3, 60, 20});
-  for (const auto way : {catmerge::basis_way::shifts, catmerge::basis_way::weights}) {
+  for (const auto way : {catmerge::basis_solver::shifts, catmerge::basis_solver::weights}) {
     catmerge::cat_options options;
-    options.linear.way = way;
+    options.linear.solver = way;
     const auto expected = catmerge::cat_linear(l.base, l.experts, l.features, options);
     for (const unsigned threads : {1U, 2U, 3U, 8U}) {
       pool p(threads);
       catmerge::context<catmerge::host> c(p.runner());
       const auto found = catmerge::cat_linear(l.base, l.experts, l.features, options, c);
       CHECK(same_bits(found.merged, expected.merged));
-      CHECK(same_bits(found.report.conflict_after, expected.report.conflict_after));
+      CHECK(same_bits(found.report.trim->conflict_after, expected.report.trim->conflict_after));
     }
   }
 }

@@ -91,7 +91,7 @@ struct model {
       index_t k, const parameter_info& i) const {
     const auto& p = find(i);
     if (at(k) >= p.importance_tensors.size()) return std::nullopt;
-    return catmerge::detail::read(p.importance_tensors[at(k)]);
+    return catmerge::const_view_of(p.importance_tensors[at(k)]);
   }
   void release(const catmerge::parameter_group&) {}
   void put(const parameter_info&, catmerge::result_t<tensor> t) { merged.push_back(std::move(t)); }
@@ -197,7 +197,7 @@ struct demanding : catmerge::weight_average_method {
                catmerge::vector_list<Context> vectors, const typename Context::view& tau,
                catmerge::layer_report& report) const {
     if (p.importance.empty()) report.fallback = catmerge::fallback_rule::mean;
-    catmerge::detail::mean_vector(c, vectors, tau);
+    catmerge::mean_vector(c, vectors, tau);
     for (const auto& t : vectors) c.scale(0, t);  // they are its to change
   }
 };
@@ -360,10 +360,10 @@ TEST_CASE("a model of double and float parameters has one threshold") {
   using context = catmerge::context<catmerge::host>;
   context c;
   catmerge::layer_problem<context> first, second;
-  first.base = catmerge::detail::read(wide_base);
-  first.experts = {catmerge::detail::read(wide)};
-  second.base = catmerge::detail::read(narrow_base);
-  second.experts = {catmerge::detail::read(narrow)};
+  first.base = catmerge::const_view_of(wide_base);
+  first.experts = {catmerge::const_view_of(wide)};
+  second.base = catmerge::const_view_of(narrow_base);
+  second.experts = {catmerge::const_view_of(narrow)};
   catmerge::ties_method ties({0.34});  // floor(6 * 0.34) + 1 = 3 entries: 3 + 1e-12, 5, 6
   index_t passes = 0;
   for (; ties.scan_wanted(); ++passes) {
@@ -377,8 +377,8 @@ TEST_CASE("a model of double and float parameters has one threshold") {
   CHECK(passes == 5);
   Eigen::VectorXd wide_out(3);
   Eigen::VectorXf narrow_out(3);
-  ties.merge(c, first, catmerge::detail::write(wide_out));
-  ties.merge(c, second, catmerge::detail::write(narrow_out));
+  catmerge::merge_problem(ties, c, first, catmerge::view_of(wide_out));
+  catmerge::merge_problem(ties, c, second, catmerge::view_of(narrow_out));
   CHECK(wide_out == Eigen::Vector3d(0, 0, 3 + 1e-12));
   CHECK(narrow_out == Eigen::Vector3f(0, 5, 6));
 }
@@ -389,12 +389,12 @@ TEST_CASE("tasks whose thresholds are found in different numbers of scans") {
   using context = catmerge::context<catmerge::host>;
   context c;
   catmerge::layer_problem<context> p;
-  p.base = catmerge::detail::read(base);
-  p.experts = {catmerge::detail::read(narrow), catmerge::detail::read(wide)};
+  p.base = catmerge::const_view_of(base);
+  p.experts = {catmerge::const_view_of(narrow), catmerge::const_view_of(wide)};
   catmerge::ties_method ties({0.3, 1, catmerge::ties_merge::sum});  // two entries of each
-  catmerge::detail::scan_one(c, ties, p);
+  catmerge::scan_problem(ties, c, p);
   Eigen::VectorXf out(4);
-  ties.merge(c, p, catmerge::detail::write(out));
+  catmerge::merge_problem(ties, c, p, catmerge::view_of(out));
   CHECK(out == Eigen::Vector4f(3, 3, 3, 4));
 }
 
@@ -851,12 +851,12 @@ TEST_CASE("errors name what is wrong") {
   using context = catmerge::context<catmerge::host>;
   context c;
   catmerge::layer_problem<context> p;
-  p.base = catmerge::detail::read(base);
+  p.base = catmerge::const_view_of(base);
   p.experts = catmerge::detail::read_all<context>(experts);
   p.importance = catmerge::detail::read_all<context>(importance);
   Eigen::MatrixXf out(4, 3);
   const auto unscanned = [&](const auto& method) {
-    return message([&] { method.merge(c, p, catmerge::detail::write(out)); });
+    return message([&] { catmerge::merge_problem(method, c, p, catmerge::view_of(out)); });
   };
   const std::string late = "this method merges a parameter after all have passed its scans";
   CHECK(unscanned(catmerge::ties_method{}) == late);

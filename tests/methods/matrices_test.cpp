@@ -52,15 +52,15 @@ template <class Method>
 auto merge(const Method& method, const problem_type& p) {
   catmerge::context<catmerge::host> c;
   dense out(p.base.rows, p.base.columns);
-  const auto report = method.merge(c, p, catmerge::detail::write(out));
+  const auto report = catmerge::merge_problem(method, c, p, catmerge::view_of(out));
   return std::pair(out, report);
 }
 
 problem_type problem_of(layer_kind kind, const dense& base, const matrices::list& experts) {
   problem_type p;
   p.kind = kind;
-  p.base = catmerge::detail::read(base);
-  for (const auto& e : experts) p.experts.push_back(catmerge::detail::read(e));
+  p.base = catmerge::const_view_of(base);
+  for (const auto& e : experts) p.experts.push_back(catmerge::const_view_of(e));
   return p;
 }
 
@@ -91,7 +91,7 @@ TEST_CASE("thin_svd: factors are orthonormal and give the matrix back, whatever 
              {1}, {3, 3, 3}, {1, .5, .5, 1e-1, 1e-2}, {1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6}}) {
       const dense a = with_values(g, rows, columns, spectrum);
       for (const index_t count : {index_t{1}, index_t{2}, std::min(rows, columns)}) {
-        const auto svd = catmerge::detail::leading_singular(c, catmerge::detail::read(a), count);
+        const auto svd = catmerge::detail::leading_singular(c, catmerge::const_view_of(a), count);
         const auto n = std::min<index_t>(count, std::ssize(spectrum));
         REQUIRE(std::ssize(svd.values) == n);  // and no more, though rounding has more
         const dense u = c.to_host(svd.left), v = c.to_host(svd.right);
@@ -118,7 +118,7 @@ TEST_CASE("thin_svd: what counts as zero") {
   generator g(2);
   const auto count = [&](const dense& a, double floor) {
     return std::ssize(
-        catmerge::detail::leading_singular(c, catmerge::detail::read(a), 99, floor).values);
+        catmerge::detail::leading_singular(c, catmerge::const_view_of(a), 99, floor).values);
   };
   CHECK(count(dense::Zero(4, 6), 0) == 0);
   CHECK(count(dense(0, 6), 0) == 0);
@@ -140,7 +140,7 @@ TEST_CASE("polar_factor: nearest orthonormal columns, partial where the rank is"
                          random_of_rank(g, 9, 6, 3), with_values(g, 9, 4, {1, 1, 1e-3, 1e-5}),
                          dense(dense::Constant(1, 1, -3))}) {
     const auto exact = matrices::polar_of(m);
-    const dense found = c.to_host(catmerge::detail::polar_factor(c, catmerge::detail::read(m)));
+    const dense found = c.to_host(catmerge::detail::polar_factor(c, catmerge::const_view_of(m)));
     CHECK((found - exact.polar).norm() <= 30 * eps * exact.condition);
     // P P^T P = P: singular values of 0 and 1, to rounding, however bad the condition.
     CHECK((found * found.transpose() * found - found).norm() <= 100 * eps);
@@ -202,7 +202,7 @@ TEST_CASE("LOT: rows, factors and Gram matrices are the same inputs, one form be
       const dense& data = form == statistics_form::rows   ? l.x[k]
                           : form == statistics_form::gram ? grams[k]
                                                           : factors[k];
-      return catmerge::statistics_view<>{form, catmerge::detail::read(data),
+      return catmerge::statistics_view<>{form, catmerge::const_view_of(data),
                                          static_cast<double>(l.x[k].rows())};
     };
     const statistics_form forms[] = {statistics_form::rows, statistics_form::factor,
@@ -236,7 +236,7 @@ TEST_CASE(
     norms += stored.back().cast<double>().norm();
   }
   for (const auto& s : stored)
-    views.push_back({statistics_form::gram, catmerge::detail::read(s), 30});
+    views.push_back({statistics_form::gram, catmerge::const_view_of(s), 30});
   dense all(60, 40);
   all << l.x[0], l.x[1];
   const auto s = Eigen::JacobiSVD<dense>(all).singularValues();
@@ -276,7 +276,7 @@ TEST_CASE("LOT: scales by their inputs' energies; a coordinate that is never see
     means.push_back(m.colwise().squaredNorm().transpose() /
                     std::max(1.0, static_cast<double>(m.rows())));
   for (std::size_t k = 0; k < 3; ++k)
-    moments.push_back({statistics_form::second_moment, catmerge::detail::read(means[k]),
+    moments.push_back({statistics_form::second_moment, catmerge::const_view_of(means[k]),
                        static_cast<double>(x[k].rows())});
   CHECK((catmerge::lot_scale(zero, vectors, moments).merged - tau).norm() <= 20 * eps * tau.norm());
 
@@ -619,7 +619,7 @@ TEST_CASE("fused weights: as one matrix by default, or each alone") {
   // Linears of one input come out of LOT and RegMean as they would alone.
   for (const auto& x : fused.x)
     p.statistics.push_back(
-        {statistics_form::rows, catmerge::detail::read(x), static_cast<double>(x.rows())});
+        {statistics_form::rows, catmerge::const_view_of(x), static_cast<double>(x.rows())});
   dense both(8, 7);
   both << catmerge::lot_linear(q.base, q.t, fused.x).merged,
       catmerge::lot_linear(k.base, k.t, fused.x).merged;
@@ -661,7 +661,7 @@ TEST_CASE("options that make no sense, and values that are not finite") {
           "the parameter: expert 'task 1': the squared norm of its task vector overflows float64");
   refuses([&] { catmerge::iso(l.base, t); }, "a Gram matrix overflows float64");
   const std::vector<catmerge::statistics_view<>> moments(
-      2, {statistics_form::second_moment, catmerge::detail::read(l.base), 1});
+      2, {statistics_form::second_moment, catmerge::const_view_of(l.base), 1});
   CHECK_THROWS_AS(catmerge::lot_linear(l.base, l.t, moments), catmerge::error);
   CHECK_THROWS_AS(catmerge::lot_linear(l.base, l.t, matrices::list{l.x[0]}), catmerge::error);
 }

@@ -45,7 +45,7 @@ tensors read(const std::string& name) {
     const index_t columns = entry.shape.size() > 1 ? entry.shape[1] : 1;
     all[tensor].resize(rows, columns);
     const catmerge::host_const_view v(entry.bytes.data(), *type, rows, columns, columns, 1);
-    catmerge::context<catmerge::host>().assign(v, catmerge::detail::write(all[tensor]));
+    catmerge::context<catmerge::host>().assign(v, catmerge::view_of(all[tensor]));
   }
   return all;
 }
@@ -90,7 +90,7 @@ struct model {
   }
   std::optional<catmerge::host_const_view> importance(index_t k,
                                                       const catmerge::parameter_info& p) const {
-    return catmerge::detail::read(weights[static_cast<std::size_t>(k)].at(p.name));
+    return catmerge::const_view_of(weights[static_cast<std::size_t>(k)].at(p.name));
   }
   void release(const catmerge::parameter_group&) {}
   void put(const catmerge::parameter_info& p, matrix value) { merged[p.name] = std::move(value); }

@@ -274,14 +274,14 @@ class fake_tensor {
   template <class M>
   static fake_tensor upload(const M& m) {
     fake_tensor t(catmerge::scalar_type_v<typename M::Scalar>, m.rows(), m.cols());
-    catmerge::context<catmerge::host>().assign(catmerge::detail::read(m), writing(t.view()));
+    catmerge::context<catmerge::host>().assign(catmerge::const_view_of(m), writing(t.view()));
     return t;
   }
   template <class S>
   Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> download() const {
     const fake_const_view v = memory_;
     Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> m(v.rows, v.columns);
-    catmerge::context<catmerge::host>().assign(reading(v), catmerge::detail::write(m));
+    catmerge::context<catmerge::host>().assign(reading(v), catmerge::view_of(m));
     return m;
   }
 

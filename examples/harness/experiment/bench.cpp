@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 #include <algorithm>
+#include <catmerge/merge/drift.hpp>
 #include <chrono>
 #include <harness/experiment/bench.hpp>
 #include <optional>

@@ -110,8 +110,8 @@ class override_rule {
     if (lambda_ && kind == layer_kind::scale) o.scale.lambda = *lambda_;
     if (!rank_) return;
     if (kind == layer_kind::linear) {
-      const auto* before = std::get_if<top>(&o.linear.directions);
-      o.linear.directions = top{*rank_, before == nullptr || before->positive_only};
+      const auto* before = std::get_if<largest>(&o.linear.directions);
+      o.linear.directions = largest{*rank_, before == nullptr || before->positive_only};
     }
     if (kind == layer_kind::scale) o.scale.coordinates.count = *rank_;
     if (kind == layer_kind::shift) o.shift.count = *rank_;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 #include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/drift.hpp>
 #include <catmerge/model/networks.hpp>
 #include <chrono>
 #include <cmath>
@@ -73,21 +74,22 @@ cat_options make_options(const CLI::App& command, const arguments& a) {
   const auto given = [&](const char* name) { return command.count(name) > 0; };
   o.alpha = a.alpha;
   if (given("--basis-energy"))
-    o.linear.directions =
-        energy{a.energy, a.preset == "port" ? energy::bound::below : energy::bound::reach};
+    o.linear.directions = energy_share{
+        a.energy, a.preset == "port" ? energy_share::bound::below : energy_share::bound::reach};
   else if (a.positive)
     o.linear.directions = all_positive{};
   else
-    std::get<top>(o.linear.directions).count = a.rank;
+    std::get<largest>(o.linear.directions).count = a.rank;
   o.linear.lambda = a.lambda;
   o.linear.eigen.tolerance = a.tolerance;
   o.scale.coordinates.count = a.scale_rank;
   o.scale.lambda = a.scale_lambda;
   o.shift.count = a.shift_rank;
   if (given("--rescale"))
-    o.linear.size = o.scale.size = a.rescale == "frobenius" ? rescale::frobenius : rescale::none;
+    o.linear.rescaling = o.scale.rescaling =
+        a.rescale == "frobenius" ? rescale::frobenius : rescale::none;
   o.linear.order = a.order == "joint" ? trim_order::joint : trim_order::sequential;
-  o.linear.rows = a.rows == "mean" ? row_weight::mean : row_weight::sum;
+  o.linear.weighting = a.rows == "mean" ? row_weight::mean : row_weight::sum;
   o.diagnostics = !a.reports.empty();
   validate(o);
   return o;
@@ -122,17 +124,18 @@ json settings_of(const arguments& a, const std::optional<double>& alpha, const c
   if (trims != nullptr) {
     const cat_options& o = *trims;
     j["preset"] = a.preset;
-    if (const auto* t = std::get_if<top>(&o.linear.directions)) j["rank"] = t->count;
-    if (const auto* e = std::get_if<energy>(&o.linear.directions)) j["basis_energy"] = e->share;
+    if (const auto* t = std::get_if<largest>(&o.linear.directions)) j["rank"] = t->count;
+    if (const auto* e = std::get_if<energy_share>(&o.linear.directions))
+      j["basis_energy"] = e->share;
     if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
     if (o.linear.eigen.tolerance > 0) j["basis_tolerance"] = o.linear.eigen.tolerance;
     j["lambda"] = o.linear.lambda;
     j["scale_rank"] = o.scale.coordinates.count;
     j["scale_lambda"] = o.scale.lambda;
     j["shift_rank"] = o.shift.count;
-    j["rescale"] = o.linear.size == rescale::frobenius ? "frobenius" : "none";
+    j["rescale"] = o.linear.rescaling == rescale::frobenius ? "frobenius" : "none";
     j["order"] = o.linear.order == trim_order::joint ? "joint" : "sequential";
-    j["rows"] = o.linear.rows == row_weight::mean ? "mean" : "sum";
+    j["rows"] = o.linear.weighting == row_weight::mean ? "mean" : "sum";
   }
   if (!a.samples.empty()) {
     j["feature_coefficient"] = coefficient;

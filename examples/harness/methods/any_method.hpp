@@ -4,6 +4,7 @@
 
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/methods/cat.hpp>
+#include <catmerge/tensor/host/host.hpp>
 #include <concepts>
 #include <memory>
 #include <optional>
@@ -71,19 +72,21 @@ struct any_role {
 template <class M, class Role>
 struct any_calls : Role {
   explicit any_calls(M m) : object(std::move(m)) {}
-  bool needs_statistics(layer_kind kind) const override { return object.needs_statistics(kind); }
-  bool needs_importance() const override { return catmerge::detail::needs_importance(object); }
+  bool needs_statistics(layer_kind kind) const override {
+    return catmerge::needs_statistics(object, kind);
+  }
+  bool needs_importance() const override { return catmerge::needs_importance(object); }
   bool sees_matrices() const override {
     if constexpr (requires { M::sees_matrices; })
       return M::sees_matrices;
     else
       return false;
   }
-  bool scan_wanted() const override { return catmerge::detail::scan_wanted(object); }
+  bool scan_wanted() const override { return catmerge::scan_wanted(object); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) override {
-    catmerge::detail::scan(object, c, p, vectors);
+    catmerge::scan_parameter(object, c, p, vectors);
   }
-  void end_scan() override { catmerge::detail::end_scan(object); }
+  void end_scan() override { catmerge::end_scan(object); }
   double* alpha() override { return alpha_of(object); }
   cat_options* trims() override { return trims_of(object); }
   M object;
@@ -193,7 +196,7 @@ class any_method : public detail::any_of_role<detail::method_role> {
       this->object.combine(c, p, vectors, tau, report);
     }
     layer_report merge(context<host>& c, const host_problem& p, host_view out) const override {
-      return this->object.merge(c, p, out);
+      return merge_problem(this->object, c, p, out);
     }
   };
 };

@@ -147,7 +147,7 @@ cat_options read_cat(settings& s, const cat_options& defaults, bool has_alpha) {
   cat_options o = defaults;
   if (has_alpha) alpha_of(s, o.alpha);
   s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0, any);
-  if (auto* t = std::get_if<top>(&o.linear.directions))
+  if (auto* t = std::get_if<largest>(&o.linear.directions))
     s.count("rank", t->count, "directions removed per task from linear weights");
   s.number("scale-lambda", o.scale.lambda, "weight of what a task loses itself, scales", 0, any);
   s.count("scale-rank", o.scale.coordinates.count, "coordinates removed per task from scales");
@@ -155,9 +155,9 @@ cat_options read_cat(settings& s, const cat_options& defaults, bool has_alpha) {
   std::string order = o.linear.order == trim_order::joint ? "joint" : "sequential";
   s.choice("order", order, {"sequential", "joint"}, "by one task after the other, or all at once");
   o.linear.order = order == "joint" ? trim_order::joint : trim_order::sequential;
-  std::string rows = o.linear.rows == row_weight::mean ? "mean" : "sum";
+  std::string rows = o.linear.weighting == row_weight::mean ? "mean" : "sum";
   s.choice("rows", rows, {"sum", "mean"}, "tasks weigh by their rows, or all alike");
-  o.linear.rows = rows == "mean" ? row_weight::mean : row_weight::sum;
+  o.linear.weighting = rows == "mean" ? row_weight::mean : row_weight::sum;
   return o;
 }
 

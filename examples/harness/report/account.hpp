@@ -20,7 +20,7 @@ inline std::string rule_of(const parameter_report& report, const checkpoint_set&
   if (set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::running_statistics)
     return "the mean of the experts";
   if (report.layer.fallback != fallback_rule::none) return name_of(report.layer.fallback);
-  return report.layer.trimmed ? "the method's rule, on trimmed task vectors" : "the method's rule";
+  return report.layer.trim ? "the method's rule, on trimmed task vectors" : "the method's rule";
 }
 
 /// Whether a parameter fell back because no rule knows its name. (To a method that uses no features
@@ -177,8 +177,9 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
     else if (is_unknown(r, set, uses_features))
       unknown[instead].push_back(r.name);
     if (kind == model::parameter_kind::running_statistics) running.push_back(r.name);
-    for (const index_t i : r.layer.emptied)
-      emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
+    if (r.layer.trim)
+      for (const index_t i : r.layer.trim->emptied)
+        emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
   }
   for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
     const std::string of = " of '" + set.tasks()[static_cast<std::size_t>(k)] + "'";

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/features/conflict.hpp>
 #include <catmerge/merge/stream.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -22,12 +23,12 @@ inline json to_json(const Eigen::MatrixXd& m) {
   return rows;
 }
 
-inline const char* name_of(basis_way way) {
+inline const char* name_of(basis_solver way) {
   switch (way) {
-    case basis_way::automatic: return "automatic";
-    case basis_way::dense: return "dense";
-    case basis_way::shifts: return "shifts";
-    case basis_way::weights: return "weights";
+    case basis_solver::automatic: return "automatic";
+    case basis_solver::dense: return "dense";
+    case basis_solver::shifts: return "shifts";
+    case basis_solver::weights: return "weights";
   }
   return "unknown";
 }
@@ -43,7 +44,7 @@ inline json to_json(const protection& p, const std::vector<std::string>& tasks, 
     j["positive_seen"] = p.positive;
     j["residual"] = p.residual;
     j["products"] = p.products;
-    j["solver"] = name_of(p.way);
+    j["solver"] = name_of(p.solver);
   } else {
     j["coordinates"] = p.coordinates;
   }
@@ -55,34 +56,35 @@ inline json to_json(const parameter_report& report, const std::vector<std::strin
   json j;
   j["name"] = report.name;
   j["kind"] = name_of(l.kind);
-  j["trimmed"] = l.trimmed;
+  j["trimmed"] = l.trim.has_value();
   if (report.missing_statistics) j["missing_statistics"] = true;
   if (report.missing_importance) j["missing_importance"] = true;
   if (l.fallback != fallback_rule::none) j["fallback"] = true;
   j["base_norm"] = report.sizes.of_base;
-  if (!l.trimmed) j["task_vector_norm"] = report.sizes.of_vectors;
+  if (!l.trim) j["task_vector_norm"] = report.sizes.of_vectors;
   if (!l.drift.empty()) {
     j["drift"] = l.drift;
     j["drift_scale"] = l.drift_of_base;
   }
-  if (!l.trimmed) return j;
-  j["rows"] = l.rows;
-  j["task_vector_norm"] = l.norm;
-  j["energy_removed"] = l.energy_removed;
-  if (!l.emptied.empty()) {
+  if (!l.trim) return j;
+  const trim_report& trim = *l.trim;
+  j["rows"] = trim.rows;
+  j["task_vector_norm"] = trim.norm;
+  j["energy_removed"] = trim.energy_removed;
+  if (!trim.emptied.empty()) {
     json emptied = json::array();
-    for (const index_t i : l.emptied) emptied.push_back(tasks[static_cast<std::size_t>(i)]);
+    for (const index_t i : trim.emptied) emptied.push_back(tasks[static_cast<std::size_t>(i)]);
     j["trimmed_to_zero"] = std::move(emptied);
   }
-  if (l.conflict_before.size() > 0) {
-    j["conflict_before"] = inter_task_conflict(l.conflict_before);
-    j["conflict_after"] = inter_task_conflict(l.conflict_after);
-    j["deviation"] = l.deviation;
-    j["shifts_before"] = to_json(l.conflict_before);
-    j["shifts_after"] = to_json(l.conflict_after);
+  if (trim.conflict_before.size() > 0) {
+    j["conflict_before"] = inter_task_conflict(trim.conflict_before);
+    j["conflict_after"] = inter_task_conflict(trim.conflict_after);
+    j["deviation"] = trim.deviation;
+    j["shifts_before"] = to_json(trim.conflict_before);
+    j["shifts_after"] = to_json(trim.conflict_after);
   }
-  j["overlap"] = to_json(l.overlap);
-  for (const auto& p : l.protections) j["removed"].push_back(to_json(p, tasks, l.kind));
+  j["overlap"] = to_json(trim.overlap);
+  for (const auto& p : trim.protections) j["removed"].push_back(to_json(p, tasks, l.kind));
   return j;
 }
 
@@ -94,14 +96,15 @@ inline json totals(const std::vector<parameter_report>& reports,
     std::vector<double> before(tasks.size(), 0), after(tasks.size(), 0), deviation(tasks.size(), 0);
     bool any = false;
     for (const auto& r : reports) {
-      if (r.layer.kind != kind || r.layer.conflict_before.size() == 0) continue;
+      const auto& trim = r.layer.trim;
+      if (r.layer.kind != kind || !trim || trim->conflict_before.size() == 0) continue;
       any = true;
-      const auto b = inter_task_conflict(r.layer.conflict_before),
-                 a = inter_task_conflict(r.layer.conflict_after);
+      const auto b = inter_task_conflict(trim->conflict_before),
+                 a = inter_task_conflict(trim->conflict_after);
       for (std::size_t k = 0; k < tasks.size(); ++k) {
         before[k] += b[k];
         after[k] += a[k];
-        deviation[k] += r.layer.deviation[k];
+        deviation[k] += trim->deviation[k];
       }
     }
     if (any)

@@ -19,17 +19,16 @@ namespace detail {
 /// Mat, Col, Row and their fixed-size forms.
 template <class T>
 concept armadillo_dense = requires {
-  typename T::elem_type;
-}
-&&compute_scalar<typename T::elem_type>&& std::derived_from<T, arma::Mat<typename T::elem_type>>;
+  requires compute_scalar<typename T::elem_type>;
+  requires std::derived_from<T, arma::Mat<typename T::elem_type>>;
+};
 
 /// Windows on a Mat.
 template <class T>
 concept armadillo_part = requires {
-  typename T::elem_type;
-}
-&&compute_scalar<typename T::elem_type>&&
-    std::derived_from<T, arma::subview<typename T::elem_type>>;
+  requires compute_scalar<typename T::elem_type>;
+  requires std::derived_from<T, arma::subview<typename T::elem_type>>;
+};
 
 template <class E, class D>
 D armadillo_object(const arma::Base<E, D>*);

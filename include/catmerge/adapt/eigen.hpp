@@ -23,9 +23,9 @@ using eigen_expression_t = decltype(eigen_expression(static_cast<const T*>(nullp
 template <class T>
 concept eigen_dense = requires {
   typename eigen_expression_t<T>;
-}
-&&storage_scalar<typename T::Scalar> &&
-    (Eigen::internal::traits<eigen_expression_t<T>>::Flags & Eigen::DirectAccessBit) != 0;
+  requires storage_scalar<typename T::Scalar>;
+  requires(Eigen::internal::traits<eigen_expression_t<T>>::Flags & Eigen::DirectAccessBit) != 0;
+};
 
 /// Where results go: the same family (Matrix or Array), orientation and storage order, with dynamic
 /// extents and the compute type.

@@ -3,7 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/cat/projection.hpp>
+#include <catmerge/cat/options.hpp>
+#include <catmerge/features/statistics.hpp>
 #include <catmerge/tensor/operands.hpp>
 #include <numeric>
 
@@ -12,26 +13,11 @@
 /// tasks' vectors that hurt task k most are set to zero.
 namespace catmerge {
 
-/// The choices of scale_mask and of CAT for scales. Defaults are the paper's, lambda and the 4
-/// coordinates by the account of a port of the authors' code. What uses them throws catmerge::error
-/// unless lambda is finite and not negative and the number of coordinates not negative.
-struct scale_mask_options {
-  top coordinates{4};            ///< positive_only = false: of any sign, as the authors' code
-  double lambda = 10;            ///< the weight of the deviation in the score
-  rescale size = rescale::none;  ///< frobenius in the authors' code
-};
-
-/// The choices of shift_mask and of CAT for shifts. What uses them throws catmerge::error where the
-/// number is negative.
-struct shift_mask_options {
-  index_t count = 4;  ///< how many coordinates are removed; the port calls 4 the paper's
-};
-
 namespace detail {
 
 /// The positions of the largest scores, descending, the lower position first among equals; returned
 /// in ascending order of position.
-inline std::vector<index_t> largest_positions(std::span<const double> scores, const top& rule) {
+inline std::vector<index_t> largest_positions(std::span<const double> scores, const largest& rule) {
   std::vector<index_t> order(scores.size());
   std::iota(order.begin(), order.end(), index_t{0});
   const auto count = (std::min<index_t>)(rule.count, std::ssize(scores));
@@ -91,16 +77,6 @@ void require_masks(Context& c, index_t k, const std::vector<typename Context::co
   }
 }
 
-inline void validate(const scale_mask_options& options) {
-  require_lambda(options.lambda);
-  if (options.coordinates.count < 0)
-    throw error("the number of masked coordinates cannot be negative");
-}
-
-inline void validate(const shift_mask_options& options) {
-  if (options.count < 0) throw error("the number of masked coordinates cannot be negative");
-}
-
 struct scale_mask_fn {
   template <class VectorRange, class FeatureRange, class Context>
   std::vector<index_t> operator()(index_t k, const VectorRange& vectors,
@@ -153,7 +129,7 @@ struct shift_mask_fn {
     validate(options);
     const auto views = read_all<Context>(vectors);
     require_masks(c, k, views, "shift_mask");
-    return largest_positions(shift_scores(c, k, views), top{options.count, true});
+    return largest_positions(shift_scores(c, k, views), largest{options.count, true});
   }
 
   template <class VectorRange>
@@ -172,7 +148,7 @@ struct mask_out_fn {
     static_assert(require_written<Context, T>());
     if constexpr (!handle_of<T, Context>) static_assert(require_vector<T>());
     static_assert(require_context_for<Context, T>());
-    const typename Context::view v = write_in<Context>(t);
+    const typename Context::view v = view_in<Context>(t);
     require_shape(c, v, c.rows(v), 1, "mask_out: T");
     for (const index_t j : mask)
       if (j < 0 || j >= c.rows(v))

@@ -2,47 +2,158 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/cat/mask.hpp>
+#include <catmerge/merge/report.hpp>
+#include <catmerge/numeric/eigen_options.hpp>
+#include <cmath>
+#include <string>
+#include <variant>
 
+/// @file
+/// Every choice of CAT Merging (Sun et al., ICML 2025) and of its steps. The paper and the authors'
+/// code leave some open or make them differently. Defaults are the paper's; the paper does not
+/// print lambda and the counts, which are those that a port of the authors' code attributes to it.
 namespace catmerge {
 
-/// Every choice that the paper and the authors' code leave open or make differently. Defaults are
-/// the paper's.
+/// Directions rule: the `count` largest eigenvalues, of which only the positive ones are taken,
+/// since removal along any other makes Eq. 8 worse. The authors' code takes `count` of either sign.
+struct largest {
+  index_t count = 4;          ///< c
+  bool positive_only = true;  ///< false: of either sign
+};
+
+/// Directions rule: positive eigenvalues until their squares reach a share of the sum of all
+/// positive ones' squares. The authors' code stops one eigenvalue before the share is reached.
+struct energy_share {
+  double share = 0.9;  ///< in [0, 1]; 0.9 is this library's choice, no source has a value
+  /// The smallest number that reaches the share, or the largest that stays below it.
+  enum class bound { reach, below } stop = bound::reach;
+};
+
+/// Directions rule: every positive eigenvalue, the minimiser of Eq. 8 over all projections.
+struct all_positive {};
+
+/// Which eigenvectors of G_k are removed.
+using direction_rule = std::variant<largest, energy_share, all_positive>;
+
+/// The order in which the bases of all other tasks trim one T_i.
+enum class trim_order {
+  sequential,  ///< one after the other, in task order: only the last is removed exactly
+  joint        ///< onto the complement of all at once: free of order, trims more
+};
+
+/// The size of a trimmed vector.
+enum class rescale {
+  none,      ///< as the trim leaves it
+  frobenius  ///< its Frobenius norm before the trim (a vector trimmed to zero stays zero)
+};
+
+/// The weight of each task's rows in G_k.
+enum class row_weight {
+  sum,  ///< X^T X as it is: a task with more rows weighs more
+  mean  ///< X^T X / n
+};
+
+/// The trim of linear weights (projection.hpp).
+struct projection_options {
+  direction_rule directions = largest{4};         ///< which eigenvectors of G_k are removed
+  double lambda = 5;                              ///< weight of the deviation, second term of Eq. 8
+  row_weight weighting = row_weight::sum;         ///< how tasks with more rows count in G_k
+  trim_order order = trim_order::sequential;      ///< how the bases of several tasks are applied
+  rescale rescaling = rescale::none;              ///< the authors' code: frobenius
+  basis_solver solver = basis_solver::automatic;  ///< speed alone
+  /// Of the Krylov solvers. float weights are multiplied in float if float reaches the tolerance
+  /// (4e-7; the default is 1e-6); in double otherwise, and where float gets no further.
+  /// basis_solver::automatic may give up sooner than `products` says.
+  eigen_options eigen{};
+};
+
+/// The trim of scales (mask.hpp).
+struct scale_mask_options {
+  largest coordinates{4};             ///< how many coordinates are removed, of which sign
+  double lambda = 10;                 ///< weight of the deviation in the score
+  rescale rescaling = rescale::none;  ///< the authors' code: frobenius
+};
+
+/// The trim of shifts (mask.hpp).
+struct shift_mask_options {
+  index_t count = 4;  ///< how many coordinates are removed
+};
+
+/// CAT Merging of all kinds of parameters.
 struct cat_options {
   double alpha = 0.4;                          ///< of the sum; best chosen on validation data
-  projection_options linear{};                 ///< the trim of linear weights: c = 4, lambda = 5
-  scale_mask_options scale{};                  ///< the trim of scales: c = 4, lambda = 10
-  shift_mask_options shift{};                  ///< the trim of shifts: c = 4
-  fused_weights fused = fused_weights::split;  ///< of linear weights and shifts that have parts
-  /// Conflicts after the trim and deviations: they cost about as much as the bases.
+  projection_options linear{};                 ///< the trim of linear weights
+  scale_mask_options scale{};                  ///< the trim of scales
+  shift_mask_options shift{};                  ///< the trim of shifts
+  fused_weights fused = fused_weights::split;  ///< linear weights and shifts that have parts
+  /// Measure conflicts after the trim and deviations, which costs about as much as the bases.
   bool diagnostics = true;
 
   /// The defaults, by name.
   static cat_options paper() { return {}; }
 
-  /// What a port of the authors' code to language models does: trimmed vectors are scaled back to
-  /// their norm, ranks are taken whatever the sign of the eigenvalue or score, fused weights are
-  /// one matrix. (It also takes X_k from the network theta_0 + alpha T_k: that is for whoever
-  /// records the features. It takes the *smallest* eigenvalues, which raises Eq. 8 above not
-  /// trimming at all: that is not copied.)
+  /// The choices of a port of the authors' code to language models: trimmed vectors are scaled back
+  /// to their norm, ranks are taken whatever the sign of eigenvalue or score, fused weights are one
+  /// matrix. Two of its choices are not copied. It records X_k from the network theta_0 + alpha
+  /// T_k, which is up to whoever records the features. And it takes the *smallest* eigenvalues,
+  /// which raises Eq. 8 above that of no trim at all.
   static cat_options port() {
     cat_options o;
-    o.linear.directions = top{4, false};
-    o.linear.size = rescale::frobenius;
+    o.linear.directions = largest{4, false};
+    o.linear.rescaling = rescale::frobenius;
     o.scale.coordinates.positive_only = false;
-    o.scale.size = rescale::frobenius;
+    o.scale.rescaling = rescale::frobenius;
     o.fused = fused_weights::whole;
     return o;
   }
 };
 
-/// Throws catmerge::error for a lambda or alpha that is not finite, a negative lambda, a negative
-/// number of directions or coordinates, a share of energy outside [0, 1], or a tolerance of
-/// eigenpairs that is not positive. Every call of CAT begins with it.
+namespace detail {
+
+inline void require_lambda(double lambda) {
+  if (!(lambda >= 0) || !std::isfinite(lambda))
+    throw error("lambda must be a finite number that is not negative, found " +
+                std::to_string(lambda));
+}
+
+}  // namespace detail
+
+/// Throws catmerge::error for a lambda that is negative or not finite, a negative number of
+/// directions, a share of energy outside [0, 1], and a negative tolerance of eigenpairs (0 stands
+/// for the default).
+inline void validate(const projection_options& options) {
+  detail::require_lambda(options.lambda);
+  if (const auto* rule = std::get_if<largest>(&options.directions);
+      rule != nullptr && rule->count < 0)
+    throw error("the rank of a removal basis cannot be negative, found " +
+                std::to_string(rule->count));
+  if (const auto* rule = std::get_if<energy_share>(&options.directions);
+      rule != nullptr && !(rule->share >= 0 && rule->share <= 1))
+    throw error("the share of energy of a removal basis must lie in [0, 1], found " +
+                std::to_string(rule->share));
+  if (!(options.eigen.tolerance >= 0))
+    throw error("the tolerance of eigenpairs cannot be negative");
+}
+
+/// Throws catmerge::error for a lambda that is negative or not finite and a negative number of
+/// coordinates.
+inline void validate(const scale_mask_options& options) {
+  detail::require_lambda(options.lambda);
+  if (options.coordinates.count < 0)
+    throw error("the number of masked coordinates cannot be negative");
+}
+
+/// Throws catmerge::error for a negative number of coordinates.
+inline void validate(const shift_mask_options& options) {
+  if (options.count < 0) throw error("the number of masked coordinates cannot be negative");
+}
+
+/// Throws catmerge::error for an alpha that is not finite and for what the three others refuse.
+/// Every call of CAT begins with it.
 inline void validate(const cat_options& options) {
-  detail::validate(options.linear);
-  detail::validate(options.scale);
-  detail::validate(options.shift);
+  validate(options.linear);
+  validate(options.scale);
+  validate(options.shift);
   if (!std::isfinite(options.alpha)) throw error("alpha must be a finite number");
 }
 

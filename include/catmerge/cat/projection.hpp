@@ -138,8 +138,8 @@ struct removal_basis_fn {
         found.residual,
         found.positive,
         found.products,
-        found.way};
-    c.assign(found.basis, write(result.basis));
+        found.solver};
+    c.assign(found.basis, view_of(result.basis));
     return result;
   }
 
@@ -162,8 +162,8 @@ struct project_out_fn {
     static_assert(require_same_domain<Basis, T>());
     static_assert(require_context_for<Context, T>());
     static_assert(require_context_for<Context, Basis>());
-    const typename Context::const_view b = read_in<Context>(basis);
-    const typename Context::view trimmed = write_in<Context>(t);
+    const typename Context::const_view b = const_view_in<Context>(basis);
+    const typename Context::view trimmed = view_in<Context>(t);
     require_shape(c, b, c.rows(trimmed), c.columns(b), "project_out: basis");
     remove_directions(c, b, b, trimmed);
   }
@@ -177,6 +177,30 @@ struct project_out_fn {
 };
 
 }  // namespace detail
+
+/// The rule of CAT Merging: the bases that minimise Eq. 8, as removal_basis finds them. A rule of
+/// your own has the same call, and trims by cat_trim_with<your_rule> (trim.hpp).
+struct conflict_bases {
+  /// Throws catmerge::error where a G_k leaves the range of double.
+  template <class Context>
+  removal_bases<Context> operator()(Context& c, const removal_problem<Context>& p) const {
+    const index_t tasks = std::ssize(p.vectors);
+    std::vector<index_t> all;
+    for (index_t k = 0; k < tasks; ++k) all.push_back(k);
+    auto [gram, plan] =
+        detail::make_gram(c, p.vectors, p.statistics, all, p.options, p.energies, p.who);
+    removal_bases<Context> found;
+    if (p.wants_shifts) {
+      found.shifts = Eigen::MatrixXd(tasks, tasks);
+      c.concurrently(tasks * tasks, [&, &g = gram](index_t pair) {
+        const index_t i = pair / tasks, k = pair % tasks;
+        found.shifts(k, i) = g.shift_energy(k, i);
+      });
+    }
+    found.of_task = detail::find_bases(c, gram, all, p.options, plan);
+    return found;
+  }
+};
 
 /// B_k, d_out x c: the directions of output space along which the other tasks' vectors disturb task
 /// k's features more than lambda times what removing them costs those tasks. Eq. 8 of CAT Merging

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <catmerge/features/layer_kind.hpp>
 #include <catmerge/features/statistics.hpp>
-#include <catmerge/numeric/eigen_search.hpp>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -121,7 +121,7 @@ struct feature_shift_fn {
     static_assert(require_tensor<Vector>());
     static_assert(require_features<Features, Vector>());
     static_assert(require_context_for<Context, Vector>());
-    return shift_energy(c, kind, as_statistics(features), read(t));
+    return shift_energy(c, kind, as_statistics(features), const_view_of(t));
   }
 
   template <class Features, class Vector>
@@ -129,44 +129,6 @@ struct feature_shift_fn {
     static_assert(require_tensor<Vector>());
     auto c = context_of(t);
     return (*this)(kind, features, t, c);
-  }
-};
-
-struct spectral_norm_fn {
-  /// ||W||_2, from the largest eigenpair of W W^T or W^T W, whichever is smaller.
-  template <class T, class Context>
-  double operator()(const T& w, Context& c) const {
-    static_assert(require_matrix<T>());
-    static_assert(require_context_for<Context, T>());
-    const typename Context::const_view v = read(w);
-    if (!c.all_finite(v)) throw error("spectral_norm: the matrix holds a value that is not finite");
-    const bool wide = c.rows(v) < c.columns(v);
-    const index_t size = wide ? c.rows(v) : c.columns(v), other = wide ? c.columns(v) : c.rows(v);
-    const op first = wide ? op::none : op::transpose, second = wide ? op::transpose : op::none;
-    eigen_options options;
-    options.count = 1;
-    const auto pairs = largest_eigenpairs(
-        c, size,
-        [&](typename Context::const_view x, typename Context::view y) {
-          auto image = c.make(scalar_type::f64, c.rows(x), other);
-          c.multiply(1, x, op::none, v, first, 0, image);
-          c.multiply(1, image, op::none, v, second, 0, y);
-        },
-        options);
-    double largest = pairs.values.empty() ? 0.0 : pairs.values.front();
-    if (!pairs.converged) {  // what was found is a lower bound, and bounds are made of this
-      auto square = c.make(scalar_type::f64, size, size);
-      c.multiply(1, v, first, v, second, 0, square);
-      largest = c.symmetric_eigen(square).back();
-    }
-    return std::sqrt((std::max)(0.0, largest));
-  }
-
-  template <class T>
-  double operator()(const T& w) const {
-    static_assert(require_matrix<T>());
-    auto c = context_of(w);
-    return (*this)(w, c);
   }
 };
 
@@ -223,14 +185,6 @@ inline constexpr detail::feature_shift_fn feature_shift{};
 /// features, vectors: ranges of K, as feature_shift takes them. Throws catmerge::error as that
 /// does, and where the two have different lengths.
 inline constexpr detail::conflict_matrix_fn conflict_matrix{};
-
-/// ||W||_2, the largest singular value: the Lipschitz constant of x -> W x.
-/// @code
-/// double gamma = spectral_norm(W);  // and (W, context)
-/// @endcode
-/// W: d_out x d_in. Found by largest_eigenpairs of W W^T or W^T W. Throws catmerge::error where W
-/// holds a value that is not finite.
-inline constexpr detail::spectral_norm_fn spectral_norm{};
 
 /// Inter-task conflict of each task, the first term of Eq. 8: the K row sums of a conflict_matrix
 /// (K x K) without the diagonal.

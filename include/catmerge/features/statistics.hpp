@@ -10,6 +10,8 @@
 /// Gathering what is known of the inputs of a layer, batch by batch.
 namespace catmerge {
 
+class host_matrix;  // tensor/host/strided_view.hpp
+
 /// The rows entering a layer, gathered in batches: kept while they are at most d_in, and from then
 /// on their Gram matrix, in double. Where X_k^T X_k is all that counts, this is exact.
 ///
@@ -32,7 +34,7 @@ class feature_statistics {
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
     static_assert(detail::require_domain<Domain, domain_t<Rows>>());
-    add_rows(c, detail::read(rows));
+    add_rows(c, const_view_of(rows));
   }
   /// The same on a context of its own.
   template <class Rows>
@@ -154,7 +156,7 @@ class moment_statistics {
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
     static_assert(detail::require_domain<Domain, domain_t<Rows>>());
-    const typename context_type::const_view x = detail::read(rows);
+    const typename context_type::const_view x = const_view_of(rows);
     if (c.rows(x) == 0) return;
     matrix_type batch = c.make(scalar_type::f64, c.columns(x), 1);
     c.column_energies(1 / static_cast<double>(c.rows(x)), x, batch);
@@ -235,9 +237,9 @@ statistics_view<D> as_statistics(const moment_statistics<D>& s) {
 }
 /// A matrix stands for the rows it holds.
 template <class T>
-requires tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
+requires any_tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
   static_assert(require_matrix<T>());
-  const auto v = read(rows);
+  const auto v = const_view_of(rows);
   return {statistics_form::rows, v, static_cast<double>(context<domain_t<T>>{}.rows(v))};
 }
 
@@ -281,7 +283,7 @@ auto as_statistics_list(const Range& range) {
 
 /// What is no tensor and still says something of a layer's inputs.
 template <class F>
-concept statistics = !tensor<F> && requires(const F& f) {
+concept statistics = !any_tensor<F> && requires(const F& f) {
   as_statistics(f);
 };
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/language.hpp>
+#include <catmerge/error.hpp>
 
 /// @file
 /// What reading and writing files takes of the system: POSIX. The core takes nothing of it.

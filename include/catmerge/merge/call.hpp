@@ -2,12 +2,59 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features/statistics.hpp>
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/run.hpp>
+#include <catmerge/tensor/require.hpp>
 #include <utility>
 
+namespace catmerge {
+
+/// The merged parameter and what was done.
+template <class Tensor>
+struct merge_result {
+  Tensor merged;        ///< shaped like base, of its family and compute type
+  layer_report report;  ///< what a method says of its work; not every method fills everything
+};
+
 /// Calls of a method for one parameter. A Method has a member `options`, and is made from one.
-namespace catmerge::detail {
+namespace detail {
+
+/// Typed tensors in, a typed tensor out.
+template <class Context, class Method, class Base, class Experts>
+merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
+                                       layer_problem<Context> problem, const Base& base,
+                                       const Experts& experts) {
+  static_assert(require_method<Method, Context>());
+  problem.base = const_view_of(base);
+  problem.experts = read_all<Context>(experts);
+  check_shapes(c, problem);
+  merge_result<result_t<Base>> result{make_result(c, base, problem.base), {}};
+  if constexpr (requires { method.scan_wanted(); }) {
+    Method scanned = method;
+    scan_problem(scanned, c, problem);
+    result.report = merge_problem(scanned, c, problem, view_of(result.merged));
+  } else {
+    result.report = merge_problem(method, c, problem, view_of(result.merged));
+  }
+  return result;
+}
+
+/// The sentences for what users pass to any method.
+template <class Base, class Experts>
+constexpr bool require_parameters() {
+  static_assert(require_makeable<Base>());
+  static_assert(require_tensors<Experts>());
+  static_assert(require_same_domain<Base, element_t<Experts>>());
+  return true;
+}
+
+/// The same for several weights: a range of bases, and for each task a range of experts.
+template <class Bases, class Experts>
+constexpr bool require_parameter_group() {
+  static_assert(require_tensors<Bases>());
+  static_assert(require_range<Experts>());
+  static_assert(require_parameters<element_t<Bases>, element_t<Experts>>());
+  return true;
+}
 
 /// Options of a method, as they are passed to a call.
 template <class Method>
@@ -47,58 +94,6 @@ struct vectors_fn : braced_experts {
   }
 };
 
-/// method(base, experts, features[, options[, context]]): what needs statistics of the layer's
-/// inputs; features are a range of K, rows or statistics.
-template <class Method, layer_kind Kind>
-struct features_fn : refused_features {
-  using refused_features::operator();
+}  // namespace detail
 
-  template <class Base, class Experts, class Features, class Context>
-  auto operator()(const Base& base, const Experts& experts, const Features& features,
-                  const options_of<Method>& options, Context& c) const {
-    static_assert(require_call<Kind, Base, Experts>());
-    static_assert(require_feature_range<Features, Base>());
-    static_assert(require_context_for<Context, Base>());
-    layer_problem<Context> problem;
-    problem.kind = Kind;
-    problem.statistics = as_statistics_list(features);
-    return merge_one(c, Method{options}, std::move(problem), base, experts);
-  }
-
-  template <class Base, class Experts, class Features>
-  auto operator()(const Base& base, const Experts& experts, const Features& features,
-                  const options_of<Method>& options = {}) const {
-    static_assert(require_call<Kind, Base, Experts>());
-    static_assert(require_features_given<Features, options_of<Method>>());
-    auto c = context_of(base);
-    return (*this)(base, experts, features, options, c);
-  }
-};
-
-/// method(base, experts, importance[, options[, context]]): what needs a number per entry and task;
-/// importance is a range of K tensors of base's shape.
-template <class Method, layer_kind Kind>
-struct importance_fn {
-  template <class Base, class Experts, class Importance, class Context>
-  auto operator()(const Base& base, const Experts& experts, const Importance& importance,
-                  const options_of<Method>& options, Context& c) const {
-    static_assert(require_call<Kind, Base, Experts>());
-    static_assert(require_tensors<Importance>());
-    static_assert(require_same_domain<Base, element_t<Importance>>());
-    static_assert(require_context_for<Context, Base>());
-    layer_problem<Context> problem;
-    problem.kind = Kind;
-    problem.importance = read_all<Context>(importance);
-    return merge_one(c, Method{options}, std::move(problem), base, experts);
-  }
-
-  template <class Base, class Experts, class Importance>
-  auto operator()(const Base& base, const Experts& experts, const Importance& importance,
-                  const options_of<Method>& options = {}) const {
-    static_assert(require_call<Kind, Base, Experts>());
-    auto c = context_of(base);
-    return (*this)(base, experts, importance, options, c);
-  }
-};
-
-}  // namespace catmerge::detail
+}  // namespace catmerge

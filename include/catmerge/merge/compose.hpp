@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features/conflict.hpp>
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/run.hpp>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -42,9 +41,6 @@ void combine_scaled(const Method& m, Context& c, const layer_problem<Context>& p
 struct task_weights {
   std::vector<double> weights;  ///< one per task
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   /// Throws catmerge::error where there are not as many weights as tasks, or one is not finite.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
@@ -70,26 +66,26 @@ struct chain {
 
   /// Where one of them does.
   bool needs_statistics(layer_kind kind) const {
-    return first.needs_statistics(kind) || second.needs_statistics(kind);
+    return catmerge::needs_statistics(first, kind) || catmerge::needs_statistics(second, kind);
   }
   /// Where one of them does.
   bool needs_importance() const {
-    return detail::needs_importance(first) || detail::needs_importance(second);
+    return catmerge::needs_importance(first) || catmerge::needs_importance(second);
   }
 
   bool scan_wanted() const {  ///< by one of them
-    return detail::scan_wanted(first) || detail::scan_wanted(second);
+    return catmerge::scan_wanted(first) || catmerge::scan_wanted(second);
   }
   /// Shows the parameter to the one whose turn it is.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    if (detail::scan_wanted(first)) return detail::scan(first, c, p, vectors);
+    if (catmerge::scan_wanted(first)) return catmerge::scan_parameter(first, c, p, vectors);
     layer_report unused;
     first.apply(c, p, vectors, unused);
-    detail::scan(second, c, p, vectors);
+    catmerge::scan_parameter(second, c, p, vectors);
   }
   void end_scan() {  ///< of the one whose turn it is
-    detail::scan_wanted(first) ? detail::end_scan(first) : detail::end_scan(second);
+    catmerge::scan_wanted(first) ? catmerge::end_scan(first) : catmerge::end_scan(second);
   }
 
   /// The second's.
@@ -111,14 +107,6 @@ struct chain {
     first.apply(c, p, vectors, report);
     second.apply(c, p, vectors, report);
   }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const requires requires {
-    second.factor();
-  }
-  { return detail::merge_vectors(*this, c, p, out); }
 };
 /// chain{...} without naming types.
 template <class First, class Second>
@@ -134,41 +122,41 @@ struct where {
 
   /// Where one of them does.
   bool needs_statistics(layer_kind kind) const {
-    return method.needs_statistics(kind) || rest.needs_statistics(kind);
+    return catmerge::needs_statistics(method, kind) || catmerge::needs_statistics(rest, kind);
   }
   /// Where the one whose it is does.
   template <class Context>
   bool wants_statistics(const layer_problem<Context>& p) const {
-    return choose(p) ? detail::wants_statistics(method, p) : detail::wants_statistics(rest, p);
+    return choose(p) ? catmerge::wants_statistics(method, p) : catmerge::wants_statistics(rest, p);
   }
   /// Where one of them does.
   bool needs_importance() const {
-    return detail::needs_importance(method) || detail::needs_importance(rest);
+    return catmerge::needs_importance(method) || catmerge::needs_importance(rest);
   }
 
   bool scan_wanted() const {  ///< by one of them that parameters pass to
-    return (detail::scan_wanted(method) && !unused_[0]) ||
-           (detail::scan_wanted(rest) && !unused_[1]);
+    return (catmerge::scan_wanted(method) && !unused_[0]) ||
+           (catmerge::scan_wanted(rest) && !unused_[1]);
   }
   /// Shows the parameter to the one whose it is.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     const bool mine = choose(p);
     seen_[mine ? 0 : 1] = true;
-    if (mine && detail::scan_wanted(method)) detail::scan(method, c, p, vectors);
-    if (!mine && detail::scan_wanted(rest)) detail::scan(rest, c, p, vectors);
+    if (mine && catmerge::scan_wanted(method)) catmerge::scan_parameter(method, c, p, vectors);
+    if (!mine && catmerge::scan_wanted(rest)) catmerge::scan_parameter(rest, c, p, vectors);
   }
   void end_scan() {  ///< of both that want one
     for (const int i : {0, 1}) unused_[i] = !seen_[i];
-    if (seen_[0] && detail::scan_wanted(method)) detail::end_scan(method);
-    if (seen_[1] && detail::scan_wanted(rest)) detail::end_scan(rest);
+    if (seen_[0] && catmerge::scan_wanted(method)) catmerge::end_scan(method);
+    if (seen_[1] && catmerge::scan_wanted(rest)) catmerge::end_scan(rest);
   }
 
   /// By the one whose it is.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    return choose(p) ? method.merge(c, p, out) : rest.merge(c, p, out);
+    return choose(p) ? merge_problem(method, c, p, out) : merge_problem(rest, c, p, out);
   }
 
   /// 1: the factor of each is in what combine makes.
@@ -199,22 +187,22 @@ struct adjusted {
   Adjust adjust;  ///< void(const layer_problem<Context>&, Method&)
 
   /// As the method's.
-  bool needs_statistics(layer_kind kind) const { return method.needs_statistics(kind); }
+  bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(method, kind); }
   /// As the method's.
   template <class Context>
   bool wants_statistics(const layer_problem<Context>& p) const {
-    return detail::wants_statistics(method, p);
+    return catmerge::wants_statistics(method, p);
   }
   /// As the method's.
-  bool needs_importance() const { return detail::needs_importance(method); }
+  bool needs_importance() const { return catmerge::needs_importance(method); }
 
-  bool scan_wanted() const { return detail::scan_wanted(method); }  ///< as the method's
+  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< as the method's
   /// As the method's.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    detail::scan(method, c, p, vectors);
+    catmerge::scan_parameter(method, c, p, vectors);
   }
-  void end_scan() { detail::end_scan(method); }  ///< as the method's
+  void end_scan() { catmerge::end_scan(method); }  ///< as the method's
 
   /// By the method with the settings of this parameter.
   template <class Context>
@@ -222,7 +210,7 @@ struct adjusted {
                      typename Context::view out) const {
     Method mine = method;
     adjust(p, mine);
-    return mine.merge(c, p, out);
+    return merge_problem(mine, c, p, out);
   }
 
   /// 1: the factor, which may be adjusted, is in what combine makes.
@@ -240,57 +228,5 @@ struct adjusted {
 /// adjusted{...} without naming types.
 template <class Method, class Adjust>
 adjusted(Method, Adjust) -> adjusted<Method, Adjust>;
-
-/// Any method, and how far what it merges is from each expert, layer by layer, on the expert's own
-/// inputs: report.drift and report.drift_of_base, where there are statistics (and for shifts, which
-/// need none). The same measure for every method: the feature drift of LOT Merging (Sun et al.,
-/// NeurIPS 2025, arXiv 2505.23859).
-template <class Method>
-struct with_drift {
-  Method method;  ///< a merging_method
-
-  /// For linears and scales.
-  bool needs_statistics(layer_kind kind) const {
-    return kind == layer_kind::linear || kind == layer_kind::scale || method.needs_statistics(kind);
-  }
-  /// Where the method itself does: what is only measured is not missed.
-  template <class Context>
-  bool wants_statistics(const layer_problem<Context>& p) const {
-    return detail::wants_statistics(method, p);
-  }
-  /// As the method's.
-  bool needs_importance() const { return detail::needs_importance(method); }
-
-  bool scan_wanted() const { return detail::scan_wanted(method); }  ///< as the method's
-  /// As the method's.
-  template <class Context>
-  void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    detail::scan(method, c, p, vectors);
-  }
-  void end_scan() { detail::end_scan(method); }  ///< as the method's
-
-  /// By the method, then the measurement.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    layer_report report = method.merge(c, p, out);
-    const bool shift = p.kind == layer_kind::shift;
-    if (!shift && (p.kind == layer_kind::other || p.statistics.empty())) return report;
-    auto difference = c.make(compute_type(c.type(out)), c.rows(p.base), c.columns(p.base));
-    for (std::size_t k = 0; k < p.experts.size(); ++k) {
-      const auto energy = [&](typename Context::const_view from) {
-        c.subtract(from, p.experts[k], difference);
-        return shift ? c.squared_norm(difference)  // per row
-                     : detail::shift_energy(c, p.kind, p.statistics[k], difference);
-      };
-      report.drift.push_back(energy(out));
-      report.drift_of_base.push_back(energy(p.base));
-    }
-    return report;
-  }
-};
-/// with_drift{...} without naming types.
-template <class Method>
-with_drift(Method) -> with_drift<Method>;
 
 }  // namespace catmerge

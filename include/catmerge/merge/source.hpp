@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features/statistics.hpp>
-#include <catmerge/merge/method.hpp>
+#include <catmerge/features/statistics_view.hpp>
+#include <catmerge/merge/report.hpp>
+#include <catmerge/merge/vector_sizes.hpp>
 #include <concepts>
 #include <optional>
 #include <string>
@@ -19,8 +20,8 @@ struct parameter_info {
   std::string name;                     ///< unique in the source
   layer_kind kind = layer_kind::other;  ///< how it is trimmed
   index_t parts = 1;                    ///< fused linears or shifts: equal blocks of rows
-  bool transposed =
-      false;  ///< stored d_in x d_out (GPT-2's Conv1D): source and sink transpose the window
+  /// Stored d_in x d_out (GPT-2's Conv1D): source and sink transpose the window.
+  bool transposed = false;
   std::string whole{};    ///< of some rows of a larger tensor (a table): that one's name
   index_t first_row = 0;  ///< of some rows of a larger tensor: the first one
 };
@@ -60,8 +61,8 @@ concept parameter_source = requires(S& s, const parameter_info& p, const paramet
                                     index_t k) {
   { s.tasks() } -> std::convertible_to<std::vector<std::string>>;  ///< names of the experts
   { s.groups() } -> std::convertible_to<std::vector<parameter_group>>;
-  requires tensor<decltype(s.base(p))>;
-  requires tensor<decltype(s.expert(k, p))>;
+  requires any_tensor<decltype(s.base(p))>;
+  requires any_tensor<decltype(s.expert(k, p))>;
   s.release(group);  ///< the tensors of this group are not needed any more
 };
 
@@ -169,10 +170,10 @@ constexpr bool require_source() {
                 }) {
     using base = source_base_t<S>;
     using expert = source_expert_t<S>;
-    static_assert(tensor<base>,
+    static_assert(any_tensor<base>,
                   "catmerge: what a parameter source's base(parameter) returns must be "
                   "a tensor");
-    static_assert(tensor<expert>,
+    static_assert(any_tensor<expert>,
                   "catmerge: what a parameter source's expert(task, parameter) "
                   "returns must be a tensor");
     static_assert(require_makeable<base>());

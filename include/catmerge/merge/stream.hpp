@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/run.hpp>
 #include <catmerge/merge/source.hpp>
+#include <catmerge/merge/vector_sizes.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -67,7 +68,7 @@ struct merge_stream_fn {
         [&](const parameter_info& given, const layer_problem<Context>& problem, const auto& base) {
           check_shapes(c, problem);
           auto merged = make_result(c, base, problem.base);
-          parameter_report report{given.name, ready.merge(c, problem, write(merged)),
+          parameter_report report{given.name, merge_problem(ready, c, problem, view_of(merged)),
                                   problem.statistics.empty() && wants_statistics(ready, problem),
                                   problem.importance.empty() && needs_importance(ready),
                                   sizes_of(c, problem)};
@@ -93,12 +94,12 @@ struct merge_stream_fn {
         std::vector<kept<expert>> experts;
         layer_problem<context<domain>> problem;
         for (index_t k = 0; k < std::ssize(tasks); ++k) experts.push_back({source.expert(k, info)});
-        for (const auto& e : experts) problem.experts.push_back(read(e.tensor));
+        for (const auto& e : experts) problem.experts.push_back(const_view_of(e.tensor));
         problem.kind = info.kind;
         problem.parts = info.parts;
-        problem.base = read(base);
+        problem.base = const_view_of(base);
         problem.names = {info.name, tasks, info.whole, info.first_row};
-        if (method.needs_statistics(info.kind))
+        if (needs_statistics(method, info.kind))
           problem.statistics = all_statistics<domain>(statistics, info, std::ssize(tasks));
         if (needs_importance(method))
           problem.importance = all_importance<domain>(statistics, info, std::ssize(tasks));

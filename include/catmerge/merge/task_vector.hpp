@@ -19,10 +19,10 @@ struct task_vector_fn {
     static_assert(require_tensor<Expert>());
     static_assert(require_same_domain<Base, Expert>());
     static_assert(require_context_for<Context, Base>());
-    const auto b = read(base), e = read(expert);
+    const auto b = const_view_of(base), e = const_view_of(expert);
     require_shape(context, e, context.rows(b), context.columns(b), "task_vector: expert");
     auto result = make_result(context, base, b);
-    context.subtract(e, b, write(result));
+    context.subtract(e, b, view_of(result));
     return result;
   }
 
@@ -43,8 +43,8 @@ struct subtract_base_fn {
     static_assert(require_same_domain<Base, Expert>());
     static_assert(require_context_for<Context, Base>());
     static_assert(require_context_for<Context, Expert>());
-    const typename Context::const_view b = read_in<Context>(base);
-    const typename Context::view e = write_in<Context>(expert);
+    const typename Context::const_view b = const_view_in<Context>(base);
+    const typename Context::view e = view_in<Context>(expert);
     require_shape(context, e, context.rows(b), context.columns(b), "subtract_base: expert");
     context.axpy(-1, b, e);
   }
@@ -67,8 +67,8 @@ struct add_task_vector_fn {
     static_assert(require_same_domain<Parameter, Vector>());
     static_assert(require_context_for<Context, Parameter>());
     static_assert(require_context_for<Context, Vector>());
-    const typename Context::view p = write_in<Context>(parameter);
-    const typename Context::const_view v = read_in<Context>(vector);
+    const typename Context::view p = view_in<Context>(parameter);
+    const typename Context::const_view v = const_view_in<Context>(vector);
     require_shape(context, v, context.rows(p), context.columns(p), "add_task_vector: vector");
     context.axpy(alpha, v, p);
   }
@@ -89,12 +89,12 @@ struct with_task_vector_fn {
     static_assert(require_tensor<Vector>());
     static_assert(require_same_domain<Base, Vector>());
     static_assert(require_context_for<Context, Base>());
-    const auto b = read(base);
+    const auto b = const_view_of(base);
     auto result = make_result(context, base, b);
-    require_shape(context, read(vector), context.rows(b), context.columns(b),
+    require_shape(context, const_view_of(vector), context.rows(b), context.columns(b),
                   "with_task_vector: vector");
-    context.assign(b, write(result));
-    context.axpy(alpha, read(vector), write(result));
+    context.assign(b, view_of(result));
+    context.axpy(alpha, const_view_of(vector), view_of(result));
     return result;
   }
 

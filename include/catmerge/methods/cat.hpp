@@ -2,61 +2,56 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/cat/detail/trimmed_vectors.hpp>
+#include <catmerge/cat/trim.hpp>
+#include <catmerge/merge/feature_call.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 
 /// @file
 /// CAT Merging: Sun, Li, Geng, Li, "CAT Merging: A Training-Free Approach for Resolving Conflicts
 /// in Model Merging", ICML 2025 (PMLR 267:57523-57543, arXiv 2505.06977).
 ///
-///     theta = theta_0 + alpha sum_i T_i',   T_i' = T_i trimmed to protect every other task k != i
+/// A task vector T moves the features of a layer f by Df(X; T) = f(X; W + T) - f(X; W): X T^T for a
+/// linear weight, x o T for a scale, T for a shift. Phi_k is the trim that protects task k from the
+/// vectors of all others. Eq. 8 weighs what they do to the features X_k against what they lose on
+/// their own features X_i:
+///
+///     minimise over Phi_k
+///
+///         sum_{i != k}  ||Df(X_k; Phi_k(T_i))||_F^2  +  lambda ||Df(X_i; T_i - Phi_k(T_i))||_F^2
+///                       (inter-task conflict)            (deviation)
+///
+/// The algorithm, for one parameter, and the header of each step:
+///
+///     1. T_i = theta_i - theta_0 for every task i                       (merge/vectors.hpp)
+///     2. X_i: the rows that enter the layer, or their X_i^T X_i         (features/statistics.hpp)
+///     3. linear weight: Phi_k(T) = (I - B_k B_k^T) T, B_k the leading
+///        eigenvectors of G_k, whose trace over B_k is what Eq. 8 gains  (cat/projection.hpp)
+///     4. scale, shift: Phi_k(T) = T - m_k o T, m_k the coordinates
+///        with the largest gain                                          (cat/mask.hpp)
+///     5. T_i' = Phi_K ... Phi_1 T_i, without Phi_i                      (cat/trim.hpp)
+///     6. theta = theta_0 + alpha sum_i T_i'                             (here)
+///
+/// All choices, lambda among them: cat/options.hpp.
 namespace catmerge {
 
 namespace detail {
 
-/// CAT's trim of a kind that is known when the program is compiled (scales and shifts are one): a
-/// call for one parameter compiles no more than it uses.
-template <layer_kind Kind>
-struct cat_trim_kind {
-  const cat_options& options;
-
-  template <class Context>
-  void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
-             layer_report& report) const {
-    trimmed_vectors<Context> trimmed(c, p, options, vectors, report);
-    if constexpr (Kind == layer_kind::linear)
-      trimmed.template run<linear_trim<Context>>();
-    else
-      trimmed.template run<mask_trim<Context>>();
-  }
-};
-
-/// Whether CAT can use statistics of a parameter of this kind.
-constexpr bool cat_needs_statistics(layer_kind kind) {
-  return kind == layer_kind::linear || kind == layer_kind::scale;
+/// tau = sum_i T_i'. Only: as trim_vectors has it.
+template <layer_kind Only, class Context>
+void sum_trimmed(Context& c, const layer_problem<Context>& p, const cat_options& options,
+                 vector_list<Context> vectors, const typename Context::view& tau,
+                 layer_report& report) {
+  if (!cat_trims(p)) report.fallback = fallback_rule::sum;
+  trim_vectors<Only>(c, p, options, conflict_bases{}, vectors, report);
+  sum_vectors(c, vectors, tau);
 }
 
-/// Whether CAT has nothing to trim a parameter by. Throws for a scale with parts.
-template <class Context>
-bool cat_falls_back(const layer_problem<Context>& p) {
-  if (p.kind == layer_kind::scale && p.parts != 1)
-    throw error(p.names.who() + ": scales are never fused");
-  return p.kind == layer_kind::other || (cat_needs_statistics(p.kind) && p.statistics.empty());
-}
-
-/// Whether CAT trims a parameter: throws for what makes no sense or is not finite.
-template <class Context>
-bool cat_trims(Context& c, const layer_problem<Context>& p) {
-  if (cat_falls_back(p)) return false;
-  if (cat_needs_statistics(p.kind)) check_finite_statistics(c, p);
-  return true;
-}
-
-/// Merges by Method what it trims, and the rest by Task Arithmetic, without K vectors in memory.
-template <class Method, class Context>
-layer_report cat_merge(const Method& m, Context& c, const layer_problem<Context>& p,
-                       const typename Context::view& out) {
-  if (!cat_falls_back(p)) return merge_vectors(m, c, p, out);
+/// Merges by m, a CAT; what is not trimmed becomes the sum without K vectors in memory.
+template <class M, class Context>
+layer_report merge_trimmed(const M& m, Context& c, const layer_problem<Context>& p,
+                           const typename Context::view& out) {
+  validate(m.options);
+  if (cat_trims(p)) return merge_vectors(m, c, p, out);
   auto report = task_arithmetic_method{m.factor()}.merge(c, p, out);
   report.fallback = fallback_rule::sum;
   return report;
@@ -64,67 +59,15 @@ layer_report cat_merge(const Method& m, Context& c, const layer_problem<Context>
 
 }  // namespace detail
 
-/// CAT's trims alone, as a transform of task vectors (method.hpp), to be followed by any method:
-/// `chain{cat_trim{}, tsv_m_method{}}`. Leaves parameters of kind `other`, and linears and scales
-/// without statistics, as they are; options.alpha plays no part.
-struct cat_trim {
-  cat_options options{};  ///< what validate refuses, apply refuses
-
-  /// For linears and scales.
-  static constexpr bool needs_statistics(layer_kind kind) {
-    return detail::cat_needs_statistics(kind);
-  }
-
-  /// Trims every T_i, in place, by what protects all the other tasks; the report has everything
-  /// that options ask for, of this trim in place of any before it. (After another transform the
-  /// deviation is what both have taken.) Throws catmerge::error as cat_method does.
-  template <class Context>
-  void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
-             layer_report& report) const {
-    validate(options);
-    if (!detail::cat_trims(c, p)) return;
-    if (p.kind == layer_kind::linear)
-      detail::cat_trim_kind<layer_kind::linear>{options}.apply(c, p, vectors, report);
-    else
-      detail::cat_trim_kind<layer_kind::shift>{options}.apply(c, p, vectors, report);
-  }
-};
-
-namespace detail {
-
-/// CAT for one kind.
-template <layer_kind Kind>
-struct cat_kind {
-  cat_options options;
-
-  static constexpr bool needs_statistics(layer_kind kind) { return cat_needs_statistics(kind); }
-  double factor() const { return options.alpha; }
-
-  template <class Context>
-  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
-               const typename Context::view& tau, layer_report& report) const {
-    if (cat_trims(c, p)) cat_trim_kind<Kind>{options}.apply(c, p, vectors, report);
-    sum_vectors(c, vectors, tau);
-  }
-
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return cat_merge(*this, c, p, out);
-  }
-};
-
-}  // namespace detail
-
-/// CAT Merging as a method (method.hpp): trims what has statistics, then sums. Parameters of kind
-/// `other`, and linears and scales without statistics, become theta_0 + alpha sum_i T_i, and their
-/// report says trimmed = false and fallback_rule::sum.
+/// CAT Merging as a method (merge/method.hpp): the trims, then the sum. Parameters of kind `other`,
+/// and linears and scales without statistics, become theta_0 + alpha sum_i T_i; their report has no
+/// trim, and fallback_rule::sum.
 struct cat_method {
   cat_options options{};  ///< what validate refuses, merge refuses
 
-  /// For linears and scales.
+  /// True for linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
-    return detail::cat_needs_statistics(kind);
+    return cat_trim::needs_statistics(kind);
   }
 
   /// alpha.
@@ -136,68 +79,36 @@ struct cat_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    if (detail::cat_falls_back(p)) report.fallback = fallback_rule::sum;
-    cat_trim{options}.apply(c, p, vectors, report);
-    detail::sum_vectors(c, vectors, tau);
+    detail::sum_trimmed<layer_kind::other>(c, p, options, vectors, tau, report);
   }
 
-  /// out = base + alpha sum_i T_i', shaped like base.
+  /// The same, and without K vectors in memory for what is not trimmed.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
-    validate(options);
-    return detail::cat_merge(*this, c, p, out);
+    return detail::merge_trimmed(*this, c, p, out);
   }
 };
 
 namespace detail {
 
-/// cat_linear, cat_scale and cat_shift differ in the kind alone.
+/// cat_method for parameters of one kind, which compiles faster: see trim_vectors.
 template <layer_kind Kind>
-struct cat_fn : std::conditional_t<Kind == layer_kind::shift, braced_experts, refused_features> {
-  using std::conditional_t<Kind == layer_kind::shift, braced_experts, refused_features>::operator();
+struct cat_of {
+  cat_options options;
 
-  template <class Base, class Experts, class Features, class Context>
-  auto operator()(const Base& base, const Experts& experts, const Features& features,
-                  const cat_options& options, Context& c) const {
-    static_assert(require_parameters<Base, Experts>());
-    if constexpr (Kind == layer_kind::linear)
-      static_assert(require_matrix<Base>());
-    else
-      static_assert(require_vector<Base>());
-    static_assert(require_feature_range<Features, Base>());
-    static_assert(require_context_for<Context, Base>());
-    validate(options);
-    layer_problem<Context> problem;
-    problem.kind = Kind;
-    problem.statistics = as_statistics_list(features);
-    return merge_one(c, cat_kind<Kind>{options}, std::move(problem), base, experts);
+  double factor() const { return options.alpha; }
+
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    sum_trimmed<Kind>(c, p, options, vectors, tau, report);
   }
 
-  template <class Base, class Experts, class Features>
-  requires(Kind != layer_kind::shift) auto operator()(const Base& base, const Experts& experts,
-                                                      const Features& features,
-                                                      const cat_options& options = {}) const {
-    static_assert(require_parameters<Base, Experts>());
-    static_assert(require_features_given<Features, cat_options>());
-    auto c = context_of(base);
-    return (*this)(base, experts, features, options, c);
-  }
-
-  template <class Base, class Experts>
-  requires(Kind == layer_kind::shift) auto operator()(const Base& base, const Experts& experts,
-                                                      const cat_options& options = {}) const {
-    static_assert(require_parameters<Base, Experts>());
-    auto c = context_of(base);
-    return (*this)(base, experts, options, c);
-  }
-
-  template <class Base, class Experts, class Context>
-  requires(Kind == layer_kind::shift) auto operator()(const Base& base, const Experts& experts,
-                                                      const cat_options& options,
-                                                      Context& c) const {
-    static_assert(require_parameters<Base, Experts>());
-    return (*this)(base, experts, std::vector<statistics_view<domain_t<Base>>>{}, options, c);
+  template <class Context>
+  layer_report merge(Context& c, const layer_problem<Context>& p,
+                     typename Context::view out) const {
+    return merge_trimmed(*this, c, p, out);
   }
 };
 
@@ -227,8 +138,8 @@ struct cat_group_fn : refused_features {
     }
     std::size_t p = 0;
     for (const auto& base : bases)
-      results.push_back(
-          cat_fn<layer_kind::linear>{}(unwrap(base), by_weight[p++], features, options, c));
+      results.push_back(features_fn<cat_of<layer_kind::linear>, layer_kind::linear>{}(
+          unwrap(base), by_weight[p++], features, options, c));
     return results;
   }
 
@@ -253,13 +164,14 @@ struct cat_group_fn : refused_features {
 /// - experts: a range of K weights, d_out x d_in, in base's domain, or of references to such
 ///   (std::reference_wrapper);
 /// - features: a range of K, rows X_k, n_k x d_in, as they enter the layer, or their statistics but
-///   no second moments. From an empty range: Task Arithmetic, and the report says trimmed = false;
+///   no second moments. From an empty range: Task Arithmetic, and report.trim is empty;
 /// - options: the paper's by default.
 ///
 /// Returns a merge_result, `merged` of base's family and compute type. Throws catmerge::error where
 /// there are no experts, tasks or extents do not match, a value is not finite, and for options as
 /// validate says. A whole program: examples/quickstart.cpp.
-inline constexpr detail::cat_fn<layer_kind::linear> cat_linear{};
+inline constexpr detail::features_fn<detail::cat_of<layer_kind::linear>, layer_kind::linear>
+    cat_linear{};
 
 /// The same for linear weights that share their input, such as q, k and v.
 /// @code
@@ -278,7 +190,8 @@ inline constexpr detail::cat_group_fn cat_group{};
 /// @endcode
 /// base: d entries; experts: a range of K of the same; features: a range of K, rows n_k x d of the
 /// *normalised* inputs, or statistics in any form. Otherwise as cat_linear. (examples/masks.cpp)
-inline constexpr detail::cat_fn<layer_kind::scale> cat_scale{};
+inline constexpr detail::features_fn<detail::cat_of<layer_kind::scale>, layer_kind::scale>
+    cat_scale{};
 
 /// CAT Merging of a shift, such as a bias: T_i' = T_i without the coordinates that shift_mask takes
 /// for any other task.
@@ -288,6 +201,7 @@ inline constexpr detail::cat_fn<layer_kind::scale> cat_scale{};
 /// @endcode
 /// base: d entries; experts: a range of K of the same. Features play no part. Otherwise as
 /// cat_linear.
-inline constexpr detail::cat_fn<layer_kind::shift> cat_shift{};
+inline constexpr detail::vectors_fn<detail::cat_of<layer_kind::shift>, layer_kind::shift>
+    cat_shift{};
 
 }  // namespace catmerge

@@ -53,19 +53,19 @@ struct consensus_method {
   Inner inner{};                ///< a vector_method; its factor plays no part
 
   /// Where Inner does.
-  bool needs_statistics(layer_kind kind) const { return inner.needs_statistics(kind); }
+  bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(inner, kind); }
   /// Where Inner does.
-  bool needs_importance() const { return detail::needs_importance(inner); }
+  bool needs_importance() const { return catmerge::needs_importance(inner); }
   /// alpha.
   double factor() const { return options.alpha; }
 
-  bool scan_wanted() const { return detail::scan_wanted(inner); }  ///< by Inner
+  bool scan_wanted() const { return catmerge::scan_wanted(inner); }  ///< by Inner
   /// Inner's.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    detail::scan(inner, c, p, vectors);
+    catmerge::scan_parameter(inner, c, p, vectors);
   }
-  void end_scan() { detail::end_scan(inner); }  ///< Inner's
+  void end_scan() { catmerge::end_scan(inner); }  ///< Inner's
 
   /// tau = m o T_mtl; the comparisons are made in double. Throws catmerge::error where the number
   /// of lambdas is neither 1 nor K.
@@ -94,20 +94,13 @@ struct consensus_method {
     });
   }
 
-  /// out = base + alpha tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
-  }
-
  private:
   /// tau = T_mtl, by Inner, which may change the vectors that it is given.
   template <class Context>
   void merge_inner(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                    const typename Context::view& tau, layer_report& report) const {
     if constexpr (std::is_same_v<Inner, task_arithmetic_method>) {
-      detail::sum_vectors(c, vectors, tau);
+      sum_vectors(c, vectors, tau);
     } else {
       std::vector<typename Context::matrix> copies;
       for (const auto& t : vectors) {

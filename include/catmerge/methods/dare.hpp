@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/vectors.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <cstdint>
 #include <string_view>
@@ -59,9 +59,6 @@ inline void validate(const dare_options& options) {
 /// mergekit's `rescale` is another rule: it restores sum |T_k|.
 struct dare_transform {
   dare_options options{};  ///< what validate refuses, apply refuses
-
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
 
   /// Drops entries of every T_k and scales the rest, in place.
   template <class Context>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/call.hpp>
+#include <catmerge/merge/feature_call.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <cmath>
 #include <vector>
@@ -46,8 +46,6 @@ struct fisher_method {
   fisher_method() = default;
   explicit fisher_method(const fisher_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// Always.
   static constexpr bool needs_importance() { return true; }
   /// 1.
@@ -73,7 +71,7 @@ struct fisher_method {
     validate(options);
     if (p.importance.empty()) {
       report.fallback = fallback_rule::mean;
-      return detail::mean_vector(c, vectors, tau);
+      return mean_vector(c, vectors, tau);
     }
     detail::check_importance(c, p);
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
@@ -88,13 +86,6 @@ struct fisher_method {
       }
       c.zip(pair_function::quotient, sum, weights, cut(tau));
     });
-  }
-
-  /// out = base + tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
   }
 
  private:

@@ -58,9 +58,6 @@ struct iso_method {
   /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
   static constexpr bool sees_matrices = true;
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   /// alpha.
   double factor() const { return options.alpha; }
 
@@ -71,17 +68,10 @@ struct iso_method {
     validate(options);
     if (!detail::is_matrix(c, p)) {
       report.fallback = fallback_rule::mean;
-      return detail::mean_vector(c, vectors, tau);
+      return mean_vector(c, vectors, tau);
     }
     detail::merge_parts(c, p, options.fused, vectors, tau,
                         [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
-  }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
   }
 
  private:
@@ -90,7 +80,7 @@ struct iso_method {
     const index_t d_out = c.rows(tau), d_in = c.columns(tau), r = (std::min)(d_out, d_in);
     const index_t own = options.variant == iso_variant::cts ? own_directions(r, vectors) : 0;
     auto whole = c.make(scalar_type::f64, d_out, d_in);
-    detail::sum_vectors(c, vectors, whole);
+    sum_vectors(c, vectors, whole);
     auto common = detail::leading_singular(c, whole, r - own * std::ssize(vectors));
     if (own == 0) {
       c.scale_columns(leveled(common.values, r), common.left);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/call.hpp>
+#include <catmerge/merge/feature_call.hpp>
 #include <catmerge/methods/detail/gram_solve.hpp>
 
 namespace catmerge {
@@ -53,7 +53,7 @@ struct lot_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    if (p.kind == layer_kind::shift) return detail::mean_vector(c, vectors, tau);
+    if (p.kind == layer_kind::shift) return mean_vector(c, vectors, tau);
     if (needs_statistics(p.kind) && !p.statistics.empty()) {
       detail::check_finite_statistics(c, p);
       if (p.kind == layer_kind::linear ? add_linear(c, p, vectors, tau)
@@ -61,14 +61,7 @@ struct lot_method {
         return;
     }
     report.fallback = fallback_rule::mean;
-    detail::mean_vector(c, vectors, tau);
-  }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
+    mean_vector(c, vectors, tau);
   }
 
  private:

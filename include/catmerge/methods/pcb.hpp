@@ -56,8 +56,6 @@ struct pcb_method {
   pcb_method() = default;
   explicit pcb_method(const pcb_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// alpha.
   double factor() const { return options.alpha; }
 
@@ -121,13 +119,6 @@ struct pcb_method {
     });
   }
 
-  /// out = base + alpha tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
-  }
-
  private:
   /// x = (x - low) / (high - low), or 0 where both are one.
   template <class Context>
@@ -170,7 +161,7 @@ struct pcb_method {
     return product;
   }
 
-  detail::task_order magnitudes_, scores_;
+  detail::task_thresholds magnitudes_, scores_;
 };
 
 /// PCB-Merging of one parameter, as pcb_method of a model that has no other.

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/call.hpp>
+#include <catmerge/merge/feature_call.hpp>
 #include <catmerge/methods/detail/gram_solve.hpp>
 
 namespace catmerge {
@@ -56,14 +56,7 @@ struct regmean_method {
       if (detail::gram_solver<Context>(c, vectors, grams(c, p)).add_without(p.base, tau)) return;
     }
     report.fallback = fallback_rule::mean;
-    detail::mean_vector(c, vectors, tau);
-  }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
+    mean_vector(c, vectors, tau);
   }
 
  private:

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/call.hpp>
 
 namespace catmerge {
 
@@ -25,9 +25,6 @@ void add_scaled_sum(Context& c, const layer_problem<Context>& p, double alpha,
 struct task_arithmetic_method {
   double alpha = 0.3;  ///< the factor of the summed task vectors
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   /// alpha.
   double factor() const { return alpha; }
 
@@ -35,7 +32,7 @@ struct task_arithmetic_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report&) const {
-    detail::sum_vectors(c, vectors, tau);
+    sum_vectors(c, vectors, tau);
   }
 
   /// out = base + alpha sum_k (expert_k - base), added in the order of the tasks; the report says

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/merge/call.hpp>
+#include <catmerge/merge/feature_call.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <catmerge/numeric/task_thresholds.hpp>
 #include <cmath>
@@ -50,8 +50,6 @@ struct tatr_filter {
   tatr_filter() = default;
   explicit tatr_filter(const tatr_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// Unless zero-shot.
   bool needs_importance() const { return !options.zero_shot; }
 
@@ -129,7 +127,7 @@ struct tatr_filter {
     return rounded;
   }
 
-  detail::task_order omega_;
+  detail::task_thresholds omega_;
 };
 
 /// TATR as a method (method.hpp): theta = theta_0 + alpha sum_k T_k, the vectors as tatr_filter
@@ -140,8 +138,6 @@ struct tatr_method {
   tatr_method() = default;
   explicit tatr_method(const tatr_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// Unless zero-shot.
   bool needs_importance() const { return !options.zero_shot; }
   /// alpha.
@@ -161,14 +157,7 @@ struct tatr_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     filter_.apply(c, p, vectors, report);
-    detail::sum_vectors(c, vectors, tau);
-  }
-
-  /// out = base + alpha tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
+    sum_vectors(c, vectors, tau);
   }
 
  private:

@@ -51,9 +51,6 @@ struct ties_trim {
   ties_trim() = default;
   explicit ties_trim(const ties_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   bool scan_wanted() const { return magnitudes_.wanted(); }  ///< until thresholds are known
   /// Takes note of |T_k|.
   template <class Context>
@@ -91,7 +88,7 @@ struct ties_trim {
   }
 
  private:
-  detail::task_order magnitudes_;
+  detail::task_thresholds magnitudes_;
 };
 
 /// TIES' election and merge alone, as a method: `chain{dare_transform{}, ties_elect{}}`. Entry by
@@ -105,8 +102,6 @@ struct ties_elect {
   ties_elect() = default;
   explicit ties_elect(const ties_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// alpha.
   double factor() const { return options.alpha; }
 
@@ -156,13 +151,6 @@ struct ties_elect {
     });
   }
 
-  /// out = base + alpha tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
-  }
-
  private:
   bool scanned_ = false;
   double majority_ = 0;  // positive less negative sums: whole numbers, exact up to 2^53
@@ -178,8 +166,6 @@ struct ties_method {
   ties_method() = default;
   explicit ties_method(const ties_options& o) : options(o) {}  ///< with these options
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
   /// alpha.
   double factor() const { return options.alpha; }
 
@@ -203,13 +189,6 @@ struct ties_method {
     ties_elect elect = elect_;
     elect.options = options;
     elect.combine(c, p, vectors, tau, report);
-  }
-
-  /// out = base + alpha tau.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
   }
 
  private:

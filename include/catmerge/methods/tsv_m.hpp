@@ -45,9 +45,6 @@ struct tsv_m_method {
   /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
   static constexpr bool sees_matrices = true;
 
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   /// alpha.
   double factor() const { return options.alpha; }
 
@@ -58,20 +55,13 @@ struct tsv_m_method {
     validate(options);
     if (!detail::is_matrix(c, p)) {
       report.fallback = fallback_rule::mean;
-      return detail::mean_vector(c, vectors, tau);
+      return mean_vector(c, vectors, tau);
     }
     detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
       if (add(c, t, part)) return;
       report.fallback = fallback_rule::mean;
-      detail::mean_vector(c, t, part);
+      mean_vector(c, t, part);
     });
-  }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
   }
 
  private:

@@ -10,9 +10,6 @@ namespace catmerge {
 /// experts, computed as theta_0 + (1/K) sum_k T_k, which is exact where experts agree with the
 /// base.
 struct weight_average_method {
-  /// Never: statistics play no part.
-  static constexpr bool needs_statistics(layer_kind) { return false; }
-
   /// 1.
   static constexpr double factor() { return 1; }
 
@@ -20,7 +17,7 @@ struct weight_average_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report&) const {
-    detail::mean_vector(c, vectors, tau);
+    mean_vector(c, vectors, tau);
   }
 
   /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks, and of one expert

@@ -69,13 +69,6 @@ struct wudi_method {
       detail::gram_solver<Context>(c, t, std::move(grams)).add_to(part);  // nothing to add: zero
     });
   }
-
-  /// As every vector_method's.
-  template <class Context>
-  layer_report merge(Context& c, const layer_problem<Context>& p,
-                     typename Context::view out) const {
-    return detail::merge_vectors(*this, c, p, out);
-  }
 };
 
 /// WUDI-Merging of one linear weight in closed form, as wudi_method.

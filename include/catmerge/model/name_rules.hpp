@@ -20,7 +20,7 @@
 namespace catmerge::model {
 
 /// Parameters that share their input, so that one set of statistics serves them all.
-struct parameter_group {
+struct shared_input {
   std::vector<std::string> names;  ///< at least one
 };
 
@@ -91,8 +91,8 @@ class name_rules {
 
   /// Partitions names into groups that share an input, each in the order of `names`, the groups in
   /// the order of their first members.
-  std::vector<parameter_group> groups(const std::vector<std::string>& names) const {
-    std::vector<parameter_group> result;
+  std::vector<shared_input> groups(const std::vector<std::string>& names) const {
+    std::vector<shared_input> result;
     std::map<std::pair<const parameter_rule*, std::string_view>, std::size_t> group_of;
     for (const std::string& name : names) {
       const parameter_rule* const rule = find(name);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <array>
-#include <catmerge/language.hpp>
+#include <catmerge/error.hpp>
 #include <string_view>
 
 /// @file

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/numeric/eigen_options.hpp>
 #include <catmerge/numeric/thin_blocks.hpp>
 #include <optional>
 
@@ -10,32 +11,10 @@
 /// The few largest eigenpairs of a symmetric matrix that is known only by its products.
 namespace catmerge {
 
-/// How eigenpairs are looked for.
-struct eigen_options {
-  index_t count = 4;  ///< how many of the largest
-  /// A pair (theta, v) is accepted once ||G v - theta v|| <= tolerance * max|theta|. The error of
-  /// the subspace is at most that over the gap, the error of Eq. 8 its square over the gap. 0:
-  /// default_tolerance of what is multiplied.
-  double tolerance = 0;
-  /// Give up after this many products with a vector, at most a block more (result.converged is
-  /// then false).
-  index_t products = 4000;
-  std::uint64_t seed = 0x9E3779B97F4A7C15;  ///< of the starting block
-};
-
-/// The tolerance of eigenpairs for matrices made of numbers of this type. In double 1e-8: Eq. 8 is
-/// exact to double precision wherever the gap exceeds 1e-8 of the spectrum. In float 1e-6: task
-/// vectors are some percent of the weights that they are the difference of, and carry the weights'
-/// rounding (6e-8), so that G_k itself is not known better; Eq. 8 is exact to 1e-10 where the gap
-/// exceeds 1 % of the spectrum.
-constexpr double default_tolerance(scalar_type of) {
-  return of == scalar_type::f64 ? 1e-8 : 1e-6;
-}
-
 /// Eigenpairs, largest eigenvalue first.
 template <class Context>
 struct eigenpairs {
-  std::vector<double> values;        ///< descending; at most options.count
+  std::vector<double> values;        ///< descending; at most the count asked for
   typename Context::matrix vectors;  ///< size x values.size(), f64, orthonormal columns
   /// The Ritz values that come after them, descending: not converged, so from below.
   std::vector<double> after;
@@ -105,7 +84,7 @@ class ritz_problem {
 
 }  // namespace detail
 
-/// The search for the options.count largest (signed) eigenpairs of a symmetric matrix G of the
+/// The search for the `count` largest (signed) eigenpairs of a symmetric matrix G of the
 /// given size, in steps, so that searches for several matrices can share their products:
 ///
 ///     while (!search.done()) { ... search.product() = search.block() G ...; search.advance(); }
@@ -124,12 +103,12 @@ class eigen_search {
  public:
   /// Begins with the rows of `start`, or with what the seed makes. magnitude: of eigenvalues seen
   /// before. `c` must outlive the search.
-  eigen_search(Context& c, index_t size, const eigen_options& options,
+  eigen_search(Context& c, index_t size, index_t count, const eigen_options& options,
                const std::optional<const_view>& start = {}, double magnitude = 0)
       : c_(&c),
         size_(size),
         options_(options),
-        wanted_((std::min)(options.count, size)),
+        wanted_((std::min)(count, size)),
         // As wide as what is wanted: a wider block takes more products to the same residual. (Four
         // columns use what is read of a matrix better than fewer.)
         block_((std::min)(size, (std::max<index_t>)(wanted_, 4))),
@@ -170,7 +149,7 @@ class eigen_search {
   double residual() const { return residual_; }    ///< likewise
   index_t products() const { return products_; }   ///< likewise
 
-  /// The leading Ritz vectors, at most options.count, as the rows of a matrix.
+  /// The leading Ritz vectors, at most as many as are wanted, as the rows of a matrix.
   matrix leading() { return ritz_vectors(wanted_); }
 
   /// Likewise those that a restart keeps: another search that begins with them loses little.
@@ -279,14 +258,14 @@ class eigen_search {
   bool converged_ = true;
 };
 
-/// The options.count largest (signed) eigenpairs of a symmetric operator of the given size.
+/// The `count` largest (signed) eigenpairs of a symmetric operator of the given size.
 ///
 /// apply(x, y) writes x G to y for thin f64 blocks (b x size, every row a vector). Throws
 /// catmerge::error where what it writes is not finite. The method is eigen_search's.
 template <class Context, class Apply>
-eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, const Apply& apply,
-                                       const eigen_options& options) {
-  eigen_search<Context> search(c, size, options);
+eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, index_t count, const Apply& apply,
+                                       const eigen_options& options = {}) {
+  eigen_search<Context> search(c, size, count, options);
   while (!search.done()) {
     apply(search.block(), search.product());
     search.advance();

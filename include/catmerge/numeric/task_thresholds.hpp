@@ -10,7 +10,7 @@ namespace catmerge::detail {
 
 /// Order statistics of a whole model, of each task's numbers alone: what methods' scans find
 /// thresholds with.
-class task_order {
+class task_thresholds {
  public:
   /// Whether the numbers have to be seen once more.
   bool wanted() const { return wanted_; }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/features/layer_kind.hpp>
+#include <catmerge/tensor/context.hpp>
 #include <catmerge/tensor/symmetric_eigen.hpp>
 #include <cmath>
 #include <cstdint>

@@ -59,8 +59,7 @@ enum class op : bool {
 /// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
 ///   overwritten with the eigenvectors, one per column;
 /// - `concurrently(count, f)`: calls f(0) ... f(count - 1), in any order and perhaps at the same
-/// time;
-///   f may use the context, on what no other of the calls writes;
+///   time; f may use the context, on what no other of the calls writes;
 /// - `to_host(x)`, `from_host(m, y)`: a small_matrix, for what is small (thin blocks' products,
 ///   scores).
 ///
@@ -119,6 +118,19 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   c.from_host(m, y);
 };
 
+/// A tensor as its context reads it: `context.squared_norm(const_view_of(weight))`. Refers to the
+/// tensor, which must outlive it.
+template <class T>
+typename context<domain_t<T>>::const_view const_view_of(const T& t) {
+  return tensor_traits<T>::view(t);
+}
+
+/// A tensor as its context writes to it, likewise.
+template <class T>
+typename context<domain_t<T>>::view view_of(T& t) {
+  return detail::traits<T>::view(t);
+}
+
 namespace detail {
 
 /// "3 x 4", for messages.
@@ -139,17 +151,6 @@ void require_shape(Context& c, typename Context::const_view v, index_t rows, ind
     throw error(what + ": expected " + shape_text(rows, columns) + ", found " + shape_text(c, v));
 }
 
-/// A user's tensor as its context takes it.
-template <class T>
-typename context<domain_t<T>>::const_view read(const T& t) {
-  return tensor_traits<T>::view(t);
-}
-
-template <class T>
-typename context<domain_t<T>>::view write(T& t) {
-  return traits<T>::view(t);
-}
-
 /// The context of a call that passes none; `first` is the call's first tensor.
 template <class Domain>
 context<Domain> context_on(const typename context<Domain>::const_view& first) {
@@ -161,7 +162,7 @@ context<Domain> context_on(const typename context<Domain>::const_view& first) {
 }
 template <class T>
 context<domain_t<T>> context_of(const T& first) {
-  return context_on<domain_t<T>>(read(first));
+  return context_on<domain_t<T>>(const_view_of(first));
 }
 
 /// A tensor for a result shaped like v.

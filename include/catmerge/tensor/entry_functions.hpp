@@ -3,7 +3,7 @@
 #pragma once
 
 #include <bit>
-#include <catmerge/language.hpp>
+#include <catmerge/error.hpp>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

@@ -103,7 +103,7 @@ constexpr mistake mistake_of() {
       return mistake::pairs;
     else if constexpr (storage_scalar<item>)
       return mistake::array;
-    else if constexpr (tensor<item> || mistake_of<item>() != mistake::unknown)
+    else if constexpr (any_tensor<item> || mistake_of<item>() != mistake::unknown)
       return mistake::several;
     else
       return mistake::elements;

@@ -10,9 +10,10 @@ namespace catmerge::detail {
 
 /// A view or a matrix of the context itself, which needs no tensor_traits.
 template <class T, class Context>
-concept handle_of = std::same_as < std::remove_cvref_t<T>,
-typename Context::view > || std::same_as<std::remove_cvref_t<T>, typename Context::const_view> ||
-    std::same_as<std::remove_cvref_t<T>, typename Context::matrix>;
+inline constexpr bool handle_of =
+    std::is_same_v<std::remove_cvref_t<T>, typename Context::view> ||
+    std::is_same_v<std::remove_cvref_t<T>, typename Context::const_view> ||
+    std::is_same_v<std::remove_cvref_t<T>, typename Context::matrix>;
 
 /// A tensor, or a handle of the context.
 template <class Context, class T>
@@ -35,20 +36,20 @@ constexpr bool require_written() {
   return true;
 }
 
-/// `read` and `write` (tensor/context.hpp) of either.
+/// const_view_of and view_of (context.hpp) of either.
 template <class Context, class T>
-typename Context::const_view read_in(const T& t) {
+typename Context::const_view const_view_in(const T& t) {
   if constexpr (handle_of<T, Context>)
     return t;
   else
-    return read(t);
+    return const_view_of(t);
 }
 template <class Context, class T>
-typename Context::view write_in(T& t) {
+typename Context::view view_in(T& t) {
   if constexpr (handle_of<T, Context>)
     return t;
   else
-    return write(t);
+    return view_of(t);
 }
 
 }  // namespace catmerge::detail

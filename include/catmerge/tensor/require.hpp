@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/features/layer_kind.hpp>
 #include <catmerge/tensor/mistakes.hpp>
+#include <catmerge/tensor/ranges.hpp>
 #include <concepts>
 #include <initializer_list>
 #include <iterator>
@@ -169,8 +169,8 @@ constexpr bool require_tensor() {
 template <class T>
 constexpr bool require_matrix() {
   static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
-    static_assert(matrix<T>,
+  if constexpr (any_tensor<T>)
+    static_assert(any_matrix<T>,
                   "catmerge: a matrix is needed here and this type is a vector "
                   "(tensor_traits<T>::rank is 1)");
   return true;
@@ -179,8 +179,8 @@ constexpr bool require_matrix() {
 template <class T>
 constexpr bool require_vector() {
   static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
-    static_assert(vector<T>,
+  if constexpr (any_tensor<T>)
+    static_assert(any_vector<T>,
                   "catmerge: a vector of d entries is needed here, as scales and shifts are, and "
                   "this type is a matrix (tensor_traits<T>::rank is 2)");
   return true;
@@ -189,7 +189,7 @@ constexpr bool require_vector() {
 template <class T>
 constexpr bool require_mutable() {
   static_assert(require_tensor<T>());
-  if constexpr (tensor<T>)
+  if constexpr (any_tensor<T>)
     static_assert(has_mutable_view<T>,
                   "catmerge: this tensor is written to, so it must not be const, and "
                   "tensor_traits<T>::view(T&) must exist and return a window that can be written "
@@ -200,7 +200,7 @@ constexpr bool require_mutable() {
 template <class T>
 constexpr bool require_makeable() {
   static_assert(require_tensor<T>());
-  if constexpr (tensor<T>) {
+  if constexpr (any_tensor<T>) {
     static_assert(
         has_make<T>,
         "catmerge: tensor_traits<T>::make(like, rows, columns) is missing: it makes the tensor "
@@ -221,7 +221,7 @@ constexpr bool require_range() {
     unwrap(*std::begin(r));
     std::end(r);
   };
-  static_assert(range && !tensor<Range>,
+  static_assert(range && !any_tensor<Range>,
                 "catmerge: a range, with one element per task or weight, is needed here, such as "
                 "std::vector or std::array, and this argument is none");
   if constexpr (range)
@@ -241,14 +241,15 @@ constexpr bool require_tensors() {
 
 template <class A, class B>
 constexpr bool require_same_domain() {
-  if constexpr (tensor<A> && tensor<B>) static_assert(require_domain<domain_t<A>, domain_t<B>>());
+  if constexpr (any_tensor<A> && any_tensor<B>)
+    static_assert(require_domain<domain_t<A>, domain_t<B>>());
   return true;
 }
 
 /// The context that a call was given is one of the domain of T.
 template <class Context, class T>
 constexpr bool require_context_for() {
-  if constexpr (tensor<T>)
+  if constexpr (any_tensor<T>)
     static_assert(
         requires { requires std::same_as<typename Context::domain, domain_t<T>>; },
         "catmerge: the last argument of this call must be the context of the domain that its "

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/language.hpp>
+#include <catmerge/error.hpp>
 
 namespace catmerge {
 

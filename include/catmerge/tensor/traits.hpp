@@ -117,34 +117,35 @@ concept has_make = requires(const std::remove_cvref_t<T>& t) {
 /// - `view(t)` of a const T.
 ///
 /// @code
-/// static_assert(catmerge::tensor<std::vector<float>>);  // with <catmerge/adapt/span.hpp>
+/// static_assert(catmerge::any_tensor<std::vector<float>>);  // with <catmerge/adapt/span.hpp>
 /// @endcode
 /// Models: what the headers in adapt/ name (Eigen's matrices and tensors, Armadillo's, xtensor's,
 /// libtorch's, spans, std::vector, flat_matrix, strided_view), host_matrix and its windows.
 template <class T>
-concept tensor = detail::has_domain<T> && detail::has_known_rank<T> && detail::has_view<T>;
+concept any_tensor = detail::has_domain<T> && detail::has_known_rank<T> && detail::has_view<T>;
 
 /// A tensor that is a matrix, or may be one at run time.
 ///
-/// Requirements: those of tensor, and a rank of 2 or dynamic_rank.
+/// Requirements: those of any_tensor, and a rank of 2 or dynamic_rank.
 /// @code
-/// static_assert(catmerge::matrix<Eigen::MatrixXf> && !catmerge::matrix<Eigen::VectorXf>);
+/// static_assert(catmerge::any_matrix<Eigen::MatrixXf> && !catmerge::any_matrix<Eigen::VectorXf>);
 /// @endcode
 /// Models: the tensors that are no vectors at compile time.
 template <class T>
-concept matrix = tensor<T> &&
+concept any_matrix = any_tensor<T> &&
     (detail::traits<T>::rank == 2 || detail::traits<T>::rank == dynamic_rank);
 
 /// A tensor that is a vector, or may be one at run time.
 ///
-/// Requirements: those of tensor, and a rank of 1 or dynamic_rank.
+/// Requirements: those of any_tensor, and a rank of 1 or dynamic_rank.
 /// @code
-/// static_assert(catmerge::vector<Eigen::VectorXf> && catmerge::vector<std::span<const double>>);
+/// static_assert(catmerge::any_vector<Eigen::VectorXf> && catmerge::any_vector<std::span<const
+/// double>>);
 /// @endcode
 /// Models: std::vector, std::span, Eigen's, Armadillo's and xtensor's vectors; what has its rank at
 /// run time (at::Tensor, xt::xarray, host_matrix).
 template <class T>
-concept vector = tensor<T> &&
+concept any_vector = any_tensor<T> &&
     (detail::traits<T>::rank == 1 || detail::traits<T>::rank == dynamic_rank);
 
 namespace detail {
@@ -154,25 +155,25 @@ using made = std::remove_cvref_t<decltype(traits<T>::make(
     std::declval<const std::remove_cvref_t<T>&>(), index_t{}, index_t{}))>;
 
 template <class A, class B>
-concept same_domain = std::same_as < typename traits<A>::domain,
+concept same_domain = std::is_same_v < typename traits<A>::domain,
 typename traits<B>::domain > ;
 
 }  // namespace detail
 
 /// A tensor from which results of its own family can be made.
 ///
-/// Requirements: those of tensor, and a tensor_traits<T>::make(t, rows, columns) that returns a
+/// Requirements: those of any_tensor, and a tensor_traits<T>::make(t, rows, columns) that returns a
 /// tensor of the same domain.
 /// @code
 /// static_assert(catmerge::makeable<Eigen::MatrixXf>);
 /// @endcode
 /// Models: all tensors of the library and its adapters.
 template <class T>
-concept makeable = tensor<T> && detail::has_make<T> && tensor<detail::made<T>> &&
+concept makeable = any_tensor<T> && detail::has_make<T> && any_tensor<detail::made<T>> &&
     detail::same_domain<T, detail::made<T>>;
 
 /// Where the elements of a tensor live.
-template <tensor T>
+template <any_tensor T>
 using domain_t = typename detail::traits<T>::domain;
 
 /// What an operation on tensors like T returns: same family, compute type.

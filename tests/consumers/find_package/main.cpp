@@ -15,5 +15,5 @@ int main() {
   const auto [merged, report] = catmerge::cat_linear(base, experts, inputs, options);
   weights expected(3, 4);
   expected << weights::Constant(3, 2, 0.5F), weights::Constant(3, 2, 1.F);
-  return report.conflict_before(0, 1) == 0 && (merged - expected).norm() < 1e-6F ? 0 : 1;
+  return report.trim->conflict_before(0, 1) == 0 && (merged - expected).norm() < 1e-6F ? 0 : 1;
 }

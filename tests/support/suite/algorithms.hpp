@@ -23,7 +23,7 @@
 ///   to_eigen(t)            what a tensor holds, in the compute type; a vector as one column
 namespace test::suite {
 
-using catmerge::basis_way;
+using catmerge::basis_solver;
 using catmerge::layer_kind;
 using catmerge::statistics_form;
 using oracle::real;
@@ -225,11 +225,11 @@ void projections() {
     const double magnitude = static_cast<double>(
         std::max(std::abs(spectrum.values.front()), std::abs(spectrum.values.back())));
     const oracle::matrix best = oracle::leading(spectrum, 3);
-    for (const auto way : {basis_way::dense, basis_way::shifts, basis_way::weights}) {
+    for (const auto way : {basis_solver::dense, basis_solver::shifts, basis_solver::weights}) {
       catmerge::projection_options o;
-      o.directions = catmerge::top{3};
+      o.directions = catmerge::largest{3};
       o.lambda = 0.5;
-      o.way = way;
+      o.solver = way;
       const auto found = catmerge::removal_basis(k, l.vectors, l.features, o);
       const auto basis = B::to_eigen(found.basis);
       REQUIRE(basis.cols() == best.cols());
@@ -284,7 +284,7 @@ void cat_of_linears() {
   B b;
   const auto l = linear(b, 6, 14, 11, {4, 6, 15});
   catmerge::cat_options o;
-  o.linear.directions = catmerge::top{2};
+  o.linear.directions = catmerge::largest{2};
   o.linear.lambda = 0.5;
   oracle::options choices;
   choices.rank = 2;
@@ -300,14 +300,14 @@ void cat_of_linears() {
     const auto [merged, report] = catmerge::cat_linear(l.base, l.experts, l.features, o);
     CHECK(distance(B::to_eigen(merged), expected.merged) <= allowed);
     check_agrees<B>(merged, on_eigen.merged, 2 * allowed);
-    CHECK(report.trimmed);
+    CHECK(report.trim.has_value());
     for (index_t k = 0; k < l.tasks(); ++k)
       for (index_t i = 0; i < l.tasks(); ++i)
-        CHECK(std::abs(std::sqrt(report.conflict_after(k, i)) -
-                       std::sqrt(on_eigen.report.conflict_after(k, i))) <=
-              (B::same_bits
-                   ? 0
-                   : allowed / l.size() * 10 * std::sqrt(on_eigen.report.conflict_before(k, i))));
+        CHECK(std::abs(std::sqrt(report.trim->conflict_after(k, i)) -
+                       std::sqrt(on_eigen.report.trim->conflict_after(k, i))) <=
+              (B::same_bits ? 0
+                            : allowed / l.size() * 10 *
+                                  std::sqrt(on_eigen.report.trim->conflict_before(k, i))));
   }
 
   // Statistics instead of rows, and a group.
@@ -415,7 +415,7 @@ void streams() {
   REQUIRE(n.merged.size() == 2);
   CHECK(n.names == std::vector<std::string>{"weight", "table"});
   CHECK(n.released == 4);
-  CHECK(reports[0].layer.trimmed);
+  CHECK(reports[0].layer.trim.has_value());
   CHECK(same_bits(B::to_eigen(n.merged[0]),
                   B::to_eigen(catmerge::cat_linear(l.base, l.experts, l.features).merged)));
   CHECK(same_bits(B::to_eigen(n.merged[1]),

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <catmerge/cat/detail/basis_plan.hpp>
+#include <catmerge/cat/removal_bases.hpp>
+#include <catmerge/numeric/eigen_search.hpp>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -19,10 +21,10 @@ inline index_t directions_taken(const direction_rule& rule, const std::vector<do
   index_t positive = 0;
   while (positive < std::ssize(values) && values[static_cast<std::size_t>(positive)] > threshold)
     ++positive;
-  if (const auto* t = std::get_if<top>(&rule))
+  if (const auto* t = std::get_if<largest>(&rule))
     return (std::min<index_t>)(t->count, t->positive_only ? positive : std::ssize(values));
   if (std::holds_alternative<all_positive>(rule)) return positive;
-  const auto& e = std::get<energy>(rule);
+  const auto& e = std::get<energy_share>(rule);
   double total = 0;
   for (index_t j = 0; j < positive; ++j)
     total += values[static_cast<std::size_t>(j)] * values[static_cast<std::size_t>(j)];
@@ -31,7 +33,8 @@ inline index_t directions_taken(const direction_rule& rule, const std::vector<do
   for (; count < positive; ++count) {
     const double next =
         sum + values[static_cast<std::size_t>(count)] * values[static_cast<std::size_t>(count)];
-    if (e.stop == energy::bound::reach ? sum >= e.share * total : next >= e.share * total) break;
+    if (e.stop == energy_share::bound::reach ? sum >= e.share * total : next >= e.share * total)
+      break;
     sum = next;
   }
   return count;
@@ -79,7 +82,7 @@ class basis_searches {
 
  public:
   basis_searches(Context& c, conflict_gram<Context>& g, const std::vector<index_t>& wanted,
-                 eigen_options eigen)
+                 index_t count, eigen_options eigen)
       : c_(c), g_(g), tasks_(wanted), spent_(wanted.size(), 0) {
     const scalar_type type = g.type();
     if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
@@ -89,13 +92,14 @@ class basis_searches {
     const bool single = type == scalar_type::f32 && g.single() && eigen.tolerance >= 4e-7;
     eigen_options first = eigen;
     if (single) first.products /= 2;
-    for (std::size_t j = 0; j < tasks_.size(); ++j) searches_.emplace_back(c, g.size(), first);
+    for (std::size_t j = 0; j < tasks_.size(); ++j)
+      searches_.emplace_back(c, g.size(), count, first);
     if (!single) {
       run(scalar_type::f64);
       return;
     }
     run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
-        25 * (std::max<index_t>)(eigen.count, 4));
+        25 * (std::max<index_t>)(count, 4));
 
     // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
     // float has found, and then goes on to double's tolerance where a value is smaller than its
@@ -116,7 +120,7 @@ class basis_searches {
         rest.products -= spent_[j];
         const auto start = found.converged ? searches_[j].leading() : searches_[j].kept();
         searches_[j] =
-            search(c, g.size(), rest, typename Context::const_view(start), found.magnitude);
+            search(c, g.size(), count, rest, typename Context::const_view(start), found.magnitude);
       }
       run(scalar_type::f64);
     }
@@ -171,21 +175,20 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     const projection_options& options, const basis_plan& plan) {
   std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
   std::vector<index_t> left;  // positions in `tasks` of what the dense solver is to do
-  const auto* few = std::get_if<top>(&options.directions);
-  if (plan.way == basis_way::dense || few == nullptr || !g.searchable()) {
+  const auto* few = std::get_if<largest>(&options.directions);
+  if (plan.solver == basis_solver::dense || few == nullptr || !g.searchable()) {
     for (index_t j = 0; j < std::ssize(tasks); ++j) left.push_back(j);
   } else {
     eigen_options eigen = options.eigen;
-    eigen.count = few->count;
     eigen.products = plan.products;
-    basis_searches<Context> searches(c, g, tasks, eigen);
+    basis_searches<Context> searches(c, g, tasks, few->count, eigen);
     for (std::size_t j = 0; j < tasks.size(); ++j) {
       auto pairs = searches.result(j);
       auto& result = results[j];
       result.products = pairs.products;
       if (!pairs.converged) {
         // The products are spent without the residual asked for: the dense solver always gets
-        // there, and result.way says that it was used.
+        // there, and result.solver says that it was used.
         left.push_back(static_cast<index_t>(j));
         continue;
       }
@@ -199,7 +202,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
       for (const double v : pairs.after) result.spectrum.push_back(v);
       result.magnitude = pairs.magnitude;
       result.residual = pairs.residual;
-      result.way = plan.way;
+      result.solver = plan.solver;
     }
   }
   if (left.empty()) return results;
@@ -227,9 +230,9 @@ std::pair<conflict_gram<Context>, basis_plan> make_gram(
     std::vector<double> energies = {}, const std::string& who = "removal_basis") {
   using gram = conflict_gram<Context>;
   const basis_plan plan = plan_bases(c, vectors, statistics, tasks, options);
-  const bool stack =
-      plan.way == basis_way::shifts || (plan.way == basis_way::dense && gram::has_rows(statistics));
-  return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.rows,
+  const bool stack = plan.solver == basis_solver::shifts ||
+                     (plan.solver == basis_solver::dense && gram::has_rows(statistics));
+  return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.weighting,
                stack ? gram::way::shifts : gram::way::weights, tasks, std::move(energies), who),
           plan};
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/cat/options.hpp>
 #include <catmerge/features/conflict.hpp>
 #include <limits>
 #include <string>
@@ -10,12 +11,6 @@
 #include <vector>
 
 namespace catmerge {
-
-/// How the rows of different tasks are weighed in G_k.
-enum class row_weight {
-  sum,  ///< X^T X as it is: a task with more rows weighs more
-  mean  ///< X^T X / n
-};
 
 /// The matrices G_k of one linear layer, whose leading eigenvectors are the removal bases. Eq. 8
 /// for a projection Phi_k(T_i) = (I - B B^T) T_i is a constant minus tr(B^T G_k B) with, in the

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/vectors.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <vector>

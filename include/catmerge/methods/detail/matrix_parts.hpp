@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/merge/method.hpp>
+#include <catmerge/merge/vectors.hpp>
 #include <vector>
 
 /// What methods share that have a rule for matrices and another one for the rest.

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <catmerge/language.hpp>
+#include <catmerge/error.hpp>
 
 /// @file
 /// All files of a program that use Eigen have to be compiled for the same processor (-march, -mavx2

@@ -1,0 +1,51 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <catmerge/cat/options.hpp>
+#include <catmerge/features/statistics_view.hpp>
+#include <string>
+#include <vector>
+
+namespace catmerge {
+
+/// B_k, d_out x c with orthonormal columns, and how it was found.
+template <class Matrix>
+struct removal_basis_result {
+  Matrix basis;                     ///< d_out x c, orthonormal columns
+  std::vector<double> eigenvalues;  ///< those taken, largest first
+  /// The largest eigenvalues of G_k, descending: those taken and a few that come after them (eight
+  /// by the dense way; by the Krylov ways those of the block, not converged, so from below).
+  std::vector<double> spectrum;
+  double magnitude = 0;  ///< the largest |eigenvalue| of G_k that was seen
+  double residual = 0;   ///< of the worst eigenpair, relative to magnitude; 0 when dense
+  index_t positive = 0;  ///< how many of the eigenvalues looked at were positive
+  index_t products = 0;  ///< products of G_k with a vector in searches, those given up among them
+  basis_solver solver =
+      basis_solver::dense;  ///< the one taken; dense also if Krylov did not converge
+};
+
+/// One linear weight of all tasks, as a rule for removal bases is given it.
+template <class Context>
+struct removal_problem {
+  using const_view = typename Context::const_view;  ///< a tensor, in the layout d_out x d_in
+
+  std::vector<const_view> vectors;  ///< T_i of all K tasks, untrimmed
+  std::vector<statistics_view<typename Context::domain>> statistics;  ///< of X_i, all K
+  std::vector<double> energies;                                       ///< ||T_i||_F^2, or none
+  const projection_options& options;  ///< which directions, lambda, solver
+  bool wants_shifts = false;          ///< removal_bases::shifts is of use
+  std::string who = "removal_basis";  ///< names the parameter in messages
+};
+
+/// The removal bases of all tasks.
+template <class Context>
+struct removal_bases {
+  /// B_k of task k, in the order of the tasks.
+  std::vector<removal_basis_result<typename Context::matrix>> of_task;
+  /// Entry (k, i): ||X_k T_i^T||_F^2, if the rule has them at hand; empty otherwise.
+  Eigen::MatrixXd shifts{};
+};
+
+}  // namespace catmerge
