@@ -1,17 +1,17 @@
-# What catmerge asks of the compiler (language.hpp) is asked by every header and said in one sentence.
+# What catmerge asks of the compiler (error.hpp) is asked by every header and said in one sentence.
 #   cmake -DCOMPILER=... -DINCLUDE=checkout/include -DSYSTEM_INCLUDES=c -P language.cmake
 
 cmake_minimum_required(VERSION 3.16)
 
 # Every header begins with it: it includes it, or another header, before anything of its own.
 file(GLOB_RECURSE headers RELATIVE ${INCLUDE} ${INCLUDE}/catmerge/*.hpp)
-list(REMOVE_ITEM headers catmerge/version.hpp catmerge/language.hpp)
+list(REMOVE_ITEM headers catmerge/version.hpp catmerge/error.hpp)
 foreach(header ${headers})
   file(READ ${INCLUDE}/${header} text)
   string(FIND "${text}" "\n#include <catmerge/" include)
   string(FIND "${text}" "\nnamespace " own)
   if(include EQUAL -1 OR (own GREATER -1 AND own LESS include))
-    message(SEND_ERROR "${header}: has to include <catmerge/language.hpp>, or a header that does, first")
+    message(SEND_ERROR "${header}: has to include <catmerge/error.hpp>, or a header that does, first")
   endif()
 endforeach()
 

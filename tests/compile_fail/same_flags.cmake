@@ -1,4 +1,4 @@
-# Files of one program that were compiled for different processors do not link (tensor/same_flags.hpp); others do.
+# Files of one program that were compiled for different processors do not link (tensor/detail/same_flags.hpp); others do.
 #   cmake -DCOMPILER=... -DINCLUDE=checkout/include -DSYSTEM_INCLUDES=c -DWORK=directory -P same_flags.cmake
 cmake_minimum_required(VERSION 3.16)
 set(command ${CMAKE_COMMAND} -E env LC_ALL=C ${COMPILER} -std=c++20 -I${INCLUDE})
@@ -6,8 +6,8 @@ foreach(directory ${SYSTEM_INCLUDES})
   list(APPEND command -isystem ${directory})
 endforeach()
 file(MAKE_DIRECTORY ${WORK})
-file(WRITE ${WORK}/other.cpp "#include <catmerge/tensor/scalar.hpp>\nint other() { return 0; }\n")
-file(WRITE ${WORK}/main.cpp "#include <catmerge/tensor/scalar.hpp>\nint other();\nint main() { return other(); }\n")
+file(WRITE ${WORK}/other.cpp "#include <catmerge/tensor/host/host.hpp>\nint other() { return 0; }\n")
+file(WRITE ${WORK}/main.cpp "#include <catmerge/tensor/host/host.hpp>\nint other();\nint main() { return other(); }\n")
 
 # link(RESULT FLAGS_OF_MAIN FLAGS_OF_OTHER): builds and runs a program of both; RESULT: "" or what the linker says.
 function(link result flags_of_main flags_of_other)

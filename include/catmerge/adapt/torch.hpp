@@ -7,6 +7,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <catmerge/adapt/detail/torch_tensor.hpp>
+#include <catmerge/tensor/order_keys.hpp>
 #include <cstdint>
 #include <limits>
 #include <span>

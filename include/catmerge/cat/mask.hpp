@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/cat/options.hpp>
+#include <catmerge/features/shift_energy.hpp>
 #include <catmerge/features/statistics.hpp>
 #include <catmerge/tensor/operands.hpp>
 #include <numeric>

@@ -68,26 +68,5 @@ void require_inputs(Context& c, const Statistics& s, index_t d_out, index_t d_in
                 ": a linear layer needs rows, a factor or a Gram matrix, found second moments");
 }
 
-/// E[x_j^2] (d x 1, f64) from statistics of any form; zero where no rows were seen.
-template <class Context, class Statistics>
-typename Context::matrix second_moment(Context& c, const Statistics& s) {
-  if (s.form == statistics_form::second_moment) {
-    auto moment = c.make(scalar_type::f64, c.rows(s.data), 1);
-    c.assign(s.data, moment);
-    return moment;
-  }
-  const index_t d = c.columns(s.data);
-  auto moment = c.make(scalar_type::f64, d, 1);
-  if (s.rows == 0) return moment;
-  if (s.form == statistics_form::gram)
-    for (index_t j = 0; j < d; ++j) {
-      const typename Context::view entry = c.slice(typename Context::view(moment), j, 1, 0, 1);
-      c.axpy(1 / s.rows, c.slice(s.data, j, 1, j, 1), entry);
-    }
-  else
-    c.column_energies(1 / s.rows, s.data, moment);
-  return moment;
-}
-
 }  // namespace detail
 }  // namespace catmerge

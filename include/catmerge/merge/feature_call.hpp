@@ -9,6 +9,41 @@
 /// Calls of methods that take more than task vectors.
 namespace catmerge::detail {
 
+/// Features, which options in their place are none.
+template <class Features, class Options = Features>
+constexpr bool require_features_given() {
+  static_assert(!std::is_same_v<Features, Options>,
+                "catmerge: the features are missing: (base, experts, features), one matrix of rows "
+                "n_k x d_in per task, or its statistics, in the order of the experts; where there "
+                "are none, task_arithmetic(base, experts) needs none");
+  return true;
+}
+
+/// Calls f(base, experts, features, ...) whose lists are braced, or whose features are missing.
+struct refused_features {
+  template <class Base, class E, class Features, class... Rest>
+  void operator()(const Base&, std::initializer_list<E>, const Features&, const Rest&...) const {
+    static_assert(require_no_braces<E>());
+  }
+  template <class Base, class Experts, class F, class... Rest>
+  void operator()(const Base&, const Experts&, std::initializer_list<F>, const Rest&...) const {
+    static_assert(require_no_braces<F>());
+  }
+  template <class Base, class E, class F, class... Rest>
+  void operator()(const Base&, std::initializer_list<E>, std::initializer_list<F>,
+                  const Rest&...) const {
+    static_assert(require_no_braces<E, F>());
+  }
+  template <class Base, class Experts>
+  void operator()(const Base&, const Experts&) const {
+    static_assert(require_features_given<Experts>());
+  }
+  template <class Base, class E>
+  void operator()(const Base&, std::initializer_list<E>) const {
+    static_assert(require_features_given<E>());
+  }
+};
+
 /// method(base, experts, features[, options[, context]]): what needs statistics of the layer's
 /// inputs; features are a range of K, rows or statistics.
 template <class Method, layer_kind Kind>

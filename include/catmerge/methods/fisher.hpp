@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/feature_call.hpp>
+#include <catmerge/methods/detail/importance.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <cmath>
 #include <vector>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/merge/feature_call.hpp>
+#include <catmerge/methods/detail/importance.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <catmerge/numeric/task_thresholds.hpp>
 #include <cmath>

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/tensor/order_keys.hpp>
 #include <catmerge/tensor/require.hpp>
 #include <cmath>
 #include <cstdint>

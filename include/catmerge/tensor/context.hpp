@@ -165,6 +165,21 @@ context<domain_t<T>> context_of(const T& first) {
   return context_on<domain_t<T>>(const_view_of(first));
 }
 
+/// The context of a call that passes none, and whose first tensors are a range.
+template <class Range>
+auto context_of_first(const Range& range) -> context<domain_t<element_t<Range>>> {
+  if (std::begin(range) == std::end(range)) return {};
+  return context_of(unwrap(*std::begin(range)));
+}
+
+/// The windows of a range of tensors.
+template <class Context, class Range>
+std::vector<typename Context::const_view> read_all(const Range& range) {
+  std::vector<typename Context::const_view> views;
+  for (const auto& t : range) views.push_back(const_view_of(unwrap(t)));
+  return views;
+}
+
 /// A tensor for a result shaped like v.
 template <class T, class Context>
 result_t<T> make_result(Context& c, const T& like, typename Context::const_view v) {

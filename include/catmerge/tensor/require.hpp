@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/tensor/context.hpp>
 #include <catmerge/tensor/mistakes.hpp>
-#include <catmerge/tensor/ranges.hpp>
 #include <concepts>
 #include <initializer_list>
 #include <iterator>
@@ -270,46 +270,11 @@ constexpr bool require_no_braces() {
   return true;
 }
 
-/// Features, which options in their place are none.
-template <class Features, class Options = Features>
-constexpr bool require_features_given() {
-  static_assert(!std::is_same_v<Features, Options>,
-                "catmerge: the features are missing: (base, experts, features), one matrix of rows "
-                "n_k x d_in per task, or its statistics, in the order of the experts; where there "
-                "are none, task_arithmetic(base, experts) needs none");
-  return true;
-}
-
 /// Calls f(base, experts, ...) whose experts are a braced list.
 struct braced_experts {
   template <class Base, class E, class... Rest>
   void operator()(const Base&, std::initializer_list<E>, const Rest&...) const {
     static_assert(require_no_braces<E>());
-  }
-};
-
-/// The same for f(base, experts, features, ...), features braced too, or missing.
-struct refused_features {
-  template <class Base, class E, class Features, class... Rest>
-  void operator()(const Base&, std::initializer_list<E>, const Features&, const Rest&...) const {
-    static_assert(require_no_braces<E>());
-  }
-  template <class Base, class Experts, class F, class... Rest>
-  void operator()(const Base&, const Experts&, std::initializer_list<F>, const Rest&...) const {
-    static_assert(require_no_braces<F>());
-  }
-  template <class Base, class E, class F, class... Rest>
-  void operator()(const Base&, std::initializer_list<E>, std::initializer_list<F>,
-                  const Rest&...) const {
-    static_assert(require_no_braces<E, F>());
-  }
-  template <class Base, class Experts>
-  void operator()(const Base&, const Experts&) const {
-    static_assert(require_features_given<Experts>());
-  }
-  template <class Base, class E>
-  void operator()(const Base&, std::initializer_list<E>) const {
-    static_assert(require_features_given<E>());
   }
 };
 

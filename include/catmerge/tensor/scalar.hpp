@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <catmerge/tensor/detail/same_flags.hpp>
+#include <catmerge/error.hpp>
 #include <cstddef>
 #include <type_traits>
 

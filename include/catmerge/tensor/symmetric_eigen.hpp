@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <catmerge/error.hpp>
 #include <catmerge/tensor/detail/gemm.hpp>
+#include <catmerge/tensor/detail/same_flags.hpp>
 #include <catmerge/tensor/small_matrix.hpp>
 #include <cmath>
 #include <string>

@@ -4,6 +4,8 @@
 
 #include <catmerge/tensor/scalar.hpp>
 #include <concepts>
+#include <functional>
+#include <iterator>
 #include <type_traits>
 #include <utility>
 
@@ -149,6 +151,19 @@ concept any_vector = any_tensor<T> &&
     (detail::traits<T>::rank == 1 || detail::traits<T>::rank == dynamic_rank);
 
 namespace detail {
+
+/// Ranges of tensors may hold std::reference_wrapper, so that nobody copies weights into a vector.
+template <class T>
+const T& unwrap(const T& t) {
+  return t;
+}
+template <class T>
+const T& unwrap(const std::reference_wrapper<T>& t) {
+  return t.get();
+}
+
+template <class Range>
+using element_t = std::remove_cvref_t<decltype(unwrap(*std::begin(std::declval<const Range&>())))>;
 
 template <class T>
 using made = std::remove_cvref_t<decltype(traits<T>::make(

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/cat/options.hpp>
-#include <catmerge/features/conflict.hpp>
+#include <catmerge/features/shift_energy.hpp>
 #include <limits>
 #include <string>
 #include <utility>

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <catmerge/cat/detail/trimmed_vectors.hpp>
 #include <catmerge/cat/mask.hpp>
-#include <catmerge/features/conflict.hpp>
+#include <catmerge/features/shift_energy.hpp>
 #include <catmerge/merge/problem.hpp>
 #include <cmath>
 #include <iterator>

@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <catmerge/tensor/context.hpp>
 #include <catmerge/tensor/detail/blocks.hpp>
+#include <catmerge/tensor/detail/entry_kernels.hpp>
 #include <catmerge/tensor/detail/gemm.hpp>
+#include <catmerge/tensor/detail/same_flags.hpp>
 #include <catmerge/tensor/executor.hpp>
 #include <catmerge/tensor/host/strided_view.hpp>
+#include <catmerge/tensor/order_keys.hpp>
 #include <catmerge/tensor/symmetric_eigen.hpp>
 #include <functional>
 #include <memory>
