@@ -46,20 +46,20 @@ std::vector<recorded_inputs> bench::record(const std::vector<std::vector<index_t
 template <class Method, class Sink>
 std::vector<parameter_report> bench::stream(const Method& method,
                                             const std::vector<recorded_inputs>& samples,
-                                            std::string family_task::*importance, Sink& sink) {
+                                            importance_kind importance, Sink& sink) {
   std::unique_ptr<merge_statistics> statistics = std::make_unique<without_statistics>();
   if (!samples.empty()) statistics = std::make_unique<recorded_statistics>(samples);
   std::vector<task_file> importances;
-  if (importance != nullptr)
+  if (importance != importance_kind::none)
     for (const std::size_t t : tasks_)
-      importances.push_back({files_.tasks[t].name, files_.tasks[t].*importance});
+      importances.push_back({files_.tasks[t].name, files_.tasks[t].importance(importance)});
   merge_knowledge knowledge(*statistics, importances, set_);
   context<host> c(run_);
   return merge_stream(method, set_, knowledge, sink, c);
 }
 
 merged_vectors bench::merge(const any_method& method, const std::vector<recorded_inputs>& samples,
-                            std::string family_task::*importance) {
+                            importance_kind importance) {
   merged_vectors tau(set_);
   stream(tau_of{method}, samples, importance, tau);
   return tau;
@@ -67,17 +67,16 @@ merged_vectors bench::merge(const any_method& method, const std::vector<recorded
 
 std::vector<parameter_report> bench::report(const any_method& method,
                                             const std::vector<recorded_inputs>& samples,
-                                            std::string family_task::*importance) {
+                                            importance_kind importance) {
   struct {
     void put(const parameter_info&, const host_matrix&) {}
   } nowhere;
   return stream(with_drift{method}, samples, importance, nowhere);
 }
 
-std::vector<double> bench::measure(const weight_source& weights,
-                                   measured_split measured_task::*split) const {
+std::vector<double> bench::measure(const weight_source& weights, data_split split) const {
   std::vector<double> values(tasks_.size());
-  run_(size(), [&](index_t k) { values[at(k)] = (task(k).*split)(net_, weights); });
+  run_(size(), [&](index_t k) { values[at(k)] = task(k).on(split)(net_, weights); });
   return values;
 }
 
@@ -95,7 +94,7 @@ std::vector<double> bench::validate(const merged_vectors& tau,
 }
 
 std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
-  return measure(merged_vectors::network(tau, alpha), &measured_task::test);
+  return measure(merged_vectors::network(tau, alpha), data_split::test);
 }
 
 outcome bench::choose(const contender& who, const std::vector<double>& grid,

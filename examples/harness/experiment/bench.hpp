@@ -42,7 +42,7 @@ struct contender {
   std::vector<std::string> specs;   ///< of the method, without alpha
   std::vector<std::string> before;  ///< transforms, without choice
   alpha_unit unit = alpha_unit::sum;
-  std::string family_task::*importance = nullptr;  ///< what it needs, if anything
+  importance_kind importance = importance_kind::none;  ///< what it needs
 };
 
 /// One setting of a contender, made ready.
@@ -87,16 +87,15 @@ class bench {
 
   /// tau of a method. samples: as `record` returns them, or empty.
   merged_vectors merge(const any_method& method, const std::vector<recorded_inputs>& samples,
-                       std::string family_task::*importance = nullptr);
+                       importance_kind importance = importance_kind::none);
 
   /// The report of a whole merge, with its drift; what is merged is thrown away.
   std::vector<parameter_report> report(const any_method& method,
                                        const std::vector<recorded_inputs>& samples,
-                                       std::string family_task::*importance = nullptr);
+                                       importance_kind importance = importance_kind::none);
 
   /// A network on every task, on one split.
-  std::vector<double> measure(const weight_source& weights,
-                              measured_split measured_task::*split) const;
+  std::vector<double> measure(const weight_source& weights, data_split split) const;
 
   /// The means over the tasks on the validation split for each alpha.
   std::vector<double> validate(const merged_vectors& tau, const std::vector<double>& alphas) const;
@@ -114,7 +113,7 @@ class bench {
   template <class Method, class Sink>
   std::vector<parameter_report> stream(const Method& method,
                                        const std::vector<recorded_inputs>& samples,
-                                       std::string family_task::*importance, Sink& sink);
+                                       importance_kind importance, Sink& sink);
 
   const family& files_;
   std::vector<std::size_t> tasks_;

@@ -28,12 +28,12 @@ void laboratory::make_contenders() {
 
   std::vector<contender> all;
   const auto add = [&](const char* label, std::vector<std::string> specs, alpha_unit unit,
-                       std::string family_task::*importance = nullptr,
+                       importance_kind importance = importance_kind::none,
                        std::vector<std::string> before = {}) {
     const std::string name = name_in_spec(specs.front());
     const auto& wanted = plan_.methods;
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) return;
-    if (importance != nullptr && !files_.has(importance)) {
+    if (importance != importance_kind::none && !files_.has(importance)) {
       notes_.insert(std::string(label) +
                     ": left out, because the family has no files of importances for it.");
       return;
@@ -43,26 +43,27 @@ void laboratory::make_contenders() {
   add("weight averaging", {"average"}, none);
   add("Task Arithmetic", {"task-arithmetic"}, sum);
   add("CAT", cat, sum);
-  add("Fisher", {"fisher"}, none, &family_task::fisher);
+  add("Fisher", {"fisher"}, none, importance_kind::fisher);
   add("RegMean", each("regmean", "off-diagonal", {"0.1", "0.5", "0.9", "1"}), none);
   add("TIES", each("ties", "density", {"0.1", "0.2", "0.4"}), mean);
   add("Consensus", each("consensus", "lambda", {"0.2", "0.4", "0.6"}), sum);
   add("PCB", each("pcb", "ratio", {"0.05", "0.1", "0.2"}), mean);
   add("TATR, zero-shot", {"tatr:zero-shot=yes,quantile=0.9", "tatr:zero-shot=yes,quantile=0.99"},
       sum);
-  add("TATR", each("tatr", "quantile", {"0.9", "0.99"}), sum, &family_task::sensitivity);
+  add("TATR", each("tatr", "quantile", {"0.9", "0.99"}), sum, importance_kind::sensitivity);
   add("LOT", {"lot"}, mean);
   add("TSV-M", {"tsv-m"}, spectrum);
   add("Iso-C", {"iso-c"}, spectrum);
   add("Iso-CTS", {"iso-cts"}, spectrum);
   add("WUDI, closed form", {"wudi"}, none);
   // Combinations: transforms before methods.
-  add("DARE, then Task Arithmetic", {"task-arithmetic"}, sum, nullptr, {"dare:drop=0.5"});
+  add("DARE, then Task Arithmetic", {"task-arithmetic"}, sum, importance_kind::none,
+      {"dare:drop=0.5"});
   for (const auto& [label, spec, unit] : {std::tuple{"CAT, then TIES", "ties", mean},
                                           {"CAT, then LOT", "lot", mean},
                                           {"CAT, then TSV-M", "tsv-m", spectrum},
                                           {"CAT, then Iso-C", "iso-c", spectrum}})
-    add(label, {spec}, unit, nullptr, {"cat:lambda=1,rank=4"});
+    add(label, {spec}, unit, importance_kind::none, {"cat:lambda=1,rank=4"});
   contenders_ = std::move(all);
 }
 

@@ -10,10 +10,22 @@
 
 namespace catmerge::harness {
 
+/// What a method may know of how much each entry of a weight matters to a task.
+enum class importance_kind {
+  none,
+  fisher,      ///< squared gradients
+  sensitivity  ///< mean absolute gradients
+};
+
 /// One task of a family, by its files.
 struct family_task {
   std::string name, expert, head, samples, validation, test;
   std::string fisher, sensitivity;  ///< empty where there are none
+
+  /// The file of importances of a kind other than none; empty if there is none.
+  const std::string& importance(importance_kind kind) const {
+    return kind == importance_kind::fisher ? fisher : sensitivity;
+  }
 };
 
 /// A folder of a base, its experts, and what they are calibrated, chosen and measured with:
@@ -63,10 +75,10 @@ struct family {
     name = (place.filename() == "family" ? place.parent_path() : place).filename().string();
   }
 
-  /// Whether every task has the files of importances that `of` names.
-  bool has(std::string family_task::*of) const {
+  /// Whether every task has a file of importances of this kind.
+  bool has(importance_kind kind) const {
     return std::all_of(tasks.begin(), tasks.end(),
-                       [of](const auto& t) { return !(t.*of).empty(); });
+                       [kind](const auto& t) { return !t.importance(kind).empty(); });
   }
 
   std::string name, base, config;

@@ -97,7 +97,7 @@ class laboratory {
 
 /// A contender of one setting of a method that makes a sum.
 inline contender one_setting(std::string spec) {
-  return {"", {std::move(spec)}, {}, alpha_unit::sum, nullptr};
+  return {"", {std::move(spec)}, {}, alpha_unit::sum, importance_kind::none};
 }
 
 /// "lambda=1, rank=4, alpha=0.3": a setting as tables show it.

@@ -56,6 +56,9 @@ class measured_split {
   mutable std::atomic<index_t> not_finite_{0};
 };
 
+/// The split of a task's labelled inputs that settings are chosen on, and the one that is reported.
+enum class data_split { validation, test };
+
 /// A task's head and splits.
 struct measured_task {
   measured_task(const network& net, const family_task& files)
@@ -63,6 +66,10 @@ struct measured_task {
         validation(net, head, files.head, files.validation),
         test(net, head, files.head, files.test),
         samples(net.open_samples(files.samples)) {}
+
+  const measured_split& on(data_split which) const {
+    return which == data_split::validation ? validation : test;
+  }
 
   task_head head;
   measured_split validation, test;

@@ -84,8 +84,8 @@ study laboratory::ablation() {
 table_row laboratory::fixed_row(const std::string& label, const weight_source& weights) {
   table_row row;
   row.label = label;
-  row.runs.push_back(bench_->measure(weights, &measured_task::test));
-  row.validation.push_back(mean_of(bench_->measure(weights, &measured_task::validation)));
+  row.runs.push_back(bench_->measure(weights, data_split::test));
+  row.validation.push_back(mean_of(bench_->measure(weights, data_split::validation)));
   return row;
 }
 
