@@ -7,8 +7,9 @@
 
 #include <csignal>
 #include <exception>
-#include <harness/commands/command_line.hpp>
+#include <harness/commands/commands.hpp>
 #include <harness/report/report_files.hpp>
+#include <harness/system/option_error.hpp>
 #include <iostream>
 #include <string>
 
@@ -51,6 +52,8 @@ int main(int argc, char** argv) {
     return program.exit(CLI::ExtrasError("catmerge", unknown)), 2;
   } catch (const CLI::ParseError& problem) {
     return program.exit(problem) == 0 ? 0 : 2;
+  } catch (const catmerge::harness::option_error& problem) {
+    return program.exit(CLI::ValidationError(problem.option(), problem.reason())), 2;
   } catch (const std::exception& problem) {
     std::cerr << "catmerge: " << problem.what() << '\n';
     return 1;

@@ -4,7 +4,7 @@
 
 #include <catmerge/io/safetensors_writer.hpp>
 #include <harness/checkpoints/checkpoint_rules.hpp>
-#include <harness/commands/command_line.hpp>
+#include <harness/commands/commands.hpp>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -66,7 +66,7 @@ std::string kind_of(const std::string& printed, const std::string& name) {
 std::string refused(const std::string& rule) {
   try {
     harness::rule_words::parse(rule);
-  } catch (const CLI::ValidationError& problem) {
+  } catch (const harness::option_error& problem) {
     return problem.what();
   }
   return "";

@@ -2,13 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/networks.hpp>
 #include <charconv>
 #include <harness/checkpoints/model_type.hpp>
 #include <harness/networks/convnet/convnet_rules.hpp>
+#include <harness/system/option_error.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -31,14 +31,7 @@ inline model::name_rules rules_of(const io::checkpoint& weights) {
 /// PATTERN=KIND or PATTERN=KIND,WORD,...
 class rule_words {
  public:
-  static constexpr const char* help =
-      "What parameters of a name are, where the built-in rules do not know or are wrong: "
-      "PATTERN=linear, conv, scale, shift, untrimmed, average (buffers that training measured: the "
-      "mean of the experts) or fixed (the base's). Behind it, after commas: in-out (a matrix "
-      "stored "
-      "d_in x d_out), stacked (a list of matrices or vectors, as experts of a mixture), 3-parts "
-      "(equal parts along d_out, each trimmed on its own). The last rule that matches decides";
-
+  /// Throws option_error for another form.
   static model::parameter_rule parse(const std::string& text) {
     using kind = model::parameter_kind;
     static const std::map<std::string_view, std::pair<kind, bool>> kinds = {
@@ -67,9 +60,7 @@ class rule_words {
   }
 
  private:
-  [[noreturn]] static void refuse(const std::string& why) {
-    throw CLI::ValidationError("--rule", why);
-  }
+  [[noreturn]] static void refuse(const std::string& why) { throw option_error("--rule", why); }
 
   static void add_word(std::string_view word, model::parameter_rule& rule,
                        const std::string& text) {
@@ -103,22 +94,11 @@ class rule_words {
   }
 };
 
+/// Adds what --rule gives, in its order. Throws option_error for other forms and malformed
+/// patterns.
 inline void add_rules(const std::vector<std::string>& given, model::name_rules& rules) {
-  for (const auto& text : given) {
-    const auto rule = rule_words::parse(text);
-    try {
-      rules.add(rule);
-    } catch (const error& problem) {  // a malformed pattern
-      throw CLI::ValidationError("--rule", problem.what());
-    }
-  }
-}
-
-inline void add_rule_option(CLI::App& command, std::vector<std::string>& given) {
-  command.add_option("--rule", given, rule_words::help)
-      ->type_name("PATTERN=KIND")
-      ->expected(1)
-      ->take_all();
+  for (const auto& text : given)
+    blaming("--rule", [&] { return rules.add(rule_words::parse(text)); });
 }
 
 }  // namespace catmerge::harness

@@ -3,30 +3,19 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <catmerge/error.hpp>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <harness/checkpoints/task_file.hpp>
+#include <harness/system/progress.hpp>
 #include <map>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-/// The program's subcommands. Each add_... declares its options and what to do when it is called.
+/// What the commands share of the command line.
 namespace catmerge::harness {
-
-void add_merge(CLI::App& program);
-void add_features(CLI::App& program);
-void add_evaluate(CLI::App& program);
-void add_inspect(CLI::App& program);
-void add_methods(CLI::App& program);
-void add_experiment(CLI::App& program);
-void add_report(CLI::App& program);
 
 /// "NAME=P" arguments, in the order of the command line. Throws CLI::ValidationError for a name
 /// that is empty or given twice.
@@ -87,48 +76,40 @@ inline std::uint64_t parse_size(const std::string& option, const std::string& te
   return static_cast<std::uint64_t>(bytes);
 }
 
-/// A path as the system sees it, whatever links, dots and slashes it is written with.
-inline std::filesystem::path resolved(const std::string& path) {
-  std::error_code ignored;
-  auto place = std::filesystem::weakly_canonical(path, ignored);
-  if (place.empty()) place = std::filesystem::absolute(path, ignored);
-  return place.has_filename() ? place : place.parent_path();
-}
-
-/// Whether `inner` is `outer` or lies in it, at any depth.
-inline bool is_within(const std::filesystem::path& inner, const std::filesystem::path& outer) {
-  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
-}
-
-/// Throws if `output` is an input, lies in one that is a folder, or is a folder that one lies in:
-/// it may be replaced as a whole.
-inline void require_apart(const std::string& output, const std::vector<std::string>& inputs) {
-  if (output.empty()) throw error("an output has no name: expected that of a file or a folder");
-  const auto place = resolved(output);
-  for (const auto& input : inputs) {
-    if (input.empty()) continue;
-    const auto other = resolved(input);
-    if (place == other) throw error(output + ": the output is one of the inputs: " + input);
-    if (is_within(place, other))
-      throw error(output + ": the output lies in one of the inputs: " + input);
-    if (is_within(other, place))
-      throw error(output + ": one of the inputs lies in the output: " + input);
-  }
-}
-
 /// --quiet and --verbose.
-inline void add_verbosity(CLI::App& command, bool& quiet, bool& verbose) {
-  auto* const silent =
-      command.add_flag("--quiet", quiet, "Say nothing but errors; reports hold the warnings");
+inline void add_verbosity(CLI::App& command, verbosity& how) {
+  auto* const silent = command.add_flag_callback(
+      "--quiet", [&how] { how = verbosity::quiet; },
+      "Say nothing but errors; reports hold the warnings");
   command
-      .add_flag("--verbose", verbose,
-                "Say what is done and how long it takes, on the standard error")
+      .add_flag_callback(
+          "--verbose", [&how] { how = verbosity::verbose; },
+          "Say what is done and how long it takes, on the standard error")
       ->excludes(silent);
 }
 
-/// --threads, with the machine's own number as the default.
-inline unsigned default_threads() {
-  return std::max(1U, std::thread::hardware_concurrency());
+/// --threads.
+inline CLI::Option* add_threads(CLI::App& command, unsigned& threads,
+                                const char* help = "Threads; the result does not depend on it") {
+  return command.add_option("--threads", threads, help)->check(CLI::Range(1U, 1024U));
+}
+
+/// An option that may be given several times, one value each.
+inline CLI::Option* add_list(CLI::App& command, const char* option, std::vector<std::string>& list,
+                             const char* type, const char* help) {
+  return command.add_option(option, list, help)->type_name(type)->expected(1)->take_all();
+}
+
+/// --rule.
+inline CLI::Option* add_rule_option(CLI::App& command, std::vector<std::string>& given) {
+  return add_list(
+      command, "--rule", given, "PATTERN=KIND",
+      "What parameters of a name are, where the built-in rules do not know or are wrong: "
+      "PATTERN=linear, conv, scale, shift, untrimmed, average (buffers that training measured: the "
+      "mean of the experts) or fixed (the base's). Behind it, after commas: in-out (a matrix "
+      "stored "
+      "d_in x d_out), stacked (a list of matrices or vectors, as experts of a mixture), 3-parts "
+      "(equal parts along d_out, each trimmed on its own). The last rule that matches decides");
 }
 
 }  // namespace catmerge::harness

@@ -1,257 +1,277 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-#include <harness/checkpoints/checkpoint_rules.hpp>
-#include <harness/merge/request.hpp>
+#include <harness/commands/command_line.hpp>
+#include <harness/commands/commands.hpp>
+#include <harness/merge/run_merge.hpp>
+#include <harness/methods/spec.hpp>
+#include <iostream>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace catmerge::harness {
 
-void add_merge(CLI::App& program) {
-  auto a = std::make_shared<merge_arguments>();
-  auto* command = program.add_subcommand("merge", "Merge experts into one checkpoint");
-  command->add_option("--base", a->base, "The pretrained network that all experts come from")
-      ->required()
-      ->type_name("P");
+namespace {
+
+/// What the command line gives in words, until the request has it in types of its own.
+struct merge_words {
+  std::vector<std::string> experts, features, samples, importance, weights;
+  std::optional<std::string> max_shard_size;
+};
+
+/// An option that takes one of a few words, each with its value. shown: the default in --help.
+template <class Value, class Field>
+CLI::Option* add_choice(CLI::App& command, const char* name, Field& field,
+                        const std::vector<std::pair<std::string, Value>>& choices,
+                        const std::string& shown, const char* help) {
+  std::vector<std::string> words;
+  for (const auto& [word, value] : choices) words.push_back(word);
+  const auto take = [&field, choices](const std::string& given) {
+    for (const auto& [word, value] : choices)
+      if (word == given) field = value;
+  };
+  return command.add_option_function<std::string>(name, take, help)
+      ->check(CLI::IsMember(words))
+      ->default_str(shown);
+}
+
+/// The group of options on names.
+const char* const names_group =
+    "Which tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given several "
+    "times)";
+
+/// The group of options on features and on CAT's trims.
+const char* const cat_group = "CAT Merging, and what any method is told of features";
+
+void add_method(CLI::App& command, merge_request& request, merge_words& words) {
   command
-      ->add_option("--expert", a->experts,
-                   "A fine-tuned network and the name of its task; tasks trim in this order")
-      ->required()
-      ->type_name("NAME=P")
-      ->expected(1)
-      ->take_all();
-  command
-      ->add_option("--output", a->output,
-                   "Where the merged network goes: a file if it ends in .safetensors, else "
-                   "in the format of the base")
-      ->required()
-      ->type_name("F");
-  command
-      ->add_option("--method", a->method,
-                   "The merging method, with settings if need be: ties:density=0.1 (`catmerge "
-                   "methods` lists them)")
+      .add_option("--method", request.method,
+                  "The merging method, with settings if need be: ties:density=0.1 (`catmerge "
+                  "methods` lists them)")
       ->type_name("METHOD")
       ->capture_default_str();
+  add_list(command, "--before", request.before, "TRANSFORM",
+           "What changes the task vectors before the method: cat, dare, tatr, with settings; "
+           "several are applied in this order");
+  add_list(command, "--method-for", request.method_for, "PATTERN=METHOD",
+           "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
+           "the last that applies counts. A method that looks at the whole model looks at its "
+           "own parameters only");
   command
-      ->add_option(
-          "--before", a->before,
-          "What changes the task vectors before the method: cat, dare, tatr, with settings; "
-          "several are applied in this order")
-      ->type_name("TRANSFORM")
-      ->expected(1)
-      ->take_all();
-  command
-      ->add_option(
-          "--method-for", a->method_for,
-          "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
-          "the last that applies counts. A method that looks at the whole model looks at its "
-          "own parameters only")
-      ->type_name("PATTERN=METHOD")
-      ->expected(1)
-      ->take_all();
-  command
-      ->add_option("--alpha", a->alpha,
-                   "Coefficient of the merged task vector (default: 0.4 for cat and "
-                   "task-arithmetic, else the method's own)")
+      .add_option("--alpha", request.alpha,
+                  "Coefficient of the merged task vector (default: 0.4 for cat and "
+                  "task-arithmetic, else the method's own)")
       ->check(finite_number(true));
+  add_list(command, "--weight", words.weights, "TASK=W",
+           "What an expert's task vector is multiplied by before anything else, in every "
+           "method (default: 1)");
+}
+
+void add_outputs(CLI::App& command, merge_request& request, merge_words& words) {
+  add_choice<std::optional<io::dtype>>(
+      command, "--out-dtype", request.out_dtype,
+      {{"base", std::nullopt},
+       {"f32", io::dtype::f32},
+       {"f16", io::dtype::f16},
+       {"bf16", io::dtype::bf16},
+       {"f64", io::dtype::f64}},
+      "base", "Type of the merged floating-point tensors; base: each its own");
   command
-      ->add_option("--weight", a->weights,
-                   "What an expert's task vector is multiplied by before anything else, in every "
-                   "method (default: 1)")
-      ->type_name("TASK=W")
-      ->expected(1)
-      ->take_all();
-  command
-      ->add_option("--out-dtype", a->out_dtype,
-                   "Type of the merged floating-point tensors; base: each its own")
-      ->check(CLI::IsMember({"base", "f32", "f16", "bf16", "f64"}))
-      ->capture_default_str();
-  command
-      ->add_option(
-          "--max-shard-size", a->max_shard_size,
-          "Largest file of an output that is a Hugging Face folder: bytes, or with KB, MB, "
-          "GB (powers of 1000), KiB, MiB, GiB; 0: one file")
+      .add_option("--max-shard-size", words.max_shard_size,
+                  "Largest file of an output that is a Hugging Face folder: bytes, or with KB, MB, "
+                  "GB (powers of 1000), KiB, MiB, GiB; 0: one file")
       ->type_name("SIZE")
-      ->capture_default_str();
-  command->add_flag(
-      "--overwrite", a->overwrite,
+      ->default_str("5GB");
+  command.add_flag(
+      "--overwrite", request.overwrite,
       "Replace outputs that exist, once the new ones are finished. A folder goes as a whole; it is "
       "refused if it holds a file, other than weights, that the new one does not");
-  command
-      ->add_option("--threads", a->threads,
-                   "Threads that compute (with more than one, another writes); the result does not "
-                   "depend on it")
-      ->check(CLI::Range(1U, 1024U));
-  command
-      ->add_option("--report", a->reports,
-                   "What the merge did to every parameter: a page to look at, or all numbers as "
-                   "JSON, by the file's name; may be given for both")
-      ->type_name("F.html|F.json")
-      ->expected(1)
-      ->take_all();
-  add_verbosity(*command, a->quiet, a->verbose);
-  add_rule_option(*command, a->rules);
+  add_threads(command, request.threads,
+              "Threads that compute (with more than one, another writes); the result does not "
+              "depend on it");
+  add_list(command, "--report", request.reports, "F.html|F.json",
+           "What the merge did to every parameter: a page to look at, or all numbers as "
+           "JSON, by the file's name; may be given for both");
+}
 
-  const std::string names =
-      "Which tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given "
-      "several times)";
-  const auto patterns = [&](const char* option, std::vector<std::string>& list, const char* what) {
-    command->add_option(option, list, what)
-        ->type_name("PATTERN")
-        ->expected(1)
-        ->take_all()
-        ->group(names);
+void add_names(CLI::App& command, merge_request& request) {
+  const auto patterns = [&](const char* option, std::vector<std::string>& list, const char* help) {
+    add_list(command, option, list, "PATTERN", help)->group(names_group);
   };
-  patterns("--include", a->include, "Merge these only; all others are the base's, bit for bit");
-  patterns("--exclude", a->exclude, "Do not merge these: they are the base's, bit for bit");
-  patterns("--drop", a->drop, "Leave these out: neither compared nor written");
-  patterns("--task-heads", a->task_heads,
+  patterns("--include", request.include,
+           "Merge these only; all others are the base's, bit for bit");
+  patterns("--exclude", request.exclude, "Do not merge these: they are the base's, bit for bit");
+  patterns("--drop", request.drop, "Leave these out: neither compared nor written");
+  patterns("--task-heads", request.task_heads,
            "These are each task's own: not merged, written to --heads-output");
   command
-      ->add_option("--heads-output", a->heads_output,
-                   "The folder of what --task-heads names, TASK.safetensors each")
+      .add_option("--heads-output", request.heads_output,
+                  "The folder of what --task-heads names, TASK.safetensors each")
       ->type_name("D")
-      ->group(names);
-  patterns("--resized", a->resized,
+      ->group(names_group);
+  patterns("--resized", request.resized,
            "Tables that some experts have with more or fewer rows: the rows in common are merged, "
            "the result has the base's");
-  command
-      ->add_option("--missing", a->missing,
+  add_choice<bool>(command, "--missing", request.base_for_missing,
+                   {{"error", false}, {"base", true}}, "error",
                    "What an expert lacks is an error, or stands there as the base has it")
-      ->check(CLI::IsMember({"error", "base"}))
-      ->capture_default_str()
-      ->group(names);
-  command
-      ->add_option(
-          "--rename", a->renames,
-          "Names of an expert (of all without EXPERT:) that are other ones in the base; one * on "
-          "each side stands for the same: 'cars:bert.*=*', '*.gamma=*.weight'. Several apply one "
-          "after the other; a name that the base has stays")
-      ->type_name("EXPERT:FROM=TO")
-      ->expected(1)
-      ->take_all()
-      ->group(names);
-  command
-      ->add_option("--contradictions", a->contradictions,
+      ->group(names_group);
+  add_list(command, "--rename", request.rename, "EXPERT:FROM=TO",
+           "Names of an expert (of all without EXPERT:) that are other ones in the base; one * on "
+           "each side stands for the same: 'cars:bert.*=*', '*.gamma=*.weight'. Several apply one "
+           "after the other; a name that the base has stays")
+      ->group(names_group);
+  add_choice<bool>(command, "--contradictions", request.contradictions_pass,
+                   {{"error", false}, {"warn", true}}, "error",
                    "An expert whose configuration or tokens contradict the base's is an error, or "
                    "is merged with a warning")
-      ->check(CLI::IsMember({"error", "warn"}))
-      ->capture_default_str()
-      ->group(names);
-  command
-      ->add_option(
-          "--set", a->overrides,
-          "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
-          "keys alpha and, where the method trims, lambda and rank; the last that applies counts")
-      ->type_name("PATTERN:KEY=VALUE,...")
-      ->expected(1)
-      ->take_all()
-      ->group(names);
+      ->group(names_group);
+  add_list(command, "--set", request.set, "PATTERN:KEY=VALUE,...",
+           "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
+           "keys alpha and, where the method trims, lambda and rank; the last that applies counts")
+      ->group(names_group);
+}
 
-  command
-      ->add_option("--importance", a->importance,
-                   "How much each entry matters to a task, in tensors named and shaped like the "
-                   "parameters: squared gradients (fisher), mean absolute gradients (tatr)")
-      ->type_name("NAME=P")
-      ->expected(1)
-      ->take_all();
-
-  const std::string group = "CAT Merging, and what any method is told of features";
-  auto* features = command
-                       ->add_option("--features", a->features,
-                                    "A task's statistics of layer inputs, as `catmerge "
-                                    "features` writes them")
-                       ->type_name("NAME=F")
-                       ->expected(1)
-                       ->take_all()
-                       ->group(group);
-  command
-      ->add_option("--samples", a->samples,
-                   "A task's unlabeled samples, run through its expert (CLIP vision, BERT, "
-                   "RoBERTa, convnet)")
-      ->type_name("NAME=F")
-      ->expected(1)
-      ->take_all()
-      ->group(group)
+void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
+  add_list(command, "--importance", words.importance, "NAME=P",
+           "How much each entry matters to a task, in tensors named and shaped like the "
+           "parameters: squared gradients (fisher), mean absolute gradients (tatr)");
+  auto* const features = add_list(command, "--features", words.features, "NAME=F",
+                                  "A task's statistics of layer inputs, as `catmerge "
+                                  "features` writes them")
+                             ->group(cat_group);
+  add_list(command, "--samples", words.samples, "NAME=F",
+           "A task's unlabeled samples, run through its expert (CLIP vision, BERT, "
+           "RoBERTa, convnet)")
+      ->group(cat_group)
       ->excludes(features);
   command
-      ->add_option("--sample-count", a->sample_count,
-                   "Use the first so many samples of each file (0: all)")
+      .add_option("--sample-count", request.sample_count,
+                  "Use the first so many samples of each file (0: all)")
       ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
+      ->default_str("0")
+      ->group(cat_group);
   command
-      ->add_option("--config", a->config,
-                   "The network's config.json, where none lies beside the base")
+      .add_option("--config", request.config,
+                  "The network's config.json, where none lies beside the base")
       ->type_name("F")
-      ->group(group);
-  command->add_option("--preset", a->preset, "paper, or what a port of the authors' code does")
-      ->check(CLI::IsMember({"paper", "port"}))
-      ->capture_default_str()
-      ->group(group);
-  auto* rank =
-      command->add_option("--rank", a->rank, "Directions removed per task from linear weights")
-          ->check(whole_number())
-          ->capture_default_str()
-          ->group(group);
-  auto* share = command
-                    ->add_option("--basis-energy", a->energy,
-                                 "Instead: as many as hold this share of the squared "
-                                 "positive eigenvalues")
-                    ->check(finite_number(false) & CLI::Range(0.0, 1.0))
-                    ->type_name("R")
-                    ->excludes(rank)
-                    ->group(group);
+      ->group(cat_group);
+}
+
+/// The settings of CAT's trims.
+void add_cat(CLI::App& command, cat_settings& cat) {
+  const cat_options standard;
+  const auto option = [&](const char* name, auto& value, const auto& shown, const char* help) {
+    return command.add_option(name, value, help)->default_str(shown)->group(cat_group);
+  };
+  const auto count = [&](const char* name, auto& value, index_t shown, const char* help) {
+    return option(name, value, std::to_string(shown), help)->check(whole_number());
+  };
+  const auto number = [&](const char* name, auto& value, double shown, const char* help) {
+    return option(name, value, shortest(shown), help)->check(finite_number(false));
+  };
+  option("--preset", cat.preset, "paper", "paper, or what a port of the authors' code does")
+      ->check(CLI::IsMember({"paper", "port"}));
+  auto* const rank = count("--rank", cat.rank, std::get<largest>(standard.linear.directions).count,
+                           "Directions removed per task from linear weights");
+  auto* const share = option("--basis-energy", cat.basis_energy, "",
+                             "Instead: as many as hold this share of the squared "
+                             "positive eigenvalues")
+                          ->check(finite_number(false) & CLI::Range(0.0, 1.0))
+                          ->type_name("R")
+                          ->excludes(rank);
   command
-      ->add_flag("--basis-positive", a->positive, "Instead: every direction of positive eigenvalue")
+      .add_flag("--basis-positive", cat.basis_positive,
+                "Instead: every direction of positive eigenvalue")
       ->excludes(rank)
       ->excludes(share)
-      ->group(group);
+      ->group(cat_group);
+  number("--basis-tolerance", cat.basis_tolerance, standard.linear.eigen.tolerance,
+         "Error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 "
+         "for weights in double; below 4e-7 takes twice the time)");
+  number("--lambda", cat.lambda, standard.linear.lambda,
+         "Weight of what a task loses itself, linear weights");
+  count("--scale-rank", cat.scale_rank, standard.scale.coordinates.count,
+        "Coordinates removed per task from scales");
+  number("--scale-lambda", cat.scale_lambda, standard.scale.lambda,
+         "Weight of what a task loses itself, scales");
+  count("--shift-rank", cat.shift_rank, standard.shift.count,
+        "Coordinates removed per task from shifts");
+  add_choice<rescale>(command, "--rescale", cat.size,
+                      {{"none", rescale::none}, {"frobenius", rescale::frobenius}}, "",
+                      "Scale trimmed vectors back to their norm, or not (default: as the preset)")
+      ->group(cat_group);
+  add_choice<trim_order>(command, "--order", cat.order,
+                         {{"sequential", trim_order::sequential}, {"joint", trim_order::joint}},
+                         "sequential", "Trim by one task after the other, or by all at once")
+      ->group(cat_group);
+  add_choice<row_weight>(command, "--rows", cat.rows,
+                         {{"sum", row_weight::sum}, {"mean", row_weight::mean}}, "sum",
+                         "Weigh tasks by their rows in G_k, or all alike")
+      ->group(cat_group);
+}
+
+std::vector<task_weight> parse_weights(const std::vector<std::string>& arguments) {
+  std::vector<task_weight> weights;
+  for (auto& [task, number] : parse_task_files("--weight", arguments)) {
+    if (const auto problem = finite_number(true)(number); !problem.empty())
+      throw CLI::ValidationError("--weight", problem);
+    weights.push_back({task, std::stod(number)});
+  }
+  return weights;
+}
+
+/// Throws CLI::ValidationError for words of another form.
+void read(const merge_words& words, merge_request& request) {
+  request.experts = parse_task_files("--expert", words.experts);
+  request.features = parse_task_files("--features", words.features);
+  request.samples = parse_task_files("--samples", words.samples);
+  request.importance = parse_task_files("--importance", words.importance);
+  request.weights = parse_weights(words.weights);
+  if (words.max_shard_size)
+    request.max_shard_size = parse_size("--max-shard-size", *words.max_shard_size);
+}
+
+}  // namespace
+
+void add_merge(CLI::App& program) {
+  auto request = std::make_shared<merge_request>();
+  auto words = std::make_shared<merge_words>();
+  auto& command = *program.add_subcommand("merge", "Merge experts into one checkpoint");
+  command.add_option("--base", request->base, "The pretrained network that all experts come from")
+      ->required()
+      ->type_name("P");
+  add_list(command, "--expert", words->experts, "NAME=P",
+           "A fine-tuned network and the name of its task; tasks trim in this order")
+      ->required();
   command
-      ->add_option("--basis-tolerance", a->tolerance,
-                   "Error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 "
-                   "for weights in double; below 4e-7 takes twice the time)")
-      ->check(finite_number(false))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--lambda", a->lambda, "Weight of what a task loses itself, linear weights")
-      ->check(finite_number(false))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--scale-rank", a->scale_rank, "Coordinates removed per task from scales")
-      ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
+      .add_option("--output", request->output,
+                  "Where the merged network goes: a file if it ends in .safetensors, else "
+                  "in the format of the base")
+      ->required()
+      ->type_name("F");
+  add_method(command, *request, *words);
+  add_outputs(command, *request, *words);
+  add_verbosity(command, request->how);
+  add_rule_option(command, request->rules);
+  add_names(command, *request);
+  add_inputs(command, *request, *words);
+  add_cat(command, request->cat);
   command
-      ->add_option("--scale-lambda", a->scale_lambda, "Weight of what a task loses itself, scales")
-      ->check(finite_number(false))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--shift-rank", a->shift_rank, "Coordinates removed per task from shifts")
-      ->check(whole_number())
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--rescale", a->rescale,
-                   "Scale trimmed vectors back to their norm, or not (default: as the preset)")
-      ->check(CLI::IsMember({"none", "frobenius"}))
-      ->group(group);
-  command->add_option("--order", a->order, "Trim by one task after the other, or by all at once")
-      ->check(CLI::IsMember({"sequential", "joint"}))
-      ->capture_default_str()
-      ->group(group);
-  command->add_option("--rows", a->rows, "Weigh tasks by their rows in G_k, or all alike")
-      ->check(CLI::IsMember({"sum", "mean"}))
-      ->capture_default_str()
-      ->group(group);
-  command
-      ->add_option("--feature-coefficient", a->coefficient,
-                   "Features come from base + A (expert - base) (default: 1, "
-                   "the expert; preset port: alpha)")
+      .add_option("--feature-coefficient", request->feature_coefficient,
+                  "Features come from base + A (expert - base) (default: 1, "
+                  "the expert; preset port: alpha)")
       ->type_name("A")
       ->check(finite_number(true))
-      ->group(group);
-  command->callback([command, a] { run_merge(*command, *a); });
+      ->group(cat_group);
+  command.callback([request, words] {
+    read(*words, *request);
+    const merge_result result = run_merge(*request);
+    if (request->how != verbosity::quiet) std::cout << result.summary << '\n';
+  });
 }
 
 }  // namespace catmerge::harness

@@ -1,111 +1,36 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-#include <algorithm>
-#include <catmerge/io/json.hpp>
-#include <catmerge/io/mapped_file.hpp>
-#include <cmath>
-#include <cstdlib>
 #include <harness/commands/command_line.hpp>
-#include <harness/report/page/merge_page.hpp>
-#include <harness/report/report_files.hpp>
+#include <harness/commands/commands.hpp>
+#include <harness/report/rewrite_report.hpp>
 #include <memory>
 
 namespace catmerge::harness {
 
-namespace {
-
-struct arguments {
-  std::string report;
-  std::vector<std::string> outputs, scores;
-  bool overwrite = false;
-};
-
-/// A row of the evaluation: "LABEL:TASK=VALUE,TASK=VALUE", with a value for every task.
-json row_of(const std::string& text, const std::vector<std::string>& tasks) {
-  const auto refuse = [&](const std::string& why) {
-    throw CLI::ValidationError("--scores", why + ", found '" + text + "'");
-  };
-  const auto colon = text.find(':');
-  if (colon == std::string::npos || colon == 0) refuse("expected LABEL:TASK=VALUE,...");
-  std::vector<double> values(tasks.size());
-  std::vector<bool> given(tasks.size(), false);
-  for (std::size_t begin = colon + 1; begin <= text.size();) {
-    const std::size_t comma = std::min(text.find(',', begin), text.size());
-    const std::string part = text.substr(begin, comma - begin);
-    begin = comma + 1;
-    const auto equals = part.rfind('=');
-    const auto task = std::find(tasks.begin(), tasks.end(), part.substr(0, equals));
-    if (equals == std::string::npos || task == tasks.end())
-      refuse("expected TASK=VALUE of a task of the report in '" + part + "'");
-    const std::string digits = part.substr(equals + 1);
-    char* end = nullptr;
-    const double value = std::strtod(digits.c_str(), &end);
-    if (digits.empty() || *end != '\0' || !std::isfinite(value))
-      refuse("expected a number in '" + part + "'");
-    const auto k = static_cast<std::size_t>(task - tasks.begin());
-    if (given[k]) refuse("the task '" + tasks[k] + "' is given twice");
-    given[k] = true;
-    values[k] = value;
-  }
-  double sum = 0;
-  for (std::size_t k = 0; k < tasks.size(); ++k) {
-    if (!given[k]) refuse("expected a value for the task '" + tasks[k] + "'");
-    sum += values[k];
-  }
-  return {{"label", text.substr(0, colon)},
-          {"values", values},
-          {"mean", sum / static_cast<double>(tasks.size())}};
-}
-
-void run_report(const arguments& a) {
-  for (auto output = a.outputs.begin(); output != a.outputs.end(); ++output) {
-    require_apart(*output, {a.report});
-    for (auto other = a.outputs.begin(); other != output; ++other)
-      if (resolved(*other) == resolved(*output))
-        throw CLI::ValidationError("--output", "'" + *output + "' is given twice");
-  }
-  report_files files("--output", a.outputs,
-                     a.overwrite ? io::existing::replace : io::existing::refuse);
-  const io::mapped_file contents(a.report);
-  // Checked, and then read once more in the order in which it was written.
-  io::parse_json(io::as_text(contents.bytes()), a.report, "report");
-  json report = json::parse(io::as_text(contents.bytes()));
-  if (!report.is_object() || !report.contains("parameters") || !report["tasks"].is_array())
-    throw error(a.report +
-                ": is no report of `catmerge merge`: expected the keys 'tasks' and "
-                "'parameters'");
-  std::vector<std::string> tasks;
-  for (const auto& task : report["tasks"])
-    tasks.push_back(task.is_string() ? task.get<std::string>() : std::string());
-  for (const auto& text : a.scores) report["evaluation"]["rows"].push_back(row_of(text, tasks));
-  files.write(report, merge_page);
-  files.commit();
-}
-
-}  // namespace
-
 void add_report(CLI::App& program) {
-  auto a = std::make_shared<arguments>();
+  auto request = std::make_shared<page_request>();
   auto* command = program.add_subcommand(
       "report", "Make a page of a merge's JSON report, with what was measured since");
-  command->add_option("report", a->report, "What `catmerge merge --report F.json` wrote")
+  command->add_option("report", request->report, "What `catmerge merge --report F.json` wrote")
       ->required()
       ->type_name("F.json");
-  command->add_option("--output", a->outputs, "The page; or a report with the scores, by its name")
+  command
+      ->add_option("--output", request->outputs,
+                   "The page; or a report with the scores, by its name")
       ->required()
       ->type_name("F.html|F.json")
       ->expected(1)
       ->take_all();
   command
-      ->add_option("--scores", a->scores,
+      ->add_option("--scores", request->scores,
                    "How well a network does every task, for instance as `catmerge evaluate` says: "
                    "'merged:cars=63.1,dtd=55.2'; may be given several times")
       ->type_name("LABEL:TASK=VALUE,...")
       ->expected(1)
       ->take_all();
-  command->add_flag("--overwrite", a->overwrite, "Replace outputs that exist");
-  command->callback([a] { run_report(*a); });
+  command->add_flag("--overwrite", request->overwrite, "Replace outputs that exist");
+  command->callback([request] { rewrite_report(*request); });
 }
 
 }  // namespace catmerge::harness

@@ -2,16 +2,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <algorithm>
 #include <catmerge/cat/options.hpp>
 #include <catmerge/merge/compose.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/merge/selectors.hpp>
 #include <harness/methods/any_method.hpp>
-#include <map>
+#include <harness/system/option_error.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,50 +20,10 @@
 /// --set SELECTOR:KEY=VALUE,...: other settings for some parameters.
 namespace catmerge::harness {
 
-/// Parameters that are meant by a pattern of names, or by their kind: "@linear", "@scale",
-/// "@shift", "@other".
-class parameter_selector {
- public:
-  /// Throws catmerge::error for another @, and for a malformed pattern; `option` is named.
-  parameter_selector(const std::string& option, const std::string& text) {
-    if (text.empty() || text.front() != '@') {
-      names_ = name_patterns(option, {text});
-      return;
-    }
-    static const std::map<std::string, layer_kind> kinds = {{"@linear", layer_kind::linear},
-                                                            {"@scale", layer_kind::scale},
-                                                            {"@shift", layer_kind::shift},
-                                                            {"@other", layer_kind::other}};
-    const auto found = kinds.find(text);
-    if (found == kinds.end()) throw error("expected @linear, @scale, @shift or @other");
-    kind_ = found->second;
-  }
-
-  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
-  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
-    if (kind_) return *kind_ == kind;
-    const auto names = set.names_of(set.tensor_of(parameter));
-    return std::any_of(names.begin(), names.end(),
-                       [this](const auto& name) { return names_.match(name); });
-  }
-
-  /// Throws if nothing that is merged is meant; `what` is named.
-  void require_use(const checkpoint_set& set, const std::string& what) const {
-    for (const auto& group : set.groups())
-      for (const auto& p : group)
-        if (applies(set, p.name, p.kind)) return;
-    throw error(what + " applies to no parameter that is merged");
-  }
-
- private:
-  name_patterns names_;
-  std::optional<layer_kind> kind_;
-};
-
-/// Settings of the parameters that a pattern of names, or the name of a kind, stands for.
+/// Settings of the parameters that a selector means.
 class override_rule {
  public:
-  /// Throws CLI::ValidationError for what is not of the form
+  /// Throws option_error for what is not of the form
   /// `PATTERN:alpha=A,lambda=L,rank=C` or `@KIND:...`.
   explicit override_rule(const std::string& text) : text_(text) {
     const auto colon = text.rfind(':');
@@ -117,7 +76,7 @@ class override_rule {
     if (kind == layer_kind::shift) o.shift.count = *rank_;
   }
   [[noreturn]] void refuse(const std::string& why) const {
-    throw CLI::ValidationError("--set", why + ", found '" + text_ + "'");
+    throw option_error("--set", why + ", found '" + text_ + "'");
   }
 
   void read(std::string_view setting) {

@@ -2,31 +2,67 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include <catmerge/io/dtype.hpp>
 #include <catmerge/tensor/scalar.hpp>
-#include <harness/commands/command_line.hpp>
+#include <cstdint>
+#include <harness/checkpoints/task_file.hpp>
+#include <harness/merge/cat_settings.hpp>
+#include <harness/system/pool.hpp>
+#include <harness/system/progress.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace catmerge::harness {
 
-/// The command line of `catmerge merge` as it was given.
-struct merge_arguments {
-  std::string base, output, config, heads_output, missing = "error", contradictions = "error",
-                                                  max_shard_size = "5GB";
-  std::vector<std::string> experts, features, samples, importance, rules, overrides, reports;
-  std::vector<std::string> renames, weights;    ///< EXPERT:FROM=TO; TASK=NUMBER
-  std::vector<std::string> before, method_for;  ///< transforms; PATTERN=METHOD
-  std::vector<std::string> include, exclude, drop, task_heads, resized;  ///< patterns of names
-  std::string method = "cat", preset = "paper", rescale, order = "sequential", rows = "sum",
-              out_dtype = "base";
-  double alpha = 0.4, energy = 0, lambda = 5, scale_lambda = 10, coefficient = 1, tolerance = 0;
-  index_t rank = 4, scale_rank = 4, shift_rank = 4, sample_count = 0;
-  bool positive = false, overwrite = false, quiet = false, verbose = false;
-  unsigned threads = default_threads();
+/// A factor of one expert's task vector.
+struct task_weight {
+  std::string task;
+  double weight = 1;
 };
 
-/// Merges. `command` tells which options were given at all.
-void run_merge(const CLI::App& command, const merge_arguments& a);
+/// What a merge is asked for, as run_merge takes it: one field per option of `catmerge merge`,
+/// which says the same in more words (`catmerge merge --help`). An empty text or list is an option
+/// that is not given. A method, a transform and a selector of parameters are texts in the grammar
+/// of the command line: "ties:density=0.1", "@linear".
+struct merge_request {
+  // Inputs.
+  std::string base;
+  std::vector<task_file> experts;       ///< trims go by the tasks in this order
+  std::vector<task_file> features;      ///< statistics of layer inputs: none, or one per expert
+  std::vector<task_file> samples;       ///< or samples to record them from
+  std::vector<task_file> importance;    ///< how much each entry matters to each task
+  std::optional<index_t> sample_count;  ///< the first so many samples of each file; nothing, 0: all
+  std::optional<double> feature_coefficient;  ///< a: features come from base + a (expert - base)
+  std::string config;                         ///< the network's config.json, if not the base's own
+
+  // The method.
+  std::string method = "cat";
+  std::optional<double> alpha;          ///< nothing: the method's own
+  cat_settings cat;                     ///< of the trims in the method and before it
+  std::vector<std::string> before;      ///< transforms of task vectors
+  std::vector<std::string> method_for;  ///< SELECTOR=METHOD
+  std::vector<std::string> set;         ///< SELECTOR:KEY=VALUE,...
+  std::vector<task_weight> weights;     ///< of experts; others have 1
+
+  // Names.
+  std::vector<std::string> rules;                               ///< PATTERN=KIND
+  std::vector<std::string> include;                             ///< patterns: merge these only
+  std::vector<std::string> exclude, drop, task_heads, resized;  ///< patterns
+  std::vector<std::string> rename;                              ///< EXPERT:FROM=TO
+  bool base_for_missing = false;     ///< what an expert lacks is the base's; else an error
+  bool contradictions_pass = false;  ///< contradictions to the base are warnings; else errors
+
+  // Outputs.
+  std::string output;
+  std::string heads_output;                     ///< the folder of what task_heads names
+  std::vector<std::string> reports;             ///< files, F.html or F.json
+  std::optional<io::dtype> out_dtype;           ///< of merged tensors; nothing: each its own
+  std::optional<std::uint64_t> max_shard_size;  ///< in bytes; nothing: 5 GB; 0: one file
+  bool overwrite = false;
+
+  unsigned threads = default_threads();
+  verbosity how = verbosity::normal;
+};
 
 }  // namespace catmerge::harness

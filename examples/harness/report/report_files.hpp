@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/version.hpp>
 #include <chrono>
@@ -10,6 +9,7 @@
 #include <ctime>
 #include <filesystem>
 #include <harness/report/report_json.hpp>
+#include <harness/system/option_error.hpp>
 #include <harness/system/progress.hpp>
 #include <memory>
 #include <span>
@@ -43,15 +43,15 @@ inline json run_of(std::chrono::steady_clock::time_point began, unsigned threads
 /// done.
 class report_files {
  public:
-  /// option: the one that names them. Throws CLI::ValidationError for names that end in neither
+  /// option: the one that names them. Throws option_error for names that end in neither
   /// .json nor .html, and catmerge::error as io::atomic_file does.
   report_files(const std::string& option, const std::vector<std::string>& paths,
                io::existing target) {
     for (const auto& path : paths) {
       const auto type = std::filesystem::path(path).extension();
       if (type != ".json" && type != ".html")
-        throw CLI::ValidationError(
-            option, "expected a name that ends in .json or .html, found '" + path + "'");
+        throw option_error(option,
+                           "expected a name that ends in .json or .html, found '" + path + "'");
     }
     for (const auto& path : paths)
       files_.push_back({std::filesystem::path(path).extension() == ".html",

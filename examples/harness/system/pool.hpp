@@ -15,6 +15,11 @@
 
 namespace catmerge::harness {
 
+/// As many threads as the machine runs at once: the default of --threads.
+inline unsigned default_threads() {
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
 /// The program's one thread pool: an executor for the library and the networks. Tasks are handed
 /// out in order. A task may run tasks of its own: threads that have nothing else to do help.
 class pool {

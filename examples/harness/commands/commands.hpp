@@ -1,0 +1,19 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+/// The program's subcommands. Each add_... declares the options of one, fills a request with them,
+/// and makes one call that knows no command line.
+namespace catmerge::harness {
+
+void add_merge(CLI::App& program);       ///< calls run_merge (merge/run_merge.hpp)
+void add_features(CLI::App& program);    ///< calls record_features (features/record_features.hpp)
+void add_evaluate(CLI::App& program);    ///< calls evaluate (experiment/evaluate.hpp)
+void add_inspect(CLI::App& program);     ///< calls inspect (checkpoints/inspect.hpp)
+void add_methods(CLI::App& program);     ///< calls list_methods (methods/list_methods.hpp)
+void add_experiment(CLI::App& program);  ///< calls run_experiment (experiment/run_experiment.hpp)
+void add_report(CLI::App& program);      ///< calls rewrite_report (report/rewrite_report.hpp)
+
+}  // namespace catmerge::harness

@@ -1,0 +1,32 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/tensor/scalar.hpp>
+#include <harness/system/pool.hpp>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// What evaluate is asked for: one field per option of `catmerge evaluate`.
+struct evaluation_request {
+  std::string model, data, head;
+  std::string config;                ///< the network's config.json, if not the model's own
+  std::vector<std::string> metrics;  ///< none: accuracy, for labels that are no classes pearson
+  unsigned threads = default_threads();
+};
+
+/// A network's score by one metric.
+struct score {
+  std::string metric;
+  double value = 0;             ///< in percent
+  index_t correct = 0, of = 0;  ///< samples; of accuracy alone
+};
+using evaluation = std::vector<score>;
+
+/// How well a network does a task: a score for each metric, at least one. Throws catmerge::error,
+/// naming the file, for files that do not fit each other or the metric.
+evaluation evaluate(const evaluation_request& request);
+
+}  // namespace catmerge::harness

@@ -1,0 +1,42 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/features/input_statistics.hpp>
+#include <harness/merge/plan.hpp>
+#include <harness/networks/open_network.hpp>
+#include <memory>
+
+namespace catmerge::harness {
+
+/// What a merge knows beside the weights: statistics of features, from files or from samples that
+/// run through the network, and importances of entries.
+class merge_inputs {
+ public:
+  /// All arguments outlive it. Throws catmerge::error for a file that is missing or does not fit
+  /// the set.
+  merge_inputs(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
+               pool& threads) {
+    if (!plan.uses_statistics) {
+      statistics_ = std::make_unique<without_statistics>();
+    } else if (!request.samples.empty()) {
+      network_ = open_network(set.base_file(), request.config);
+      statistics_ = std::make_unique<sample_statistics>(*network_, request.samples,
+                                                        request.sample_count.value_or(0),
+                                                        plan.coefficient, set, threads);
+    } else {
+      statistics_ = std::make_unique<file_statistics>(request.features, set);
+    }
+    knowledge_.emplace(*statistics_, request.importance, set);
+  }
+
+  /// A statistics source, as merge_stream takes it.
+  merge_knowledge& knowledge() { return *knowledge_; }
+
+ private:
+  std::unique_ptr<network> network_;
+  std::unique_ptr<merge_statistics> statistics_;
+  std::optional<merge_knowledge> knowledge_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,119 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <cmath>
+#include <harness/merge/merge_report.hpp>
+#include <harness/report/account.hpp>
+#include <harness/report/report_files.hpp>
+#include <utility>
+#include <variant>
+
+namespace catmerge::harness {
+
+namespace {
+
+/// The options of CAT's trims in a method, or else in a transform before it; null if there are
+/// none.
+const cat_options* trims_in(any_method& method, std::vector<any_transform>& before) {
+  if (const auto* const trims = method.find_trims()) return trims;
+  for (auto& transform : before)
+    if (const auto* const trims = transform.find_trims()) return trims;
+  return nullptr;
+}
+
+void add_settings_of_cat(json& j, const cat_options& o, const std::string& preset) {
+  j["preset"] = preset;
+  if (const auto* t = std::get_if<largest>(&o.linear.directions)) j["rank"] = t->count;
+  if (const auto* e = std::get_if<energy_share>(&o.linear.directions)) j["basis_energy"] = e->share;
+  if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
+  if (o.linear.eigen.tolerance > 0) j["basis_tolerance"] = o.linear.eigen.tolerance;
+  j["lambda"] = o.linear.lambda;
+  j["scale_rank"] = o.scale.coordinates.count;
+  j["scale_lambda"] = o.scale.lambda;
+  j["shift_rank"] = o.shift.count;
+  j["rescale"] = o.linear.rescaling == rescale::frobenius ? "frobenius" : "none";
+  j["order"] = o.linear.order == trim_order::joint ? "joint" : "sequential";
+  j["rows"] = o.linear.weighting == row_weight::mean ? "mean" : "sum";
+}
+
+/// What the merge was asked for.
+json settings_of(const merge_request& request, const merge_plan& plan) {
+  json j;
+  j["method"] = request.method;
+  const std::pair<const char*, const std::vector<std::string>&> lists[] = {
+      {"before", request.before},   {"method_for", request.method_for},
+      {"include", request.include}, {"exclude", request.exclude},
+      {"drop", request.drop},       {"task_heads", request.task_heads},
+      {"resized", request.resized}, {"set", request.set},
+      {"rename", request.rename}};
+  for (const auto& [key, list] : lists)
+    if (!list.empty()) j[key] = list;
+  for (const auto& [task, weight] : request.weights)
+    j["weight"].push_back(task + "=" + shortest(weight));
+  if (request.base_for_missing) j["missing"] = "base";
+  if (request.contradictions_pass) j["contradictions"] = "warn";
+  any_method method = plan.method;
+  std::vector<any_transform> before = plan.before;
+  if (const double* const alpha = method.find_alpha()) j["alpha"] = *alpha;
+  if (const auto* const trims = trims_in(method, before))
+    add_settings_of_cat(j, *trims, request.cat.preset.value_or("paper"));
+  if (!request.samples.empty()) {
+    j["feature_coefficient"] = plan.coefficient;
+    j["samples"] = request.sample_count.value_or(0);
+  }
+  return j;
+}
+
+json totals_of(const std::vector<parameter_report>& reports,
+               const std::vector<std::string>& tasks) {
+  json all = totals(reports, tasks);
+  const auto sizes = sizes_of(reports, tasks.size());
+  all["task_vectors"] = {
+      {"norm", sizes.norms}, {"of_base", sizes.base}, {"relative", sizes.relative}};
+  return all;
+}
+
+}  // namespace
+
+std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
+                                            const checkpoint_set& set) {
+  const auto add = [](double& norm, double more) { norm = std::hypot(norm, more); };
+  std::vector<parameter_report> whole;
+  for (auto& report : reports) {
+    const std::string& tensor = set.tensor_of(report.name);
+    if (!comes_apart(set.class_of(tensor))) report.name = tensor;
+    if (whole.empty() || whole.back().name != report.name) {
+      whole.push_back(std::move(report));
+      continue;
+    }
+    add(whole.back().sizes.of_base, report.sizes.of_base);
+    for (std::size_t k = 0; k < report.sizes.of_vectors.size(); ++k)
+      add(whole.back().sizes.of_vectors[k], report.sizes.of_vectors[k]);
+  }
+  return whole;
+}
+
+json merge_report(const merge_request& request, const merge_plan& plan, const checkpoint_set& set,
+                  const std::vector<parameter_report>& reports,
+                  const std::vector<std::string>& warnings, bool uses_features) {
+  json report;
+  report["catmerge"] = {{"version", version_text}, {"settings", settings_of(request, plan)}};
+  report["run"] = nullptr;  // its place
+  report["tasks"] = set.tasks();
+  report["summary"] = summary_of(reports, set, uses_features);
+  report["warnings"] = warnings;
+  report["totals"] = totals_of(reports, set.tasks());
+  for (const auto& r : reports) {
+    json j = to_json(r, set.tasks());
+    j["merged_by"] = rule_of(r, set);
+    if (const auto why = reason_of(r, set, uses_features); !why.empty()) j["because"] = why;
+    report["parameters"].push_back(std::move(j));
+  }
+  report["copied"] = set.fixed();
+  for (const auto& name : set.fixed()) report["copied_because"][name] = set.why_copied(name);
+  if (!set.ignored().empty()) report["not_in_base"] = set.ignored();
+  if (!set.tied().empty()) report["tied"] = set.tied();
+  return report;
+}
+
+}  // namespace catmerge::harness

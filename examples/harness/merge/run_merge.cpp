@@ -1,0 +1,87 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/drift.hpp>
+#include <chrono>
+#include <harness/checkpoints/checkpoint_output.hpp>
+#include <harness/merge/inputs.hpp>
+#include <harness/merge/merge_progress.hpp>
+#include <harness/merge/merge_report.hpp>
+#include <harness/merge/run_merge.hpp>
+#include <harness/report/account.hpp>
+#include <harness/report/page/merge_page.hpp>
+#include <harness/report/report_files.hpp>
+#include <iostream>
+#include <iterator>
+#include <optional>
+
+namespace catmerge::harness {
+
+namespace {
+
+void tell(const std::vector<std::string>& warnings, verbosity how) {
+  if (how == verbosity::quiet) return;
+  for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
+}
+
+/// merge_stream, with the drift of outputs in the reports if a report is asked for.
+std::vector<parameter_report> merge_all(const any_method& method, bool with_report,
+                                        checkpoint_set& set, merge_knowledge& knowledge,
+                                        checkpoint_output& output, context<host>& c,
+                                        const merge_progress& seen) {
+  try {
+    return with_report ? merge_stream(with_drift{method}, set, knowledge, output, c, seen)
+                       : merge_stream(method, set, knowledge, output, c, seen);
+  } catch (const not_finite_error& problem) {
+    throw error(std::string(problem.what()) +
+                " (--exclude NAME, or --rule 'NAME=fixed', keeps the base's bytes)");
+  }
+}
+
+}  // namespace
+
+merge_result run_merge(const merge_request& request) {
+  // What is wrong with the request is told before any file is read.
+  const merge_plan plan(request);
+  require_outputs_apart(request);
+
+  const auto began = std::chrono::steady_clock::now();
+  report_files files("--report", request.reports, plan.output.target);
+  io::checkpoint base(request.base);
+  const auto rules = rules_for(request, base);
+  checkpoint_set set(std::move(base), request.experts, rules, plan.policy);
+  require_all_used(request, plan, set);
+
+  pool threads(request.threads);
+  context<host> c(threads.runner());
+  merge_inputs inputs(request, plan, set, threads);
+  checkpoint_output output(request.output, set, plan.output);
+  std::optional<task_heads_output> heads;
+  if (!request.heads_output.empty()) heads.emplace(request.heads_output, set, plan.output.target);
+
+  const any_method method = plan.composed(set);
+  const merge_progress seen(request.how, set);
+  auto reports =
+      merge_all(method, !request.reports.empty(), set, inputs.knowledge(), output, c, seen);
+  output.finish();
+  require_change(reports, request.method);
+  reports = whole_tensors(std::move(reports), set);
+  seen.clear();
+
+  const bool uses_features = method.needs_statistics(layer_kind::linear);
+  auto warnings = warnings_of(reports, set, uses_features);
+  for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
+  tell(warnings, request.how);
+  if (!request.reports.empty()) {
+    json report = merge_report(request, plan, set, reports, warnings, uses_features);
+    report["run"] = run_of(began, request.threads);
+    files.write(report, merge_page);
+  }
+  output.commit();
+  if (heads) heads->commit();
+  files.commit();
+  return {summary_of(reports, set, uses_features), std::move(warnings)};
+}
+
+}  // namespace catmerge::harness

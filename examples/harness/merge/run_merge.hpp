@@ -1,0 +1,24 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/merge/request.hpp>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// What came of a merge, in sentences.
+struct merge_result {
+  std::string summary;                ///< how many parameters were merged by which rule
+  std::vector<std::string> warnings;  ///< told on the standard error already, unless quiet
+};
+
+/// Merges checkpoints: reads base and experts, merges parameter by parameter, and writes what was
+/// asked for. Outputs appear when all of them are complete, or not at all.
+///
+/// Throws option_error, naming the option, for a request that contradicts itself, and
+/// catmerge::error, naming file and tensor, for files that cannot be merged.
+merge_result run_merge(const merge_request& request);
+
+}  // namespace catmerge::harness

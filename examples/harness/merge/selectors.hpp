@@ -1,0 +1,88 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/error.hpp>
+#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/methods/spec.hpp>
+#include <harness/system/option_error.hpp>
+#include <map>
+#include <optional>
+#include <string>
+
+/// Which parameters an option is for.
+namespace catmerge::harness {
+
+/// Parameters by a pattern of names, or by their kind: "@linear", "@scale", "@shift", "@other".
+class parameter_selector {
+ public:
+  /// Throws catmerge::error for another @, and for a malformed pattern; `option` is named.
+  parameter_selector(const std::string& option, const std::string& text) {
+    if (text.empty() || text.front() != '@') {
+      names_ = name_patterns(option, {text});
+      return;
+    }
+    static const std::map<std::string, layer_kind> kinds = {{"@linear", layer_kind::linear},
+                                                            {"@scale", layer_kind::scale},
+                                                            {"@shift", layer_kind::shift},
+                                                            {"@other", layer_kind::other}};
+    const auto found = kinds.find(text);
+    if (found == kinds.end()) throw error("expected @linear, @scale, @shift or @other");
+    kind_ = found->second;
+  }
+
+  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
+  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
+    if (kind_) return *kind_ == kind;
+    const auto names = set.names_of(set.tensor_of(parameter));
+    return std::any_of(names.begin(), names.end(),
+                       [this](const auto& name) { return names_.match(name); });
+  }
+
+  /// Throws if nothing that is merged is meant; `what` is named.
+  void require_use(const checkpoint_set& set, const std::string& what) const {
+    for (const auto& group : set.groups())
+      for (const auto& p : group)
+        if (applies(set, p.name, p.kind)) return;
+    throw error(what + " applies to no parameter that is merged");
+  }
+
+ private:
+  name_patterns names_;
+  std::optional<layer_kind> kind_;
+};
+
+/// --method-for SELECTOR=METHOD: another method for some parameters.
+class method_rule {
+ public:
+  /// Throws option_error for another form, catmerge::error for a selector or a method that there is
+  /// not. defaults: of CAT.
+  method_rule(const std::string& text, const cat_options& defaults)
+      : text_(text),
+        selector_("--method-for", text.substr(0, equals_in(text))),
+        method_(parse_method(text.substr(equals_in(text) + 1), defaults)) {}
+
+  const parameter_selector& selector() const { return selector_; }
+  const any_method& method() const { return method_; }
+
+  /// Throws if it applies to nothing that is merged.
+  void require_use(const checkpoint_set& set) const {
+    selector_.require_use(set, "--method-for '" + text_ + "'");
+  }
+
+ private:
+  /// A selector holds no '=', the settings of a method may.
+  static std::size_t equals_in(const std::string& text) {
+    const auto equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw option_error("--method-for", "expected PATTERN=METHOD, found '" + text + "'");
+    return equals;
+  }
+
+  std::string text_;
+  parameter_selector selector_;
+  any_method method_;
+};
+
+}  // namespace catmerge::harness
