@@ -276,12 +276,9 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "tatr"}, "--importance is needed for every expert"},
       {{"--method", "lot"}, "features are needed: give --features or --samples for every expert"},
       {{"--method", "ties", "--before", "cat"}, "features are needed"},
-      {{"--method", "average", "--alpha", "1"}, "--alpha: has no meaning for --method average"},
       {{"--method", "average", "--method-for", "@scales=ties"},
        "--method-for: expected @linear, @scale, @shift or @other"},
       {{"--method", "average", "--method-for", "ties"}, "expected PATTERN=METHOD, found 'ties'"},
-      {{"--method", "ties", "--rank", "3"}, "--rank: has no meaning for --method ties"},
-      {{"--method", "ties", "--set", "@linear:rank=1"}, "has no meaning for --method ties"},
       {{"--method", "average", "--report", "report.txt"},
        "expected a name that ends in .json or .html, found 'report.txt'"}};
   for (const auto& [options, message] : wrong) {
@@ -289,11 +286,6 @@ TEST_CASE("settings that make no sense are refused, and named") {
     CAPTURE(shown);
     CHECK(says(refused(options), message));
   }
-  CHECK(says(refused(arguments{"--method", "average"} + with_importance()),
-             "--importance: has no meaning for --method average"));
-  CHECK(says(refused(arguments{"--method", "average"} + clips().with_features()),
-             "--features: has no meaning for --method average without a --report"));
-
   CHECK(says(refused(arguments{"--method", "ties", "--before", "cat", "--set", "@linear:lambda=1"} +
                      clips().with_features()),
              "'@linear:lambda=1': a method or transform that looks at the whole model"));
@@ -325,6 +317,57 @@ TEST_CASE("settings that make no sense are refused, and named") {
   CHECK(says(shape, q0));
   CHECK(says(shape, "expected floating-point values [24, 24], as the base's, found F32 [2, 2]"));
   CHECK_FALSE(fs::exists(unused));
+}
+
+TEST_CASE("an option that the method has no use for is noted by name, and changes nothing") {
+  const fs::path path = clips().fresh(), numbers = clips().fresh("notes.json");
+  const auto with = [&](const char* method, const arguments& options) {
+    return run(clips().merge(path) + arguments{"--method", method, "--overwrite"} + options);
+  };
+  const auto bytes_of = [&](const char* method) {
+    CHECK(with(method, {}).status == 0);
+    return get(path);
+  };
+  const std::string average = bytes_of("average"), ties = bytes_of("ties");
+  struct useless {
+    const char* method;
+    arguments options;
+    std::vector<std::string> notes;  // what of the options is noted
+  };
+  for (const auto& [method, options, notes] : std::vector<useless>{
+           {"average", {"--alpha", "1"}, {"--alpha"}},
+           {"ties",
+            {"--rank", "3", "--lambda", "2", "--preset", "port", "--order", "joint"},
+            {"--rank", "--lambda", "--preset", "--order"}},
+           {"ties", {"--set", "@linear:rank=1"}, {"--set: '@linear:rank=1'"}},
+           {"average", {"--set", "*:alpha=1"}, {"--set: '*:alpha=1'"}},
+           {"average", with_importance(), {"--importance"}},
+           {"average", clips().with_features(), {"--features"}},
+           {"ties", clips().with_samples(), {"--samples"}}}) {
+    const outcome o = with(method, options);
+    CAPTURE(o.err);
+    CHECK(o.status == 0);
+    CHECK(get(path) == (method == std::string("ties") ? ties : average));
+    for (const std::string& note : notes) {
+      CHECK(says(o, "catmerge: warning: " + note));
+      CHECK(says(o, std::string("has no meaning for --method ") + method));
+    }
+    CHECK(with(method, options + arguments{"--quiet"}).err.empty());
+  }
+  // The report has them, too.
+  CHECK(with("average", {"--alpha", "1", "--report", numbers}).status == 0);
+  CHECK(nlohmann::json::parse(get(numbers))["warnings"][0] ==
+        "--alpha: has no meaning for --method average");
+
+  // Files that are not used are looked at all the same.
+  for (const std::string option : {"--features", "--samples", "--importance"}) {
+    arguments files;
+    for (const auto& task : task_names)
+      files = files + arguments{option, task + "=" + clips().fresh("absent.safetensors").string()};
+    const outcome o = with("average", files);
+    CHECK(o.status == 1);
+    CHECK(says(o, "absent.safetensors"));
+  }
 }
 
 TEST_CASE("parameters without importances are named") {

@@ -300,14 +300,6 @@ TEST_CASE("--set: each parameter as if the whole merge had its settings") {
   CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) + features +
                           arguments{"--include", "*.bias", "--set", "@scale:alpha=1"}),
                  "applies to no parameter");
-  CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) +
-                              arguments{"--method", "average", "--set", "*:alpha=1"},
-                          2),
-                 "no meaning for --method average");
-  CHECK_CONTAINS(error_of(clips().merge(clips().fresh()) +
-                              arguments{"--method", "task-arithmetic", "--set", "*:rank=1"},
-                          2),
-                 "no meaning for --method task-arithmetic");
 }
 
 TEST_CASE("tied tensors stay tied, whatever rules their names fall under") {

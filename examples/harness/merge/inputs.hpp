@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/io/safetensors.hpp>
 #include <harness/features/input_statistics.hpp>
 #include <harness/merge/plan.hpp>
 #include <harness/networks/open_network.hpp>
@@ -14,10 +15,12 @@ namespace catmerge::harness {
 class merge_inputs {
  public:
   /// All arguments outlive it. Throws catmerge::error for a file that is missing or does not fit
-  /// the set.
+  /// the set; of a file that the method has no use for only its presence and its form are checked.
   merge_inputs(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
                pool& threads) {
     if (!plan.uses_statistics) {
+      for (const auto& file : request.features) io::statistics_file(file.path);
+      for (const auto& file : request.samples) io::safetensors_file(file.path);
       statistics_ = std::make_unique<without_statistics>();
     } else if (!request.samples.empty()) {
       network_ = open_network(set.base_file(), request.config);
@@ -27,7 +30,10 @@ class merge_inputs {
     } else {
       statistics_ = std::make_unique<file_statistics>(request.features, set);
     }
-    knowledge_.emplace(*statistics_, request.importance, set);
+    if (!plan.uses_importance)
+      for (const auto& file : request.importance) io::checkpoint(file.path);
+    knowledge_.emplace(*statistics_,
+                       plan.uses_importance ? request.importance : std::vector<task_file>(), set);
   }
 
   /// A statistics source, as merge_stream takes it.

@@ -89,7 +89,7 @@ merge_plan::merge_plan(const merge_request& request)
       output(output_of(request)) {
   read_methods(request);
   find_inputs(request);
-  check_settings(request);
+  note_useless_settings(request);
   check_overrides(request);
   if (request.task_heads.empty() != request.heads_output.empty())
     throw option_error("--task-heads",
@@ -130,20 +130,20 @@ void merge_plan::find_inputs(const merge_request& request) {
         {"--sample-count", request.sample_count.has_value()}})
     if (value && request.samples.empty()) throw option_error(name, "needs --samples");
 
-  const std::string meaningless = "has no meaning for " + option;
+  const std::string meaningless = ": has no meaning for " + option;
   for (const auto& [name, files] :
        {std::pair{"--features", &request.features}, {"--samples", &request.samples}})
     if (!files->empty() && !uses_statistics)
-      throw option_error(name, meaningless + " without a --report");
+      notes.push_back(name + meaningless + " without a --report");
   if (!request.importance.empty() && !uses_importance)
-    throw option_error("--importance", meaningless);
+    notes.push_back("--importance" + meaningless);
 }
 
-void merge_plan::check_settings(const merge_request& request) {
-  const std::string meaningless = "has no meaning for --method " + request.method;
-  if (request.alpha && method.find_alpha() == nullptr) throw option_error("--alpha", meaningless);
+void merge_plan::note_useless_settings(const merge_request& request) {
+  const std::string meaningless = ": has no meaning for --method " + request.method;
+  if (request.alpha && method.find_alpha() == nullptr) notes.push_back("--alpha" + meaningless);
   if (!any_is([](auto m) { return m.find_trims() != nullptr; }))
-    for (const auto& option : request.cat.given()) throw option_error(option, meaningless);
+    for (const auto& option : request.cat.given()) notes.push_back(option + meaningless);
 }
 
 void merge_plan::check_overrides(const merge_request& request) {
@@ -152,9 +152,8 @@ void merge_plan::check_overrides(const merge_request& request) {
   const bool scans = any_is([](const auto& m) { return m.scan_wanted(); });
   for (const auto& rule : overrides) {
     if ((!trims && rule.has_trim()) || (!alphas && rule.has_alpha()))
-      throw option_error("--set",
-                         "'" + rule.text() + "' has no meaning for --method " + request.method);
-    if (scans && rule.has_trim())
+      notes.push_back("--set: '" + rule.text() + "' has no meaning for --method " + request.method);
+    if (trims && scans && rule.has_trim())
       throw option_error("--set",
                          "'" + rule.text() +
                              "': a method or transform that looks at the whole model before it "

@@ -16,8 +16,7 @@ namespace catmerge::harness {
 /// A request in the terms of the library, checked as far as no file is needed.
 struct merge_plan {
   /// Throws option_error for a method, a transform, a setting or a selector that there is not, for
-  /// files that do not fit the experts, if an input that the method needs is missing, and for an
-  /// option that it has no use for.
+  /// files that do not fit the experts, and if an input that the method needs is missing.
   explicit merge_plan(const merge_request& request);
 
   /// The method as it runs on `set`, which outlives it: weights and transforms before it, other
@@ -33,8 +32,9 @@ struct merge_plan {
   std::vector<override_rule> overrides;
   double coefficient = 1;  ///< of the task vector in the networks that samples run through
   output_options output;
-  bool uses_statistics = false;  ///< the method does, or a report, which tells the drift
-  bool uses_importance = false;  ///< the method does
+  bool uses_statistics = false;    ///< the method does, or a report, which tells the drift
+  bool uses_importance = false;    ///< the method does
+  std::vector<std::string> notes;  ///< a sentence per option that the method has no use for
 
  private:
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
@@ -47,7 +47,7 @@ struct merge_plan {
 
   void read_methods(const merge_request& request);
   void find_inputs(const merge_request& request);
-  void check_settings(const merge_request& request);
+  void note_useless_settings(const merge_request& request);
   void check_overrides(const merge_request& request);
 };
 

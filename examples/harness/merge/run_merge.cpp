@@ -45,6 +45,7 @@ merge_result run_merge(const merge_request& request) {
   // What is wrong with the request is told before any file is read.
   const merge_plan plan(request);
   require_outputs_apart(request);
+  tell(plan.notes, request.how);
 
   const auto began = std::chrono::steady_clock::now();
   report_files files("--report", request.reports, plan.output.target);
@@ -73,6 +74,7 @@ merge_result run_merge(const merge_request& request) {
   auto warnings = warnings_of(reports, set, uses_features);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
   tell(warnings, request.how);
+  warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {
     json report = merge_report(request, plan, set, reports, warnings, uses_features);
     report["run"] = run_of(began, request.threads);
