@@ -2,11 +2,12 @@
 # directory among the system's temporary ones, away from the build tree, and is removed at the end.
 #
 #     cmake -DCASE=... -DCHECKOUT=... -DVERSION=... -DGENERATOR=... -DCOMPILER=... -DCOMPILER_ID=... [-DHINTS=...]
-#           [-DSYSTEM_INCLUDES=...] [-DPKG_CONFIG=...] -P run.cmake
+#           [-DSYSTEM_INCLUDES=...] [-DPKG_CONFIG=...] [-DBUILD=...] -P run.cmake
 #
 # CASE: a directory beside this file, or `plain` (a compiler's command line, no CMake), `pkg_config` (and what that tells
 # it), `amalgamated` (the one-header form, in two translation units), `eigen_versions` (stand-ins for other packages of
-# Eigen) or `without_posix`. HINTS: arguments for cmake that say where the libraries lie.
+# Eigen), `program` (the command line program, installed from BUILD, where it is built) or `without_posix`. HINTS: arguments
+# for cmake that say where the libraries lie.
 cmake_minimum_required(VERSION 3.16)
 
 # The surroundings' flags would hide what comes from us, and what doesn't.
@@ -157,6 +158,17 @@ a part of the project (version ${VERSION}, in ${CHECKOUT})" ${taken_names} "${sc
   string(REPLACE "\"${VERSION}\"" "\"${next}.0.0\"" text "${text}")
   file(WRITE "${scratch}/moved/share/cmake/catmerge/catmergeConfigVersion.cmake" "${text}")
   refused("${VERSION}" "version: ${next}.0.0")
+elseif(CASE STREQUAL "program")
+  must("${CMAKE_COMMAND}" --install "${BUILD}" --component catmerge_program --prefix "${scratch}/prefix")
+  file(RENAME "${scratch}/prefix" "${scratch}/moved")
+  file(GLOB_RECURSE installed RELATIVE "${scratch}/moved" "${scratch}/moved/*")
+  if(NOT installed STREQUAL "bin/catmerge")
+    fail("the component of the program installs ${installed}")
+  endif()
+  execute_process(COMMAND "${scratch}/moved/bin/catmerge" --version OUTPUT_VARIABLE output RESULT_VARIABLE status)
+  if(NOT status EQUAL 0 OR NOT output STREQUAL "catmerge ${VERSION}\n")
+    fail("catmerge --version ended with ${status}: ${output}")
+  endif()
 elseif(CASE STREQUAL "find_package_io")
   install_package()
   build_and_run("-DCMAKE_PREFIX_PATH=${scratch}/moved" -DWANTED_VERSION=${VERSION})
