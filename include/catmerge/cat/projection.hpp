@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/cat/detail/basis_search.hpp>
+#include <catmerge/features/statistics.hpp>
 #include <catmerge/tensor/operands.hpp>
 
 /// @file

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <catmerge/merge/method.hpp>
 #include <catmerge/merge/vectors.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <cstdint>

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/features/shift_energy.hpp>
 #include <catmerge/merge/feature_call.hpp>
 #include <catmerge/methods/detail/gram_solve.hpp>
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <Eigen/Core>
 #include <catmerge/error.hpp>
 #include <cstddef>
 #include <type_traits>
