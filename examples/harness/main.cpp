@@ -9,20 +9,23 @@
 #include <exception>
 #include <harness/commands/commands.hpp>
 #include <harness/report/report_files.hpp>
+#include <harness/system/large_blocks.hpp>
 #include <harness/system/option_error.hpp>
 #include <iostream>
 #include <string>
 
 int main(int argc, char** argv) {
 #ifdef M_MMAP_THRESHOLD
-  // Large matrices go back to the system when they are freed, but for what large_blocks.cpp keeps.
-  // By default glibc soon keeps what is smaller than 32 MiB, in pieces that the next size does not
-  // fit into: Task Arithmetic on eight ViT-B/32 peaked at 510 MB, with this at 134 MB. What is
-  // smaller is kept at all times: fresh pages for the buffers of every product took a third of
-  // CAT's time.
+  // Large memory goes back to the system when it is freed, but for matrices that large_blocks
+  // keeps. By default glibc soon keeps what is smaller than 32 MiB, in pieces that the next size
+  // does not fit into: Task Arithmetic on eight ViT-B/32 peaked at 510 MB, with this at 134 MB.
+  // What is smaller is kept at all times: fresh pages for the buffers of every product took a third
+  // of CAT's time.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
+  static catmerge::harness::large_blocks blocks;
+  std::pmr::set_default_resource(&blocks);
   // A file size limit is an error like a full disk, not the end of the program.
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App program(

@@ -152,10 +152,15 @@ void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_t
   };
   run(not_a_number, [](auto& c, auto p, auto, auto y) { c.assign(p, y); });
   run(not_a_number, [](auto& c, auto p, auto q, auto y) { c.subtract(p, q, y); });
+  run(not_a_number, [](auto& c, auto p, auto, auto y) {
+    const auto turned = c.make(catmerge::scalar_type::f64, c.columns(p), c.rows(p));
+    c.transpose(p, turned);
+    c.transpose(turned, y);
+  });
   run(grid{3}, [](auto& c, auto p, auto q, auto y) {
     const typename std::decay_t<decltype(c)>::const_view list[] = {p, q, p};
     c.accumulate(0.5, list, q, y);
-    c.accumulate(0.25, list, c.slice(q, 0, 0, 0, 0), y);
+    c.accumulate(0.25, list, y);
   });
   run(grid{3}, [](auto& c, auto p, auto, auto y) { c.axpy(-1.5, p, y); });
   run(grid{3}, [](auto& c, auto, auto, auto y) { c.scale(-0.75, y); });
@@ -592,6 +597,13 @@ TEST_CASE("torch: reductions and column operations against the host") {
         CHECK(std::abs(t.dot(x.view(), z.view()) - h.dot(x.host, z.host)) <=
               2 * tolerance::product<double>(n, std::sqrt(square * other)));
         CHECK(t.all_finite(x.view()));
+
+        const index_t side = std::min(s.rows, s.columns);
+        pair diagonal(scalar_type::f64, side, 1, kind::stepped, grid{5});
+        t.add_diagonal(0.5, t.slice(x.view(), 0, side, 0, side), diagonal.view());
+        h.add_diagonal(0.5, h.slice(x.host.view(), 0, side, 0, side), diagonal.host);
+        CHECK(diagonal.wrong() == 0);
+        CHECK(diagonal.outside_untouched());
 
         pair y(scalar_type::f64, s.columns, 1, kind::stepped, grid{5});
         t.column_energies(0.5, x.view(), y.view());

@@ -81,6 +81,15 @@ class catmerge::context<there> {
 #ifndef CASE_no_subtract  // expect: catmerge: context<Domain> lacks subtract(a, b, y)
   void subtract(read_handle, read_handle, written_handle);
 #endif
+#ifndef CASE_no_transpose  // expect: catmerge: context<Domain> lacks transpose(x, y)
+  void transpose(read_handle, written_handle);
+#endif
+#ifndef CASE_no_sum  // expect: catmerge: context<Domain> lacks accumulate(alpha, list, y)
+  void accumulate(double, std::span<const read_handle>, written_handle);
+#endif
+#ifndef CASE_no_diagonal  // expect: catmerge: context<Domain> lacks add_diagonal(alpha, x, y)
+  void add_diagonal(double, read_handle, written_handle);
+#endif
 #ifndef CASE_no_accumulate  // expect: catmerge: context<Domain> lacks accumulate(alpha, list, b, y)
   void accumulate(double, std::span<const read_handle>, read_handle, written_handle);
 #endif

@@ -64,6 +64,10 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   c.subtract(a, b, y);
   look(y, [&](index_t i, index_t j) { return a(i, j) - b(i, j); });
   y = fresh();
+  y.fill_nan();
+  c.transpose(host_context::const_view(a).transposed(), y);
+  look(y, [&](index_t i, index_t j) { return a(i, j); });
+  y = fresh();
   const host_context::const_view list[] = {a, b, a};
   c.accumulate(0.5, list, b, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) + (a(i, j) - b(i, j)); });
@@ -71,7 +75,7 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   c.accumulate(0.5, {list, 1}, b, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) + 0.5 * (a(i, j) - b(i, j)); });
   y = fresh();
-  c.accumulate(0.5, list, c.slice(host_context::const_view(b), 0, 0, 0, 0), y);
+  c.accumulate(0.5, list, y);
   look(y, [&](index_t i, index_t j) { return old(i, j) + 0.5 * (2 * a(i, j) + b(i, j)); });
   y = fresh();
   c.axpy(-1.5, a, y);
@@ -486,6 +490,21 @@ TEST_CASE("all_finite finds one bad element anywhere, and large finite ones are 
         }
 }
 
+TEST_CASE("add_diagonal adds the diagonal of a square matrix, however it is stored") {
+  host_context c;
+  for (const index_t d : {0, 1, 5, 130})
+    for (const auto type : all_types)
+      for (const auto how : {layout::row_major, layout::column_major, layout::spread}) {
+        window x(type, d, d, how, 1), y(scalar_type::f64, d, 1, layout::spread);
+        x.fill(grid{8});
+        y.fill(grid{9});
+        c.add_diagonal(-0.5, x, y);
+        CHECK(wrong_elements(
+                  y, [&](index_t j, index_t) { return grid{9}(j, 0) - 0.5 * x(j, j); }) == 0);
+        CHECK(y.outside_untouched());
+      }
+}
+
 TEST_CASE("column_energies and weighted_square add to what is there") {
   host_context c;
   for (const shape s : {shape{0, 3}, {1, 1}, {7, 5}, {65, 64}, {129, 63}, {64, 130}, {3, 257}})
@@ -883,6 +902,9 @@ TEST_CASE("shapes that do not fit are errors, for every operation") {
   CHECK_THROWS_AS(c.multiply(1, a, op::none, b, op::none, 0, y), catmerge::error);
   CHECK_THROWS_AS(c.multiply(1, a, op::none, b, op::transpose, 0, v), catmerge::error);
   CHECK_THROWS_AS(c.dot(a, b), catmerge::error);
+  CHECK_THROWS_AS(c.transpose(a, y), catmerge::error);
+  CHECK_THROWS_AS(c.accumulate(1, bad, y), catmerge::error);
+  CHECK_THROWS_AS(c.add_diagonal(1, a, v), catmerge::error);
   CHECK_THROWS_AS(c.column_energies(1, a, v), catmerge::error);  // a has 4 columns, v 3 rows
   CHECK_THROWS_AS(c.weighted_square(1, v, a, v), catmerge::error);
   CHECK_THROWS_AS(c.from_host(Eigen::MatrixXd::Zero(3, 3), y), catmerge::error);

@@ -179,12 +179,17 @@ class catmerge::context<test::fake_device> {
   void subtract(const const_view& a, const const_view& b, const view& y) {
     count(), host_.subtract(test::reading(a), test::reading(b), test::writing(y));
   }
+  void transpose(const const_view& x, const view& y) {
+    count(), host_.transpose(test::reading(x), test::writing(y));
+  }
+  void accumulate(double alpha, std::span<const const_view> list, const view& y) {
+    std::deque<test::reading> open;
+    count(), host_.accumulate(alpha, opened(list, open), test::writing(y));
+  }
   void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
                   const view& y) {
     std::deque<test::reading> open;
-    std::vector<host_const_view> all;
-    for (const auto& a : list) all.push_back(open.emplace_back(a));
-    count(), host_.accumulate(alpha, all, test::reading(b), test::writing(y));
+    count(), host_.accumulate(alpha, opened(list, open), test::reading(b), test::writing(y));
   }
   void axpy(double alpha, const const_view& x, const view& y) {
     count(), host_.axpy(alpha, test::reading(x), test::writing(y));
@@ -198,6 +203,9 @@ class catmerge::context<test::fake_device> {
   double squared_norm(const const_view& x) { return count(), host_.squared_norm(test::reading(x)); }
   double dot(const const_view& x, const const_view& y) {
     return count(), host_.dot(test::reading(x), test::reading(y));
+  }
+  void add_diagonal(double alpha, const const_view& x, const view& y) {
+    count(), host_.add_diagonal(alpha, test::reading(x), test::writing(y));
   }
   void column_energies(double alpha, const const_view& x, const view& y) {
     count(), host_.column_energies(alpha, test::reading(x), test::writing(y));
@@ -248,6 +256,12 @@ class catmerge::context<test::fake_device> {
 
  private:
   static void count() { ++test::fake_traffic().operations; }
+  static std::vector<host_const_view> opened(std::span<const const_view> list,
+                                             std::deque<test::reading>& open) {
+    std::vector<host_const_view> all;
+    for (const auto& a : list) all.push_back(open.emplace_back(a));
+    return all;
+  }
   static std::size_t size_on_host(const const_view& v) {
     return static_cast<std::size_t>(v.rows * v.columns) * sizeof(double);
   }

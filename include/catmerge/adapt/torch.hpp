@@ -83,22 +83,14 @@ class context<torch_domain> {
       y.tensor.copy_(a.tensor.to(c).sub(b.tensor));
   }
 
+  void transpose(const const_view& x, const view& y) { assign({x.tensor.t()}, y); }
+
+  void accumulate(double alpha, std::span<const const_view> list, const view& y) {
+    accumulate_from(alpha, list, nullptr, y);
+  }
   void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
                   const view& y) {
-    const bool plain = rows(b) == 0 && columns(b) == 0;
-    const auto writing = plain ? elementwise(y, y) : elementwise(y, b);
-    auto c = compute(y, b);
-    for (const auto& a : list) {
-      elementwise(y, a);
-      if (compute(a) == at::kDouble) c = at::kDouble;
-    }
-    const at::Tensor under = plain ? at::Tensor() : b.tensor.to(c);
-    at::Tensor sum;
-    for (const auto& a : list) {
-      const at::Tensor next = plain ? a.tensor.to(c) : a.tensor.to(c).sub(under);
-      sum = sum.defined() ? sum.add_(next) : plain ? next.clone() : next;
-    }
-    if (sum.defined()) add(alpha, sum, y);
+    accumulate_from(alpha, list, &b, y);
   }
 
   void axpy(double alpha, const const_view& x, const view& y) {
@@ -134,6 +126,12 @@ class context<torch_domain> {
   double dot(const const_view& x, const const_view& y) {
     const auto reading = elementwise(x, y);
     return total(x.tensor.to(at::kDouble).mul(y.tensor).reshape(-1)).item<double>();
+  }
+
+  void add_diagonal(double alpha, const const_view& x, const view& y) {
+    const auto writing = operands(y, x);
+    detail::require_shape(*this, x, rows(y), rows(y), "diagonal");
+    add(alpha, x.tensor.diagonal().reshape({rows(y), 1}), y);
   }
 
   void column_energies(double alpha, const const_view& x, const view& y) {
@@ -275,6 +273,24 @@ class context<torch_domain> {
                   detail::shape_text(rows(y), columns(y)) +
                   ((" and " + detail::shape_text(rows(x), columns(x))) + ... + std::string()));
     return operands(y, x...);
+  }
+
+  /// y += alpha sum_i (a_i - b), b null for y += alpha sum_i a_i.
+  void accumulate_from(double alpha, std::span<const const_view> list, const const_view* b,
+                       const view& y) {
+    const auto writing = elementwise(y, b != nullptr ? *b : const_view(y));
+    auto c = compute(y, b != nullptr ? *b : const_view(y));
+    for (const auto& a : list) {
+      elementwise(y, a);
+      if (compute(a) == at::kDouble) c = at::kDouble;
+    }
+    const at::Tensor base = b != nullptr ? b->tensor.to(c) : at::Tensor();
+    at::Tensor sum;
+    for (const auto& a : list) {
+      const at::Tensor next = b != nullptr ? a.tensor.to(c).sub(base) : a.tensor.to(c);
+      sum = sum.defined() ? sum.add_(next) : b != nullptr ? next : next.clone();
+    }
+    if (sum.defined()) add(alpha, sum, y);
   }
 
   /// What arithmetic on these is done in.

@@ -87,13 +87,13 @@ typename Context::matrix joint_basis(Context& c,
     const index_t width = c.columns(b);
     if (width == 0) continue;
     auto block = c.make(scalar_type::f64, width, size);
-    to_rows(c, b, block);
+    c.transpose(b, block);
     const index_t kept = orthonormalise(c, all, used, block);
     c.assign(c.slice(view(block), 0, kept, 0, size), c.slice(view(all), used, kept, 0, size));
     used += kept;
   }
   auto basis = c.make(scalar_type::f64, size, used);
-  to_columns(c, c.slice(view(all), 0, used, 0, size), basis);
+  c.transpose(c.slice(view(all), 0, used, 0, size), basis);
   return basis;
 }
 

@@ -20,10 +20,7 @@ typename Context::matrix second_moment(Context& c, const Statistics& s) {
   auto moment = c.make(scalar_type::f64, d, 1);
   if (s.rows == 0) return moment;
   if (s.form == statistics_form::gram)
-    for (index_t j = 0; j < d; ++j) {
-      const typename Context::view entry = c.slice(typename Context::view(moment), j, 1, 0, 1);
-      c.axpy(1 / s.rows, c.slice(s.data, j, 1, j, 1), entry);
-    }
+    c.add_diagonal(1 / s.rows, s.data, moment);
   else
     c.column_energies(1 / s.rows, s.data, moment);
   return moment;

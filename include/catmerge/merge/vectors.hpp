@@ -39,7 +39,7 @@ std::vector<typename Context::view> views_of(std::vector<typename Context::matri
 template <class Context>
 void sum_vectors(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
   const std::vector<typename Context::const_view> list(vectors.begin(), vectors.end());
-  c.accumulate(1, list, c.slice(typename Context::const_view(tau), 0, 0, 0, 0), tau);
+  c.accumulate(1, list, tau);
 }
 
 /// tau += (1/K) sum_k T_k: what most methods do with parameters that their rule is not for.

@@ -162,7 +162,7 @@ class eigen_search {
     for (index_t j = 0; j < have; ++j) found.values.push_back(ritz_.value(j));
     for (index_t j = have; j < seen; ++j) found.after.push_back(ritz_.value(j));
     found.vectors = c_->make(scalar_type::f64, size_, have);
-    if (have > 0) detail::to_columns(*c_, leading(), found.vectors);
+    if (have > 0) c_->transpose(leading(), found.vectors);
     found.magnitude = magnitude_;
     found.residual = residual_;
     found.products = products_;

@@ -34,22 +34,6 @@ void times_small(Context& c, const small_matrix& m, typename Context::const_view
   c.multiply(alpha, factor, op::none, x, op::none, beta, y);
 }
 
-/// y = x^T: the rows of a thin block as columns.
-template <class Context>
-void to_columns(Context& c, typename Context::const_view x, typename Context::view y) {
-  auto one = c.make(scalar_type::f64, c.rows(x), c.rows(x));
-  c.from_host(small_matrix::Identity(c.rows(x), c.rows(x)), one);
-  c.multiply(1, x, op::transpose, one, op::none, 0, y);
-}
-
-/// y = x^T: the columns of a thin matrix as rows.
-template <class Context>
-void to_rows(Context& c, typename Context::const_view x, typename Context::view y) {
-  auto one = c.make(scalar_type::f64, c.columns(x), c.columns(x));
-  c.from_host(small_matrix::Identity(c.columns(x), c.columns(x)), one);
-  c.multiply(1, one, op::none, x, op::transpose, 0, y);
-}
-
 /// x y^T on the host, for thin x and y.
 template <class Context>
 small_matrix small_product(Context& c, typename Context::const_view x,

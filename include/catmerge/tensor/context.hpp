@@ -37,15 +37,17 @@ enum class op : bool {
 /// - `slice(v, row, rows, column, columns)`: a window, no copy, writable if v is;
 /// - `assign(x, y)`: y = x, converting;
 /// - `subtract(a, b, y)`: y = a - b;
-/// - `accumulate(alpha, list, b, y)`: y += alpha sum_i (a_i - b) for a list of const_views, the
-///   differences and their sum, in the order of the list, rounded as computed; y += alpha sum_i a_i
-///   where b is empty (0 x 0);
+/// - `transpose(x, y)`: y = x^T, converting;
+/// - `accumulate(alpha, list, y)`: y += alpha sum_i a_i for a list of const_views, added in the
+///   order of the list, every partial sum rounded as computed;
+/// - `accumulate(alpha, list, b, y)`: y += alpha sum_i (a_i - b), likewise;
 /// - `axpy(alpha, x, y)`: y += alpha x;
 /// - `scale(alpha, y)`: y = alpha y;
 /// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision
 ///   (so a double y of float factors is a double product); beta = 0 overwrites whatever y held; y
 ///   overlaps neither factor;
 /// - `squared_norm(x)`, `dot(x, y)` = tr(x^T y): in double, to the host;
+/// - `add_diagonal(alpha, x, y)`: y(j) += alpha x(j, j), x square, y d x 1;
 /// - `column_energies(alpha, x, y)`: y(j) += alpha sum_i x(i, j)^2, y d x 1, f64;
 /// - `weighted_square(alpha, w, x, y)`: y += alpha w o x o x, all d x 1, y f64;
 /// - `zero_rows(list, y)`: the rows named become zero;
@@ -98,12 +100,15 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   { c.slice(y, n, n, n, n) } -> std::same_as<typename C::view>;
   c.assign(x, y);
   c.subtract(x, x, y);
+  c.transpose(x, y);
+  c.accumulate(a, operands, y);
   c.accumulate(a, operands, x, y);
   c.axpy(a, x, y);
   c.scale(a, y);
   c.multiply(a, x, op::none, x, op::transpose, a, y);
   { c.squared_norm(x) } -> std::same_as<double>;
   { c.dot(x, x) } -> std::same_as<double>;
+  c.add_diagonal(a, x, y);
   c.column_energies(a, x, y);
   c.weighted_square(a, x, x, y);
   c.zero_rows(list, y);

@@ -68,6 +68,8 @@ constexpr bool require_operations() {
                      -> std::same_as<typename C::view>, slice(y, n, n, n, n));
   CATMERGE_OPERATION("assign(x, y)", , assign(x, y));
   CATMERGE_OPERATION("subtract(a, b, y)", , subtract(x, x, y));
+  CATMERGE_OPERATION("transpose(x, y)", , transpose(x, y));
+  CATMERGE_OPERATION("accumulate(alpha, list, y)", , accumulate(a, operands, y));
   CATMERGE_OPERATION("accumulate(alpha, list, b, y)", , accumulate(a, operands, x, y));
   CATMERGE_OPERATION("axpy(alpha, x, y)", , axpy(a, x, y));
   CATMERGE_OPERATION("scale(alpha, y)", , scale(a, y));
@@ -75,6 +77,7 @@ constexpr bool require_operations() {
                      multiply(a, x, op::none, x, op::transpose, a, y));
   CATMERGE_OPERATION("squared_norm(x)", -> std::same_as<double>, squared_norm(x));
   CATMERGE_OPERATION("dot(x, y)", -> std::same_as<double>, dot(x, x));
+  CATMERGE_OPERATION("add_diagonal(alpha, x, y)", , add_diagonal(a, x, y));
   CATMERGE_OPERATION("column_energies(alpha, x, y)", , column_energies(a, x, y));
   CATMERGE_OPERATION("weighted_square(alpha, w, x, y)", , weighted_square(a, x, x, y));
   CATMERGE_OPERATION("zero_rows(list, y)", , zero_rows(list, y));

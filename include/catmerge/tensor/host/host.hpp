@@ -39,8 +39,11 @@ class context<host> {
   /// Computes on the caller's thread.
   context() = default;
 
-  /// Computes on `run`, to the same bits. What it refers to must outlive the context.
-  explicit context(executor run) : run_(std::move(run)) {}
+  /// Computes on `run`, to the same bits, and makes matrices in memory of a resource. Both must
+  /// outlive the context, and the resource what it makes.
+  explicit context(executor run,
+                   std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : run_(std::move(run)), memory_(memory) {}
 
   /// @cond specialisation
 
@@ -48,7 +51,9 @@ class context<host> {
   static index_t columns(const const_view& v) { return v.columns; }
   static scalar_type type(const const_view& v) { return v.type; }
 
-  matrix make(scalar_type type, index_t rows, index_t columns) { return {type, rows, columns}; }
+  matrix make(scalar_type type, index_t rows, index_t columns) {
+    return {type, rows, columns, memory_};
+  }
 
   const_view slice(const const_view& v, index_t row, index_t rows, index_t column,
                    index_t columns) {
@@ -64,12 +69,14 @@ class context<host> {
   void subtract(const const_view& a, const const_view& b, const view& y) {
     elementwise(entry::difference, any_f64(a, b, y), 1, y, a, b);
   }
+  void transpose(const const_view& x, const view& y) { assign(x.transposed(), y); }
+
+  void accumulate(double alpha, std::span<const const_view> list, const view& y) {
+    accumulate_from(alpha, list, nullptr, y);
+  }
   void accumulate(double alpha, std::span<const const_view> list, const const_view& b,
                   const view& y) {
-    bool in_double = any_f64(b, y);
-    for (const auto& a : list) in_double = in_double || a.type == scalar_type::f64;
-    in_double ? accumulate_in<double>(alpha, list, b, y)
-              : accumulate_in<float>(static_cast<float>(alpha), list, b, y);
+    accumulate_from(alpha, list, &b, y);
   }
   void axpy(double alpha, const const_view& x, const view& y) {
     elementwise(entry::add, any_f64(x, y), alpha, y, x);
@@ -98,6 +105,13 @@ class context<host> {
   double squared_norm(const const_view& x) { return reduce(x, x); }
 
   double dot(const const_view& x, const const_view& y) { return reduce(x, y); }
+
+  void add_diagonal(double alpha, const const_view& x, const view& y) {
+    detail::require_shape(*this, x, y.rows, y.rows, "diagonal");
+    const_view diagonal = x.window(0, y.rows, 0, (std::min<index_t>)(1, y.rows));
+    diagonal.row_stride = x.row_stride + x.column_stride;
+    axpy(alpha, diagonal, y);
+  }
 
   void column_energies(double alpha, const const_view& x, const view& y) {
     detail::require_shape(*this, y, x.columns, 1, "column energies");
@@ -364,21 +378,31 @@ class context<host> {
     });
   }
 
+  /// y += alpha sum_i (a_i - b), b null for y += alpha sum_i a_i.
+  void accumulate_from(double alpha, std::span<const const_view> list, const const_view* b,
+                       const view& y) {
+    bool in_double = y.type == scalar_type::f64 || (b != nullptr && b->type == scalar_type::f64);
+    for (const auto& a : list) in_double = in_double || a.type == scalar_type::f64;
+    in_double ? accumulate_in<double>(alpha, list, b, y)
+              : accumulate_in<float>(static_cast<float>(alpha), list, b, y);
+  }
+
   /// Block by block, so that y is read and written once however long the list is.
   template <class C>
-  void accumulate_in(C alpha, std::span<const const_view> list, const const_view& b,
+  void accumulate_in(C alpha, std::span<const const_view> list, const const_view* b,
                      const view& y) {
-    const bool plain = b.rows == 0 && b.columns == 0;
-    if (!plain) require_same_shape(y, b);
+    const bool plain = b == nullptr;
+    if (!plain) require_same_shape(y, *b);
     bool flat = y.rows > 1;
     for (const auto& a : list) {
       require_same_shape(y, a);
-      flat = flat && same_lines(y, a, plain ? a : b);
+      flat = flat && same_lines(y, a, plain ? a : *b);
     }
     if (flat) {
       std::vector<const_view> lines;
       for (const auto& a : list) lines.push_back(line(a));
-      return accumulate_in<C>(alpha, lines, plain ? b : line(b), line(y));
+      const const_view under = plain ? const_view() : line(*b);
+      return accumulate_in<C>(alpha, lines, plain ? nullptr : &under, line(y));
     }
     const detail::block_grid grid(y.rows, y.columns);
     parallel(grid.count(), [&](index_t k) {
@@ -388,7 +412,7 @@ class context<host> {
       std::fill_n(sum.get(), n, C(0));
       if (plain) std::fill_n(copy_b.get(), n, C(0));
       const auto under =
-          plain ? row_block<C>{copy_b.get(), width} : rows_of<C>(grid.window(b, k), copy_b.get());
+          plain ? row_block<C>{copy_b.get(), width} : rows_of<C>(grid.window(*b, k), copy_b.get());
       for (std::size_t first = 0; first < list.size(); first += group) {
         const auto count =
             (std::min<index_t>)(group, std::ssize(list) - static_cast<index_t>(first));
@@ -572,6 +596,7 @@ class context<host> {
   }
 
   executor run_;
+  std::pmr::memory_resource* memory_ = std::pmr::get_default_resource();
 };
 
 static_assert(compute_context<context<host>>);

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <limits>
 #include <memory>
+#include <memory_resource>
 #include <new>
 #include <string>
 #include <type_traits>
@@ -149,10 +150,11 @@ constexpr std::size_t alignment_of(std::size_t bytes) {
   return bytes < large_page ? 64 : large_page;
 }
 
-/// Gives back what was allocated with an alignment.
-struct aligned_release {
-  std::align_val_t alignment{64};
-  void operator()(std::byte* p) const { ::operator delete(p, alignment); }
+/// Returns memory to the resource that it came from.
+struct resource_release {
+  std::pmr::memory_resource* resource = nullptr;
+  std::size_t bytes = 0;
+  void operator()(std::byte* p) const { resource->deallocate(p, bytes, alignment_of(bytes)); }
 };
 
 /// Asks the system for large pages, where it has such.
@@ -169,16 +171,18 @@ class host_matrix {
  public:
   host_matrix() = default;
 
-  /// A matrix of zeros. Throws error on negative extents, std::bad_alloc where memory does not
-  /// suffice.
-  [[gnu::noinline]] host_matrix(scalar_type type, index_t rows, index_t columns) {
+  /// A matrix of zeros in memory of a resource, which must outlive it. Throws error on negative
+  /// extents, std::bad_alloc if there is not enough memory.
+  [[gnu::noinline]] host_matrix(
+      scalar_type type, index_t rows, index_t columns,
+      std::pmr::memory_resource* memory = std::pmr::get_default_resource()) {
     if (rows < 0 || columns < 0) throw error("a matrix cannot have a negative extent");
     const auto limit = (std::numeric_limits<index_t>::max)() / static_cast<index_t>(size_of(type));
     if (columns != 0 && rows > limit / columns) throw std::bad_alloc();
     const std::size_t bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
     if (bytes > 0) {
-      const std::align_val_t alignment{detail::alignment_of(bytes)};
-      memory_ = {static_cast<std::byte*>(::operator new(bytes, alignment)), {alignment}};
+      void* const block = memory->allocate(bytes, detail::alignment_of(bytes));
+      memory_ = {static_cast<std::byte*>(block), {memory, bytes}};
       detail::prefer_large_pages(memory_.get(), bytes);
       std::fill_n(memory_.get(), bytes, std::byte{0});
     }
@@ -227,7 +231,7 @@ class host_matrix {
                   name_of(scalar_type_v<S>));
   }
 
-  std::unique_ptr<std::byte[], detail::aligned_release> memory_;
+  std::unique_ptr<std::byte[], detail::resource_release> memory_;
   host_view all_;
 };
 
