@@ -108,16 +108,18 @@ void basis(benchmark::State& state, shape s, index_t rows, basis_solver way) {
   // How many products of G_k with a vector the Krylov ways took: counted once, outside the clock.
   if (taken == basis_solver::shifts || taken == basis_solver::weights) {
     options.solver = taken;
-    auto [gram, same] =
-        catmerge::detail::make_gram(c, catmerge::detail::read_all<context>(l.vectors),
-                                    catmerge::detail::as_statistics_list(l.features), {0}, options);
+    catmerge::detail::gram_problem<context> problem{
+        catmerge::detail::read_all<context>(l.vectors),
+        catmerge::detail::as_statistics_list(l.features)};
+    problem.wanted = {0};
+    const auto [gram, same] = catmerge::detail::make_gram(c, std::move(problem), options);
     catmerge::eigen_options eigen = options.eigen;
     eigen.tolerance = catmerge::default_tolerance(catmerge::scalar_type::f32);
     double seconds = 0;
     index_t calls = 0;
     const auto pairs = catmerge::largest_eigenpairs(
         c, s.d_out, std::get<catmerge::largest>(options.directions).count,
-        [&, &g = gram](context::const_view x, context::view y) {
+        [&, &g = *gram](context::const_view x, context::view y) {
           const stopwatch product;
           g.apply({{0, x, y}}, catmerge::scalar_type::f32);
           seconds += product.seconds();

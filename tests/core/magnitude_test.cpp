@@ -9,6 +9,7 @@
 
 #include "support/data.hpp"
 #include "support/fake_device.hpp"
+#include "support/gram.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
 
@@ -186,32 +187,34 @@ TEST_CASE_TEMPLATE("vectors and features that never meet are no reason for anoth
   options.solver = basis_solver::dense;
   CHECK(catmerge::removal_basis(0, l.vectors, l.features, options).basis.cols() == 0);
   catmerge::context<catmerge::host> c;
-  using gram = catmerge::conflict_gram<catmerge::context<catmerge::host>>;
   const auto views = catmerge::detail::read_all<catmerge::context<catmerge::host>>(l.vectors);
   const auto statistics = catmerge::detail::as_statistics_list(l.features);
-  gram g(c, views, statistics, 0, catmerge::row_weight::sum, gram::way::shifts, {0, 1, 2});
-  CHECK(g.type() == catmerge::scalar_type::f32);
-  CHECK(g.single());
-  CHECK(g.shift_energy(0, 1) == 0);
+  const auto g = test::make_gram(test::gram_way::shifts, c,
+                                 {views, statistics, 0, catmerge::row_weight::sum, {0, 1, 2}});
+  CHECK(g->type() == catmerge::scalar_type::f32);
+  CHECK(g->single());
+  CHECK(g->shift_energy(0, 1) == 0);
 }
 
 TEST_CASE_TEMPLATE("in the usual range, and for zeros, float stays float", S, float) {
   using context = catmerge::context<catmerge::host>;
-  using gram = catmerge::conflict_gram<context>;
   context c;
   // Fine-tuned weights move by 1e-6 to 1; features are 1e-4 to 1e4.
   for (const double vectors : {1e-6, 1e-3, 1.0})
     for (const double features : {0.0, 1e-4, 1.0, 1e4})
-      for (const auto way : {gram::way::shifts, gram::way::weights}) {
+      for (const auto way : {test::gram_way::shifts, test::gram_way::weights}) {
         auto l = linear_of_size<S>(8, vectors, features);
         l.vectors[1].setZero();
         l.features[2].setZero();
-        gram g(c, catmerge::detail::read_all<context>(l.vectors),
-               catmerge::detail::as_statistics_list(l.features), 5, catmerge::row_weight::sum, way,
-               {0, 1, 2});
-        CHECK(g.type() == catmerge::scalar_type::f32);
-        CHECK(g.single());
-        CHECK(g.searchable());
+        const auto g = test::make_gram(way, c,
+                                       {catmerge::detail::read_all<context>(l.vectors),
+                                        catmerge::detail::as_statistics_list(l.features),
+                                        5,
+                                        catmerge::row_weight::sum,
+                                        {0, 1, 2}});
+        CHECK(g->type() == catmerge::scalar_type::f32);
+        CHECK(g->single());
+        CHECK(g->searchable());
       }
   // Powers of two within it change no bit, so nothing was rounded on the way.
   const auto l = linear_of_size<S>(9, 1, 1, 40);

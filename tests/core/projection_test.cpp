@@ -7,6 +7,7 @@
 #include <catmerge/catmerge.hpp>
 
 #include "support/data.hpp"
+#include "support/gram.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
 
@@ -158,7 +159,8 @@ struct described {
 TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float and in double", S,
                    double, float) {
   using context = catmerge::context<catmerge::host>;
-  using gram = catmerge::conflict_gram<context>;
+  using gram = catmerge::detail::conflict_gram<context>;
+  using test::gram_way;
   context c;
   generator g(8);
   for (const auto& rows : {std::vector<index_t>{5, 9, 3, 6}, {4, 30}, {7}}) {
@@ -166,14 +168,15 @@ TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float
     std::vector<catmerge::host_const_view> vectors;
     for (const auto& t : p.data.vectors) vectors.push_back(catmerge::const_view_of(t));
     for (const auto form : {catmerge::statistics_form::rows, catmerge::statistics_form::gram})
-      for (const auto way : {gram::way::shifts, gram::way::weights})
+      for (const auto way : {gram_way::shifts, gram_way::weights})
         for (const bool mean : {false, true}) {
-          if (form == catmerge::statistics_form::gram && way == gram::way::shifts) continue;
+          if (form == catmerge::statistics_form::gram && way == gram_way::shifts) continue;
           const described<S> statistics(p.data.features, form);
           std::vector<index_t> tasks;
           for (index_t k = p.tasks() - 1; k >= 0; k -= 2) tasks.push_back(k);
-          gram several(c, vectors, statistics.views, 2.5, mean ? row_weight::mean : row_weight::sum,
-                       way, tasks);
+          const auto several = test::make_gram<context>(
+              way, c,
+              {vectors, statistics.views, 2.5, mean ? row_weight::mean : row_weight::sum, tasks});
           for (const auto arithmetic : {catmerge::scalar_type::f32, catmerge::scalar_type::f64}) {
             std::vector<row_major_of<double>> x, y;
             std::vector<typename gram::task_product> list;
@@ -182,7 +185,7 @@ TEST_CASE_TEMPLATE("G_k: products of several tasks together, both ways, in float
             }
             for (std::size_t j = 0; j < tasks.size(); ++j)
               list.push_back({tasks[j], catmerge::const_view_of(x[j]), catmerge::view_of(y[j])});
-            several.apply(list, arithmetic);
+            several->apply(list, arithmetic);
             for (std::size_t j = 0; j < tasks.size(); ++j) {
               const auto exact = oracle::gram(tasks[j], p.vectors, p.features, real(2.5), mean);
               const auto expected = oracle::times(oracle::exact(x[j]), exact);
@@ -595,12 +598,14 @@ TEST_CASE_TEMPLATE("removal basis: a search that is given up ends at the dense s
     for (const auto way : {basis_solver::shifts, basis_solver::weights}) {
       if (!rows && way == basis_solver::shifts) continue;
       const auto options = with(largest{2}, 5, way);
-      auto [g, plan] =
-          catmerge::detail::make_gram(c, views, rows ? statistics : grams, tasks, options);
+      catmerge::detail::gram_problem<catmerge::context<catmerge::host>> given{
+          views, rows ? statistics : grams};
+      given.wanted = tasks;
+      auto [g, plan] = catmerge::detail::make_gram(c, given, options);
       CHECK(plan.solver == way);
       CHECK(plan.products == options.eigen.products);  // a way that was asked for keeps its budget
       plan.products = 6;
-      const auto found = catmerge::detail::find_bases(c, g, tasks, options, plan);
+      const auto found = catmerge::detail::find_bases(c, *g, tasks, options, plan);
       for (std::size_t j = 0; j < tasks.size(); ++j) {
         CHECK(found[j].solver == basis_solver::dense);
         CHECK(found[j].products >= 6);

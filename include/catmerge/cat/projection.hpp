@@ -128,8 +128,11 @@ struct removal_basis_fn {
         throw error("removal_basis: features " + std::to_string(i) +
                     " hold a value that is not finite");
     }
-    auto [gram, plan] = make_gram(c, std::move(views), std::move(statistics), {k}, options);
-    auto found = std::move(find_bases(c, gram, {k}, options, plan).front());
+    gram_problem<Context> problem{std::move(views), std::move(statistics)};
+    problem.wanted = {k};
+    problem.who = "removal_basis";
+    const auto [gram, plan] = make_gram(c, std::move(problem), options);
+    auto found = std::move(find_bases(c, *gram, {k}, options, plan).front());
     const T& like = unwrap(*std::begin(vectors));
     removal_basis_result<result_t<T>> result{
         make_result(c, like, typename Context::const_view(found.basis)),
@@ -188,17 +191,20 @@ struct conflict_bases {
     const index_t tasks = std::ssize(p.vectors);
     std::vector<index_t> all;
     for (index_t k = 0; k < tasks; ++k) all.push_back(k);
-    auto [gram, plan] =
-        detail::make_gram(c, p.vectors, p.statistics, all, p.options, p.energies, p.who);
+    detail::gram_problem<Context> problem{p.vectors, p.statistics};
+    problem.wanted = all;
+    problem.energies = p.energies;
+    problem.who = p.who;
+    const auto [gram, plan] = detail::make_gram(c, std::move(problem), p.options);
     removal_bases<Context> found;
     if (p.wants_shifts) {
       found.shifts = Eigen::MatrixXd(tasks, tasks);
-      c.concurrently(tasks * tasks, [&, &g = gram](index_t pair) {
+      c.concurrently(tasks * tasks, [&, &g = *gram](index_t pair) {
         const index_t i = pair / tasks, k = pair % tasks;
         found.shifts(k, i) = g.shift_energy(k, i);
       });
     }
-    found.of_task = detail::find_bases(c, gram, all, p.options, plan);
+    found.of_task = detail::find_bases(c, *gram, all, p.options, plan);
     return found;
   }
 };

@@ -42,7 +42,7 @@ solver_costs cost_of_solvers(
   for (const auto& s : statistics) rows += static_cast<double>(c.rows(s.data)) / all;
   const auto of_rows = [](double m) { return 1 + 16 / (std::max)(m, 1.0); };
   const double found = 11 * block;  // vectors that a search takes
-  const bool can_stack = conflict_gram<Context>::has_rows(statistics);
+  const bool can_stack = has_rows(statistics);
 
   const double form_shifts = 2 * (some * (all - 1) + all) * rows * d_in * d_out * of_rows(rows);
   const double shifts_product = some * 8 * (all - 1) * rows * d_out * of_rows(block);

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <catmerge/cat/detail/basis_plan.hpp>
+#include <catmerge/cat/detail/gram_by_shifts.hpp>
+#include <catmerge/cat/detail/gram_by_weights.hpp>
 #include <catmerge/cat/removal_bases.hpp>
 #include <catmerge/numeric/eigen_search.hpp>
+#include <memory>
 
 /// From G_k to the removal basis: which eigenvalues are taken, by which solver.
 namespace catmerge::detail {
@@ -220,21 +223,25 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
   return results;
 }
 
-/// The G_k of the options for some tasks, and how their bases are to be found: as the options say
-/// or the cheapest way. energies: ||T_i||_F^2, if they are known. who: names the parameter.
+/// The matrices G_k of the wanted tasks, and the plan by which their bases are found.
 template <class Context>
-std::pair<conflict_gram<Context>, basis_plan> make_gram(
-    Context& c, std::vector<typename Context::const_view> vectors,
-    std::vector<statistics_view<typename Context::domain>> statistics,
-    const std::vector<index_t>& tasks, const projection_options& options,
-    std::vector<double> energies = {}, const std::string& who = "removal_basis") {
-  using gram = conflict_gram<Context>;
-  const basis_plan plan = plan_bases(c, vectors, statistics, tasks, options);
+struct planned_gram {
+  std::unique_ptr<conflict_gram<Context>> gram;
+  basis_plan plan;
+};
+
+/// Makes them as the options say, or as is cheapest.
+template <class Context>
+planned_gram<Context> make_gram(Context& c, gram_problem<Context> problem,
+                                const projection_options& options) {
+  problem.lambda = options.lambda;
+  problem.weighting = options.weighting;
+  const basis_plan plan =
+      plan_bases(c, problem.vectors, problem.statistics, problem.wanted, options);
   const bool stack = plan.solver == basis_solver::shifts ||
-                     (plan.solver == basis_solver::dense && gram::has_rows(statistics));
-  return {gram(c, std::move(vectors), std::move(statistics), options.lambda, options.weighting,
-               stack ? gram::way::shifts : gram::way::weights, tasks, std::move(energies), who),
-          plan};
+                     (plan.solver == basis_solver::dense && has_rows(problem.statistics));
+  if (stack) return {std::make_unique<gram_by_shifts<Context>>(c, std::move(problem)), plan};
+  return {std::make_unique<gram_by_weights<Context>>(c, std::move(problem)), plan};
 }
 
 }  // namespace catmerge::detail
