@@ -21,25 +21,19 @@ struct catmerge::tensor_traits<read_only> {
 };
 
 struct method {
-#if defined(CASE_merge_without_report)  // expect: catmerge: a merging method needs merge(context,
+#if defined(CASE_merge_without_report)  // expect: catmerge: a merging method needs combine(context,
   template <class Context>
   void merge(Context&, const catmerge::layer_problem<Context>&, typename Context::view) const;
-#elif defined(CASE_merge_not_const)  // expect: catmerge: a merging method needs merge(context,
+#elif defined(CASE_merge_not_const)  // expect: catmerge: a merging method needs combine(context,
   template <class Context>
   catmerge::layer_report merge(Context&, const catmerge::layer_problem<Context>&,
                                typename Context::view);
-#elif !defined( \
-    CASE_no_merge)  // expect: catmerge: a merging method needs merge(context, problem, out)
+#elif !defined(CASE_no_merge)  // expect: or merge(context, problem, out) const, which returns a
   template <class Context>
   catmerge::layer_report merge(Context&, const catmerge::layer_problem<Context>&,
                                typename Context::view) const;
 #endif
-#if defined(CASE_needs_statistics_of_int)  // expect: a merging method needs needs_statistics
-  int needs_statistics(catmerge::layer_kind) const;
-#elif !defined( \
-    CASE_no_needs_statistics)  // expect: catmerge: a merging method needs needs_statistics
   bool needs_statistics(catmerge::layer_kind) const;
-#endif
 };
 
 struct source {
