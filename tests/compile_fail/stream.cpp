@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What merge_stream asks of a method, a source, statistics and a sink.
+// merge_stream's requirements on a method, a source, statistics and a sink.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/merge/stream.hpp>
 
@@ -47,9 +47,9 @@ struct source {
 #elif !defined(CASE_no_groups)  // expect: catmerge: a parameter source needs groups()
   std::vector<parameter_group> groups();
 #endif
-#if defined(CASE_base_of_void)  // expect: catmerge: what a parameter source's base(parameter)
+#if defined(CASE_base_of_void)  // expect: catmerge: a parameter source's base(parameter) must
   void base(const parameter_info&);
-#elif defined(CASE_base_no_tensor)  // expect: catmerge: what a parameter source's base(parameter)
+#elif defined(CASE_base_no_tensor)  // expect: catmerge: a parameter source's base(parameter) must
   no_tensor base(const parameter_info&);
 #elif defined( \
     CASE_base_not_makeable)         // expect: catmerge: tensor_traits<T>::make(like, rows, columns)
@@ -59,7 +59,7 @@ struct source {
 #elif !defined(CASE_no_base)        // expect: catmerge: a parameter source needs base(parameter)
   const Eigen::MatrixXf& base(const parameter_info&);
 #endif
-#if defined(CASE_expert_no_tensor)  // expect: catmerge: what a parameter source's expert(task,
+#if defined(CASE_expert_no_tensor)  // expect: catmerge: a parameter source's expert(task,
   no_tensor expert(index_t, const parameter_info&);
 #elif defined(CASE_expert_on_device)  // expect: catmerge: the tensors of one call
   device_tensor<2> expert(index_t, const parameter_info&);
