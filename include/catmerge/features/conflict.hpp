@@ -38,7 +38,7 @@ double shift_energy(Context& c, layer_kind kind, const Statistics& s,
   if (!std::isfinite(energy) && c.all_finite(t) && c.all_finite(s.data))
     throw error(
         "feature_shift: the squared norm overflows float64: divide the features by a power "
-        "of two, by whose square the result is then smaller");
+        "of two and multiply the result by its square");
   return energy;
 }
 

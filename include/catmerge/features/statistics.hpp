@@ -51,7 +51,7 @@ class feature_statistics {
     if (!other.gram_) {
       const const_view rows = c.slice(const_view(*other.rows_), 0, other.count_, 0, other.width_);
       if (&other != this) return add_rows(c, rows);
-      matrix_type copy = c.make(c.type(rows), count_, width_);  // adding rows moves what it reads
+      matrix_type copy = c.make(c.type(rows), count_, width_);  // add_rows moves the rows
       c.assign(rows, copy);
       return add_rows(c, copy);
     }
@@ -267,8 +267,8 @@ struct statistics_of_fn {
   template <owns_elements Features>
   auto operator()(const Features&& features) const {
     static_assert(refused<Features>,
-                  "catmerge: statistics_of refers to what it is given, and this is a temporary, "
-                  "which is gone after the statement: give it a name first");
+                  "catmerge: statistics_of returns a view, and its argument is a temporary that "
+                  "ends with the statement: give it a name first");
     return as_statistics(features);
   }
 };

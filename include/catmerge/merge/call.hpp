@@ -8,11 +8,11 @@
 
 namespace catmerge {
 
-/// The merged parameter and what was done.
+/// The merged parameter and the report of its merge.
 template <class Tensor>
 struct merge_result {
   Tensor merged;        ///< shaped like base, of its family and compute type
-  layer_report report;  ///< what the method did; not every method fills every field
+  layer_report report;  ///< not every method fills every field
 };
 
 /// Calls of methods for one parameter. A Method is made from its `options`, which are a member.

@@ -14,8 +14,8 @@ template <class Features, class Options = Features>
 constexpr bool require_features_given() {
   static_assert(!std::is_same_v<Features, Options>,
                 "catmerge: the features are missing: (base, experts, features), one matrix of rows "
-                "n_k x d_in per task, or its statistics, in the order of the experts; where there "
-                "are none, task_arithmetic(base, experts) needs none");
+                "n_k x d_in per task, or its statistics, in the order of the experts; "
+                "task_arithmetic(base, experts) needs none");
   return true;
 }
 

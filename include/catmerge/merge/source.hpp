@@ -112,7 +112,7 @@ struct no_statistics {
   void release(const parameter_group&) {}  ///< Has nothing to release.
 };
 
-/// What merge_stream did to one parameter.
+/// The report of merge_stream on one parameter.
 struct parameter_report {
   std::string name;                 ///< as the source has it
   layer_report layer;               ///< the method's report
@@ -123,7 +123,7 @@ struct parameter_report {
 
 namespace detail {
 
-/// What a source's base() and expert() return.
+/// The types of a source's base() and expert().
 template <class S>
 using source_base_t = decltype(std::declval<S&>().base(std::declval<const parameter_info&>()));
 template <class S>
