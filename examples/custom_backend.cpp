@@ -1,14 +1,14 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// A tensor type that catmerge has never seen takes the struct below and nothing else.
+// One struct adapts a new tensor type to catmerge: tensor_traits.
 #include <catmerge/catmerge.hpp>
 #include <cstdio>
 #include <random>
 
 namespace lab {
 
-/// Columns one after the other, with a gap between them: column-major with a pitch.
+/// A column-major matrix with a gap between its columns.
 struct panel {
   std::vector<float> values;
   long height = 0, width = 0, pitch = 0;  // `pitch` values from one column to the next

@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// catmerge inside another framework, `fw`, with memory, tensors and threads of its own: networks
-// are merged a group of parameters at a time, without a file and without a copy of a weight.
+// catmerge inside another framework, `fw`, with memory, tensors and threads of its own. Networks
+// are merged a group of parameters at a time, without a file or a copy of a weight.
 #include <catmerge/catmerge.hpp>
 #include <cstdio>
 #include <future>
@@ -11,7 +11,7 @@
 
 namespace fw {
 std::size_t held = 0, peak = 0, made = 0;  // bytes, bytes, tensors
-struct tensor {                            // a handle; the last one gives the memory back
+struct tensor {                            // a handle; the last one frees the memory
   long n, m;                               // rows, columns
   catmerge::scalar_type type;              // known at run time
   std::shared_ptr<void> memory;
@@ -25,7 +25,7 @@ tensor make(long rows, long columns, catmerge::scalar_type type) {
 void parallel_for(long count, const std::function<void(long)>& task) {
   std::vector<std::future<void>> running;
   for (long i = 0; i < count; ++i) running.push_back(std::async(std::launch::async, task, i));
-  for (auto& one : running) one.get();  // passes on what a task threw
+  for (auto& one : running) one.get();  // rethrows a task's exception
 }
 }  // namespace fw
 
@@ -40,7 +40,7 @@ struct catmerge::tensor_traits<fw::tensor> {
 };
 
 using info = catmerge::parameter_info;
-struct networks {  // a base and three experts of it: loaded when asked for, freed on release
+struct networks {  // a base and three experts: loaded on demand, freed on release
   std::map<std::string, fw::tensor> loaded;
   std::mt19937 bits{1};  // random numbers stand in for weights and inputs
   const fw::tensor& load(const std::string& name, long rows) {
@@ -64,7 +64,7 @@ struct networks {  // a base and three experts of it: loaded when asked for, fre
     return catmerge::statistics_of(x);
   }
   void release(const catmerge::parameter_group&) { loaded.clear(); }
-  void put(const info&, const fw::tensor&) {}  // would be kept, stored or sent
+  void put(const info&, const fw::tensor&) {}  // here a program would store or send it
 };
 
 int main() {

@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// Three fine-tuned copies of a torch::nn::Module, merged into the module they came from, in place.
-// A parameter is handed over as the torch::Tensor that it is; nothing leaves libtorch.
+// Three fine-tuned copies of a torch::nn::Module, merged into the original module, in place.
+// Parameters are passed as torch::Tensor; nothing leaves libtorch.
 #include <torch/torch.h>
 
 #include <catmerge/adapt/torch.hpp>
@@ -11,7 +11,7 @@
 #include <random>
 
 using torch::Tensor;
-using features = torch::OrderedDict<std::string, Tensor>;  // what enters a parameter, by its name
+using features = torch::OrderedDict<std::string, Tensor>;  // inputs by parameter name
 
 // Independent of libtorch's generator, whose numbers differ from version to version.
 Tensor noise(std::mt19937& bits, at::IntArrayRef shape, double size) {
@@ -31,7 +31,7 @@ struct block : torch::nn::Module {
   Tensor forward(const Tensor& x, features* seen = nullptr) {
     const Tensor a = norm(x), b = torch::gelu(up(a));
     if (seen != nullptr) {
-      seen->insert("norm.weight", torch::layer_norm(x, {12}));  // a scale's: before it is applied
+      seen->insert("norm.weight", torch::layer_norm(x, {12}));  // the input of the scale
       seen->insert("up.weight", a), seen->insert("down.weight", b);
     }
     return down(b);
@@ -52,7 +52,7 @@ int main() {
     samples.push_back(noise(bits, {4, 12}, 1));
     wanted.push_back(experts[k].forward(samples[k], &inputs[k]));
   }
-  const auto loss = [&](std::size_t k) {  // how far the base network is from expert k's outputs
+  const auto loss = [&](std::size_t k) {  // of the base network, against expert k's outputs
     return torch::mse_loss(base.forward(samples[k]), wanted[k]).item<double>();
   };
   const double before[] = {loss(0), loss(1), loss(2)};

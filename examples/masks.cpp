@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// The scale and the shift of one LayerNorm, fine-tuned for two tasks: which coordinates CAT removes
-// from one task's vector to protect the other, and why.
+// The scale and the shift of one LayerNorm, fine-tuned for two tasks. The program shows the
+// coordinates that CAT removes from one task's vector to protect the other, and their scores.
 #include <algorithm>
 #include <catmerge/catmerge.hpp>
 #include <cstdio>
@@ -16,8 +16,8 @@ int main() {
                                              vector{{1.0, 0.6, 1.3, 0.9}}};
   const std::vector<vector> shift_experts = {vector{{0.3, 0.0, -0.1, 0.0}},
                                              vector{{0.0, 0.2, 0.1, -0.4}}};
-  // What the scale is multiplied with, one row per token: the *normalised* input. Coordinate 0 is
-  // busy in task 1 and nearly silent in task 0, coordinate 1 the other way round.
+  // The *normalised* input of the scale, one row per token. Coordinate 0 is large in task 1 and
+  // small in task 0, coordinate 1 the other way round.
   const std::vector<matrix> inputs = {
       matrix{{0.1, 1.6, -1.1, 0.3}, {-0.1, -1.4, 0.9, 1.0}, {0.2, 1.7, 0.8, -0.6}},
       matrix{{1.5, 0.2, 1.0, 0.6}, {-1.8, 0.1, 0.9, -0.4}, {1.4, -0.1, -1.2, 0.7}}};
@@ -25,11 +25,11 @@ int main() {
   for (const vector& expert : scale_experts) scales.push_back(catmerge::task_vector(gamma, expert));
   for (const vector& expert : shift_experts) shifts.push_back(catmerge::task_vector(beta, expert));
 
-  catmerge::cat_options options;  // the paper's, except that it removes 4 of many more coordinates
+  catmerge::cat_options options;  // the paper's, but for 2 coordinates of 4, not 4 of many
   options.scale.coordinates.count = options.shift.count = 2;
   bool holds = true;
 
-  // Protects task k from the other one's vectors. x_k and x_i are the inputs of k and of the other.
+  // Prints the masks that protect task k from task i. x_k and x_i are their inputs.
   const auto protect = [&](catmerge::index_t k, const matrix& x_k, const matrix& x_i,
                            const vector& scale, const vector& shift) {
     const auto scale_mask = catmerge::scale_mask(k, scales, inputs, options.scale);
@@ -40,7 +40,7 @@ int main() {
     std::printf("To protect task %td, what goes from the other task's vectors:\n", k);
     std::printf("   j  scale T    harm    loss   score  goes | shift T  score  goes\n");
     for (catmerge::index_t j = 0; j < 4; ++j) {
-      // E[(x_k T)^2], which task k suffers, and E[(x_i T)^2], which the other would lose.
+      // harm: E[(x_k T)^2], the conflict in task k; loss: E[(x_i T)^2], the deviation of task i.
       const double harm = x_k.col(j).cwiseAbs2().mean() * scale[j] * scale[j];
       const double loss = x_i.col(j).cwiseAbs2().mean() * scale[j] * scale[j];
       const double score = harm - options.scale.lambda * loss;

@@ -1,15 +1,15 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// A merging method of one's own: written in the operations of catmerge's contexts, so it runs on
-// every backend, and run on a whole network beside the library's methods.
+// A merging method of your own, written in the operations of catmerge's contexts: it runs on every
+// backend. Here it merges a whole network beside Task Arithmetic.
 #include <catmerge/catmerge.hpp>
 #include <cstdio>
 #include <map>
 #include <random>
 
-// Task Arithmetic in which every task has an equal say: theta_0 + alpha sum_k (m / ||T_k||) T_k,
-// m the mean of the norms. An expert that was trained for longer does not drown the others.
+// Task Arithmetic with equal weight for every task: theta_0 + alpha sum_k (m / ||T_k||) T_k, m the
+// mean of the norms. An expert with a longer training does not drown the others.
 struct balanced_method {
   double alpha = 0.3;
   double factor() const { return alpha; }
@@ -30,7 +30,7 @@ struct balanced_method {
 };
 static_assert(catmerge::vector_method<balanced_method, catmerge::context<catmerge::host>>);
 
-// Checkpoints in memory, source and sink in one. (embedding.cpp has a source that loads and frees.)
+// Checkpoints in memory, source and sink in one. (The source of embedding.cpp loads and frees.)
 using matrix = Eigen::MatrixXf;
 using checkpoint = std::map<std::string, matrix>;
 using info = catmerge::parameter_info;
@@ -50,10 +50,10 @@ int main() {
   const auto uniform = [&] { return static_cast<float>(bits()) * 0x1p-31F - 1; };
   const auto noise = [&](float x) -> matrix { return x * matrix::NullaryExpr(8, 8, uniform); };
   network net{{{"up", noise(1)}, {"down", noise(1)}}, {}, {}};
-  for (const float far : {0.05F, 0.1F, 0.8F})  // how far fine-tuning went, task by task
+  for (const float far : {0.05F, 0.1F, 0.8F})  // size of each task's vector
     net.experts[std::ssize(net.experts)] = {{"up", net.pretrained["up"] + noise(far)},
                                             {"down", net.pretrained["down"] + noise(far)}};
-  // How much of each task is in the merged network: the least cosine of their changes.
+  // The least cosine of the merged network's change with a task's: the share of the weakest task.
   const auto least_cosine = [&](const char* name, const auto& method) {
     catmerge::merge_stream(method, net, net);  // a source and a sink
     float least = 1;

@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// Features do not have to be in memory at once: two workers see half of the batches each and keep
-// what CAT needs of them, at most d_in x d_in numbers for a linear layer and d_in for a scale.
+// Statistics gathered batch by batch. Two workers see half of the batches each and keep at most
+// d_in x d_in numbers for a linear layer and d_in for a scale: all that CAT needs.
 #include <catmerge/catmerge.hpp>
 #include <cstdio>
 #include <random>
@@ -17,7 +17,7 @@ matrix uniform(std::mt19937& bits, int rows, int columns) {
   return matrix::NullaryExpr(rows, columns, number);
 }
 
-// Any batch can be computed alone: what running a batch of images through the network would give.
+// One batch of features, as a network would compute them from a batch of images.
 matrix batch_of(int task, int batch) {
   std::mt19937 bits(static_cast<unsigned>(1000 * task + batch));
   const vector busy = vector::LinSpaced(d_in, 0.2F, static_cast<float>(1 + task));
@@ -52,7 +52,7 @@ int main() {
     std::thread other([&] { two.run(task, batches / 2, batches / 2); });
     one.run(task, 0, batches / 2);
     other.join();
-    one.linear.combine(two.linear);  // as if `one` had seen everything
+    one.linear.combine(two.linear);  // `one` now stands for all batches
     one.scale.combine(two.scale);
     linear_statistics.push_back(std::move(one.linear));
     scale_statistics.push_back(std::move(one.scale));
@@ -61,7 +61,7 @@ int main() {
       all_rows.back().middleRows(b * batch_rows, batch_rows) = batch_of(task, b);
   }
 
-  // Statistics stand wherever rows could stand. Equal to rounding: sums are taken in another order.
+  // Statistics can replace rows in every call. Results agree up to the order of sums.
   catmerge::cat_options options;
   options.linear.lambda = 1;
   const auto streamed = catmerge::cat_linear(base, experts, linear_statistics, options);

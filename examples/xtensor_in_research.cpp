@@ -4,7 +4,7 @@
 // An experiment with one step of CAT, on xtensor's tensors: how many directions are worth removing?
 // For each task k the removal basis B_k minimises Eq. 8 of the paper,
 //     sum_{i != k} ||X_k (T_i - B_k B_k^T T_i)^T||^2 + lambda ||X_i (B_k B_k^T T_i)^T||^2,
-// conflict plus what the trimmed tasks lose of their own. Here both numbers of it are swept.
+// inter-task conflict plus lambda times deviation. The sweep is over lambda and the rank of B_k.
 #include <catmerge/adapt/xtensor.hpp>
 #include <catmerge/cat/projection.hpp>
 #include <catmerge/features/conflict.hpp>
@@ -23,7 +23,7 @@ matrix noise(std::mt19937& bits, std::size_t rows, std::size_t columns) {
 
 struct point {
   double objective = 0;        // Eq. 8, summed over the protected tasks
-  double predicted = 0;        // the same, from the eigenvalues alone
+  double predicted = 0;        // the same from the eigenvalues alone
   catmerge::index_t rank = 0;  // directions removed
 };
 
@@ -35,7 +35,7 @@ point measure(const std::vector<matrix>& vectors, const std::vector<matrix>& inp
     const auto found =
         catmerge::removal_basis(static_cast<catmerge::index_t>(k), vectors, inputs, options);
     p.rank += std::ssize(found.eigenvalues);
-    for (const double value : found.eigenvalues) p.predicted -= value;  // what each one is worth
+    for (const double value : found.eigenvalues) p.predicted -= value;  // each lowers Eq. 8
     for (std::size_t i = 0; i < tasks; ++i) {
       if (i == k) continue;
       matrix trimmed = vectors[i];
@@ -66,7 +66,7 @@ int main() {
       const catmerge::projection_options options{catmerge::largest{rank}, lambda};
       const point now = measure(vectors, inputs, options);
       std::printf("  %6.3f (%2td)", now.objective, now.rank);
-      // Each direction more lowers Eq. 8, by its eigenvalue; without one nothing changes.
+      // Each further direction lowers Eq. 8 by its eigenvalue; without one nothing changes.
       holds = holds && (now.rank > before.rank ? now.objective < before.objective
                                                : now.objective <= before.objective + 1e-9);
       holds = holds && std::abs(now.objective - now.predicted) < 1e-9;

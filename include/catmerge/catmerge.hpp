@@ -4,8 +4,8 @@
 
 /// @file
 /// The whole library but the methods beside CAT (methods.hpp), the adapters of other tensors
-/// (adapt/eigen_tensor.hpp, adapt/xtensor.hpp, ...), files (io/) and names (model/), which are
-/// included one by one. Needs Eigen alone.
+/// (adapt/eigen_tensor.hpp, adapt/xtensor.hpp, ...), files (io/) and names (model/): include those
+/// one by one. Needs Eigen alone.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/adapt/span.hpp>
 #include <catmerge/cat/mask.hpp>

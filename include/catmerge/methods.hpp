@@ -3,8 +3,7 @@
 #pragma once
 
 /// @file
-/// All merging methods beside CAT. (Apart from catmerge.hpp, which whoever wants CAT alone
-/// compiles.)
+/// All merging methods beside CAT. catmerge.hpp leaves them out, so that CAT alone compiles faster.
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

@@ -220,13 +220,13 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
 #endif
 
   // Temporaries.
-#ifdef CASE_statistics_of_temporary  // expect: catmerge: statistics_of refers to what it is given
+#ifdef CASE_statistics_of_temporary  // expect: catmerge: statistics_of returns a view, and its
   catmerge::statistics_of(W(2, 2));
 #endif
-#ifdef CASE_statistics_of_product  // expect: catmerge: statistics_of refers to what it is given
+#ifdef CASE_statistics_of_product  // expect: catmerge: statistics_of returns a view, and its
   catmerge::statistics_of((w * a).eval());
 #endif
-#ifdef CASE_statistics_of_accumulator  // expect: catmerge: statistics_of refers to what it is given
+#ifdef CASE_statistics_of_accumulator  // expect: catmerge: statistics_of returns a view, and its
   catmerge::statistics_of(catmerge::feature_statistics<>());
 #endif
   catmerge::statistics_of(w), catmerge::statistics_of(w.topRows(2));  // of memory that lasts

@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What merge_stream asks of a method, a source, statistics and a sink.
+// merge_stream's requirements on a method, a source, statistics and a sink.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/merge/stream.hpp>
 
@@ -21,25 +21,19 @@ struct catmerge::tensor_traits<read_only> {
 };
 
 struct method {
-#if defined(CASE_merge_without_report)  // expect: catmerge: a merging method needs merge(context,
+#if defined(CASE_merge_without_report)  // expect: catmerge: a merging method needs combine(context,
   template <class Context>
   void merge(Context&, const catmerge::layer_problem<Context>&, typename Context::view) const;
-#elif defined(CASE_merge_not_const)  // expect: catmerge: a merging method needs merge(context,
+#elif defined(CASE_merge_not_const)  // expect: catmerge: a merging method needs combine(context,
   template <class Context>
   catmerge::layer_report merge(Context&, const catmerge::layer_problem<Context>&,
                                typename Context::view);
-#elif !defined( \
-    CASE_no_merge)  // expect: catmerge: a merging method needs merge(context, problem, out)
+#elif !defined(CASE_no_merge)  // expect: or merge(context, problem, out) const, which returns a
   template <class Context>
   catmerge::layer_report merge(Context&, const catmerge::layer_problem<Context>&,
                                typename Context::view) const;
 #endif
-#if defined(CASE_needs_statistics_of_int)  // expect: a merging method needs needs_statistics
-  int needs_statistics(catmerge::layer_kind) const;
-#elif !defined( \
-    CASE_no_needs_statistics)  // expect: catmerge: a merging method needs needs_statistics
   bool needs_statistics(catmerge::layer_kind) const;
-#endif
 };
 
 struct source {
@@ -53,9 +47,9 @@ struct source {
 #elif !defined(CASE_no_groups)  // expect: catmerge: a parameter source needs groups()
   std::vector<parameter_group> groups();
 #endif
-#if defined(CASE_base_of_void)  // expect: catmerge: what a parameter source's base(parameter)
+#if defined(CASE_base_of_void)  // expect: catmerge: a parameter source's base(parameter) must
   void base(const parameter_info&);
-#elif defined(CASE_base_no_tensor)  // expect: catmerge: what a parameter source's base(parameter)
+#elif defined(CASE_base_no_tensor)  // expect: catmerge: a parameter source's base(parameter) must
   no_tensor base(const parameter_info&);
 #elif defined( \
     CASE_base_not_makeable)         // expect: catmerge: tensor_traits<T>::make(like, rows, columns)
@@ -65,7 +59,7 @@ struct source {
 #elif !defined(CASE_no_base)        // expect: catmerge: a parameter source needs base(parameter)
   const Eigen::MatrixXf& base(const parameter_info&);
 #endif
-#if defined(CASE_expert_no_tensor)  // expect: catmerge: what a parameter source's expert(task,
+#if defined(CASE_expert_no_tensor)  // expect: catmerge: a parameter source's expert(task,
   no_tensor expert(index_t, const parameter_info&);
 #elif defined(CASE_expert_on_device)  // expect: catmerge: the tensors of one call
   device_tensor<2> expert(index_t, const parameter_info&);

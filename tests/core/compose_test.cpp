@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/catmerge.hpp>
+#include <catmerge/methods/detail/importance.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <cmath>
 #include <map>

@@ -829,7 +829,7 @@ TEST_CASE("errors name what is wrong") {
         }) == "TATR: alpha must be a finite number");
   CHECK(message([&] { catmerge::tatr(base, experts); }) ==
         "the parameter: TATR needs the tasks' sensitivities, mean |gradient| at theta_0, as "
-        "importances; or the option zero_shot, which does without");
+        "importances; the option zero_shot needs none");
 
   importance[1](2, 2) = -1e-30F;
   const std::string negative = "the parameter: importances of 'task 1' hold a negative value";

@@ -10,14 +10,14 @@
 #include <span>
 
 /// @file
-/// How much task vectors disturb features: the terms of Eq. 8 of CAT Merging (Sun et al., ICML
-/// 2025) and the bound that says why each layer may be looked at alone.
+/// The disturbance of features by task vectors: the terms of Eq. 8 of CAT Merging (Sun et al., ICML
+/// 2025), and the bound by which each layer can be treated alone.
 namespace catmerge {
 
 namespace detail {
 
-/// ||f(X; W + T) - f(X; W)||_F^2, summed over the rows of X. Throws catmerge::error where it does
-/// not fit into double, although X and T do.
+/// ||f(X; W + T) - f(X; W)||_F^2, summed over the rows of X. Throws catmerge::error if it overflows
+/// double, although X and T do not.
 template <class Context, class Statistics>
 double shift_energy(Context& c, layer_kind kind, const Statistics& s,
                     typename Context::const_view t) {
@@ -38,7 +38,7 @@ double shift_energy(Context& c, layer_kind kind, const Statistics& s,
   if (!std::isfinite(energy) && c.all_finite(t) && c.all_finite(s.data))
     throw error(
         "feature_shift: the squared norm overflows float64: divide the features by a power "
-        "of two, by whose square the result is then smaller");
+        "of two and multiply the result by its square");
   return energy;
 }
 
@@ -60,7 +60,7 @@ struct feature_shift_fn {
 };
 
 struct conflict_matrix_fn {
-  /// Entry (k, i) is ||Df(X_k; T_i)||_F^2: what task vector i does to task k's features.
+  /// Entry (k, i) is ||Df(X_k; T_i)||_F^2, the shift of task k's features by task vector i.
   template <class FeatureRange, class VectorRange, class Context>
   Eigen::MatrixXd operator()(layer_kind kind, const FeatureRange& features,
                              const VectorRange& vectors, Context& c) const {
@@ -92,25 +92,25 @@ struct conflict_matrix_fn {
 
 }  // namespace detail
 
-/// ||Df(X; T)||_F^2, how far T moves the features of a layer: a squared Frobenius norm, summed over
-/// the n rows of X; the norm of the shift is its root. Df is X T^T for a linear weight (T d_out x
-/// d_in, X n x d_in), x o T for a scale and T for a shift (T of d entries, X n x d).
+/// ||Df(X; T)||_F^2, the shift of a layer's features by T: a squared Frobenius norm, summed over
+/// the n rows of X; the norm is its root. Df is X T^T for a linear weight (T d_out x d_in, X n x
+/// d_in), x o T for a scale and T for a shift (T of d entries, X n x d).
 /// @code
 /// double s = feature_shift(layer_kind::linear, X, T);  // and (kind, X, T, context)
 /// @endcode
-/// X: rows, or statistics; for linear weights not second moments. Throws catmerge::error where
-/// extents or forms do not fit the kind, and for layer_kind::other.
+/// X: rows or statistics, for linear weights no second moments. Throws catmerge::error if extents
+/// or forms do not fit the kind, and for layer_kind::other.
 inline constexpr detail::feature_shift_fn feature_shift{};
 
-/// K x K, entry (k, i) = ||Df(X_k; T_i)||_F^2: what task vector i does to task k's features. Row k
-/// without its diagonal sums to task k's inter-task conflict, the first term of Eq. 8 (CAT Merging,
-/// Sun et al., ICML 2025). The deviation of task i, its second term, is feature_shift(kind, X_i,
-/// T_i - T_i').
+/// K x K, entry (k, i) = ||Df(X_k; T_i)||_F^2, the shift of task k's features by task vector i. Row
+/// k without its diagonal sums to task k's inter-task conflict, the first term of Eq. 8 (CAT
+/// Merging, Sun et al., ICML 2025). The deviation of task i, its second term, is
+/// feature_shift(kind, X_i, T_i - T_i').
 /// @code
 /// Eigen::MatrixXd conflict = conflict_matrix(kind, features, vectors);  // and (..., context)
 /// @endcode
-/// features, vectors: ranges of K, as feature_shift takes them. Throws catmerge::error as that
-/// does, and where the two have different lengths.
+/// features, vectors: ranges of K, as feature_shift takes them. Throws catmerge::error as
+/// feature_shift does, and if the two have different lengths.
 inline constexpr detail::conflict_matrix_fn conflict_matrix{};
 
 /// Inter-task conflict of each task, the first term of Eq. 8: the K row sums of a conflict_matrix
@@ -131,7 +131,7 @@ inline std::vector<double> inter_task_conflict(const Eigen::MatrixXd& shifts) {
 /// *perturbed* layer m in its input (linear: spectral_norm(W + dW); a residual block counts as one
 /// layer of 1 + gamma of its branch; attention has no global constant: supply one that holds on
 /// your inputs), and shifts[l] = ||df^l||_F, the root of feature_shift, at the *unperturbed*
-/// inputs. Throws catmerge::error where there are not as many constants as shifts.
+/// inputs. Throws catmerge::error if there are not as many constants as shifts.
 inline double lipschitz_bound(double beta, std::span<const double> gammas,
                               std::span<const double> shifts) {
   if (gammas.size() != shifts.size())

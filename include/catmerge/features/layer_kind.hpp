@@ -6,7 +6,7 @@
 
 namespace catmerge {
 
-/// What a parameter does to the features that pass it, which decides how it is trimmed.
+/// The effect of a parameter on the features that pass it. It decides the trim.
 enum class layer_kind {
   linear,  ///< x -> W x, W d_out x d_in: trimmed by projection
   scale,   ///< x -> w o x, the gamma of a normalisation: trimmed by a mask
@@ -25,10 +25,10 @@ constexpr const char* name_of(layer_kind kind) {
   return "unknown";
 }
 
-/// What is done with weights that hold several linears one above the other (q, k, v).
+/// The treatment of weights that hold several linears one above the other (q, k, v).
 enum class fused_weights {
   split,  ///< each is a linear with directions of its own
-  whole   ///< one matrix, as a derivative of the authors' code has it
+  whole   ///< one matrix, as in a derivative of the authors' code
 };
 
 }  // namespace catmerge

@@ -5,10 +5,10 @@
 #include <catmerge/features/statistics_view.hpp>
 #include <limits>
 
-/// Squared norms of feature shifts, by what is known of the features.
+/// Squared norms of feature shifts, from statistics of the features.
 namespace catmerge::detail {
 
-/// E[x_j^2] (d x 1, f64) from statistics of any form; zero where no rows were seen.
+/// E[x_j^2] (d x 1, f64) from statistics of any form; zero if there were no rows.
 template <class Context, class Statistics>
 typename Context::matrix second_moment(Context& c, const Statistics& s) {
   if (s.form == statistics_form::second_moment) {
@@ -26,18 +26,18 @@ typename Context::matrix second_moment(Context& c, const Statistics& s) {
   return moment;
 }
 
-/// Whether a matrix of so many entries, sums of `depth` products each, came out of float whole, by
-/// its energy (its squared Frobenius norm, in double). Products above 2^128 are infinite, and the
-/// energy with them. Those below 2^-126 are rounded to multiples of 2^-149, an entry is off by
-/// depth 2^-150 at most: no more than float's own rounding, 2^-24, of what is depth 2^-126 large.
+/// True if float held a matrix of sums of `depth` products each, by its energy (its squared
+/// Frobenius norm, in double). Products above 2^128 are infinite, and so is the energy. Products
+/// below 2^-126 are rounded to multiples of 2^-149: an entry is off by at most depth 2^-150, which
+/// is float's own rounding, 2^-24, of depth 2^-126.
 inline bool float_holds(double energy, index_t entries, index_t depth) {
   const double least = static_cast<double>(depth) * 0x1p-126;
   return energy >= static_cast<double>(entries) * least * least &&
          energy < std::numeric_limits<double>::infinity();
 }
 
-/// X T^T, n x m, for T (m x d_in), in the compute type of T, or in double where float does not hold
-/// it: products of two floats, whatever their size, are within the range of double.
+/// X T^T, n x m, for T (m x d_in), in the compute type of T, or in double if float does not hold
+/// it. The product of any two floats is within the range of double.
 template <class Context>
 struct feature_shifts {
   using const_view = typename Context::const_view;
@@ -68,7 +68,7 @@ double linear_energy(Context& c, const Statistics& s, typename Context::const_vi
     auto product = c.make(scalar_type::f64, c.rows(t), c.columns(t));
     c.multiply(1, t, op::none, s.data, op::none, 0, product);
     const double energy = c.dot(product, t);
-    return energy < 0 ? 0.0 : energy;  // rounding; what is not a number stays so
+    return energy < 0 ? 0.0 : energy;  // rounding; a NaN stays a NaN
   }
   if (s.form == statistics_form::second_moment)
     throw error(

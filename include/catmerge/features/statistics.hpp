@@ -7,18 +7,18 @@
 #include <utility>
 
 /// @file
-/// Gathering what is known of the inputs of a layer, batch by batch.
+/// Accumulators of statistics of a layer's inputs, batch by batch.
 namespace catmerge {
 
 class host_matrix;  // tensor/host/strided_view.hpp
 
-/// The rows entering a layer, gathered in batches: kept while they are at most d_in, and from then
-/// on their Gram matrix, in double. Where X_k^T X_k is all that counts, this is exact.
+/// The rows that enter a layer, gathered in batches. Up to d_in rows are kept as they are, more as
+/// their Gram matrix, in double. Both are exact for all that depends on X_k^T X_k alone.
 ///
 ///     catmerge::feature_statistics<> statistics;  // examples/streaming_features.cpp
 ///     for (const auto& batch : batches) statistics.update(batch);   // each n x d_in
 ///
-/// Two accumulators combine to what one would hold that saw the first's rows and then the second's.
+/// Two accumulators combine to one that has seen the first's rows, then the second's.
 template <class Domain = host>
 class feature_statistics {
   static_assert(detail::require_context<Domain>());
@@ -27,9 +27,9 @@ class feature_statistics {
   using const_view = typename context_type::const_view;
 
  public:
-  /// Adds a batch of rows (n x d_in). Throws where d_in differs from that of earlier batches; an
-  /// error leaves what was gathered as it was, but for running out of memory while a batch is added
-  /// to a Gram matrix.
+  /// Adds a batch of rows (n x d_in). Throws if d_in differs from that of earlier batches. An error
+  /// leaves the accumulator unchanged, unless memory runs out while a batch is added to a Gram
+  /// matrix.
   template <class Rows>
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
@@ -45,13 +45,13 @@ class feature_statistics {
     update(rows, c);
   }
 
-  /// Adds what another accumulator has seen. Throws error where its rows are of another length.
+  /// Adds the rows of another accumulator. Throws error if they are of another length.
   void combine(const feature_statistics& other, context_type& c) {
     if (other.count_ == 0) return;
     if (!other.gram_) {
       const const_view rows = c.slice(const_view(*other.rows_), 0, other.count_, 0, other.width_);
       if (&other != this) return add_rows(c, rows);
-      matrix_type copy = c.make(c.type(rows), count_, width_);  // adding rows moves what it reads
+      matrix_type copy = c.make(c.type(rows), count_, width_);  // add_rows moves the rows
       c.assign(rows, copy);
       return add_rows(c, copy);
     }
@@ -69,19 +69,19 @@ class feature_statistics {
     auto c = detail::context_on<Domain>(other.view().data);
     combine(other, c);
   }
-  /// Not with those of another domain: refused by the compiler, with a sentence.
+  /// Does not compile for accumulators of another domain: a sentence says why.
   template <class Other, class... Context>
   void combine(const feature_statistics<Other>&, Context&...) {
     static_assert(detail::require_domain<Domain, Other>());
   }
 
-  /// How many rows were seen.
+  /// The number of rows seen.
   index_t count() const { return count_; }
   /// d_in; 0 before the first batch.
   index_t width() const { return count_ > 0 ? width_ : 0; }
 
-  /// What is held: rows or a Gram matrix. Valid until the next update. Throws error where no rows
-  /// were seen.
+  /// The rows, or their Gram matrix. Valid until the next update. Throws error if no rows were
+  /// seen.
   statistics_view<Domain> view() const {
     const auto n = static_cast<double>(count_);
     if (count_ == 0) throw error("feature_statistics: no rows were seen yet");
@@ -91,7 +91,7 @@ class feature_statistics {
   }
 
  private:
-  /// Before the first rows are kept any width will do.
+  /// Throws unless rows have this width. The first rows set it.
   void require_width(index_t width) {
     if (count_ == 0) width_ = width;
     if (width != width_)
@@ -117,9 +117,9 @@ class feature_statistics {
     count_ += n;
   }
 
-  /// Room for n rows, doubling up to d_in. Rows are kept in the widest type that was seen.
+  /// Makes room for n rows, doubling up to d_in. Rows are kept in the widest type seen.
   void reserve(context_type& c, index_t n, scalar_type type) {
-    if (count_ == 0) rows_.reset();  // what an error may have left
+    if (count_ == 0) rows_.reset();  // an error may have left some
     if (rows_ && c.type(*rows_) == scalar_type::f64) type = scalar_type::f64;
     if (rows_ && c.type(*rows_) == type && n <= c.rows(*rows_)) return;
     matrix_type larger = c.make(type, (std::min)(width_, 2 * n), width_);
@@ -151,7 +151,7 @@ class moment_statistics {
   using matrix_type = typename context_type::matrix;
 
  public:
-  /// Adds a batch of rows (n x d). Throws error where d differs from that of earlier batches.
+  /// Adds a batch of rows (n x d). Throws error if d differs from that of earlier batches.
   template <class Rows>
   void update(const Rows& rows, context_type& c) {
     static_assert(detail::require_matrix<Rows>());
@@ -171,7 +171,7 @@ class moment_statistics {
     update(rows, c);
   }
 
-  /// Adds what another accumulator has seen. Throws error where its rows are of another length.
+  /// Adds the rows of another accumulator. Throws error if they are of another length.
   void combine(const moment_statistics& other, context_type& c) {
     if (other.count_ == 0) return;
     if (&other == this) {  // the same mean, seen twice
@@ -186,23 +186,23 @@ class moment_statistics {
     auto c = detail::context_on<Domain>(other.view().data);
     combine(other, c);
   }
-  /// Not with those of another domain: refused by the compiler, with a sentence.
+  /// Does not compile for accumulators of another domain: a sentence says why.
   template <class Other, class... Context>
   void combine(const moment_statistics<Other>&, Context&...) {
     static_assert(detail::require_domain<Domain, Other>());
   }
 
-  /// How many rows were seen.
+  /// The number of rows seen.
   index_t count() const { return count_; }
 
-  /// E[x_j^2], d x 1, f64. Valid until the next update. Throws error where no rows were seen.
+  /// E[x_j^2], d x 1, f64. Valid until the next update. Throws error if no rows were seen.
   statistics_view<Domain> view() const {
     if (!moment_) throw error("moment_statistics: no rows were seen yet");
     return {statistics_form::second_moment, *moment_, static_cast<double>(count_)};
   }
 
  private:
-  /// The mean of what was seen and of n rows more; what was seen is not touched by an error.
+  /// Adds n rows of this mean. An error leaves the accumulator unchanged.
   void add(context_type& c, const typename context_type::const_view& mean, index_t n) {
     matrix_type moment = c.make(scalar_type::f64, c.rows(mean), 1);
     const double all = static_cast<double>(count_ + n);
@@ -235,7 +235,7 @@ template <class D>
 statistics_view<D> as_statistics(const moment_statistics<D>& s) {
   return s.view();
 }
-/// A matrix stands for the rows it holds.
+/// Statistics in the form of rows, from a matrix of rows.
 template <class T>
 requires any_tensor<T> statistics_view<domain_t<T>> as_statistics(const T& rows) {
   static_assert(require_matrix<T>());
@@ -250,7 +250,7 @@ void accumulator(const feature_statistics<D>*);
 template <class D>
 void accumulator(const moment_statistics<D>*);
 
-/// What owns the elements that a view of it would refer to. (Others may: these are known to.)
+/// Types known to own the elements that their views refer to.
 template <class F>
 concept owns_elements = std::is_same_v<F, host_matrix> || requires(const F* f) {
   eigen_plain(f);
@@ -267,8 +267,8 @@ struct statistics_of_fn {
   template <owns_elements Features>
   auto operator()(const Features&& features) const {
     static_assert(refused<Features>,
-                  "catmerge: statistics_of refers to what it is given, and this is a temporary, "
-                  "which is gone after the statement: give it a name first");
+                  "catmerge: statistics_of returns a view, and its argument is a temporary that "
+                  "ends with the statement: give it a name first");
     return as_statistics(features);
   }
 };
@@ -281,13 +281,13 @@ auto as_statistics_list(const Range& range) {
   return list;
 }
 
-/// What is no tensor and still says something of a layer's inputs.
+/// Statistics of a layer's inputs that are no tensor.
 template <class F>
 concept statistics = !any_tensor<F> && requires(const F& f) {
   as_statistics(f);
 };
 
-/// One task's features: rows or statistics, of the domain of the weights T.
+/// The sentences for one task's features: rows or statistics, of the domain of the weights T.
 template <class F, class T>
 constexpr bool require_features() {
   if constexpr (statistics<F>) {
@@ -300,7 +300,7 @@ constexpr bool require_features() {
   return true;
 }
 
-/// The features of all tasks.
+/// The sentences for the features of all tasks.
 template <class Range, class T>
 constexpr bool require_feature_range() {
   static_assert(require_range<Range>());
@@ -310,12 +310,12 @@ constexpr bool require_feature_range() {
 
 }  // namespace detail
 
-/// The statistics_view of one layer's inputs on one task: what a statistics_source hands out.
+/// The statistics_view of one layer's inputs on one task, as a statistics_source returns it.
 /// @code
 /// statistics_view<> s = statistics_of(features);
 /// @endcode
-/// features: rows (n x d_in, any matrix), a feature_statistics or a moment_statistics, which must
-/// outlive it. Throws catmerge::error where an accumulator has seen no rows.
+/// features: rows (n x d_in, any matrix), a feature_statistics or a moment_statistics; they must
+/// outlive the view. Throws catmerge::error if an accumulator has seen no rows.
 inline constexpr detail::statistics_of_fn statistics_of{};
 
 }  // namespace catmerge

@@ -5,34 +5,34 @@
 #include <catmerge/tensor/require.hpp>
 
 /// @file
-/// What is known of the inputs X_k (n x d_in, one row per token of a calibration sample) of one
-/// layer on one task. Everything that merging asks of X_k it asks of X_k^T X_k, so the rows may be
-/// replaced by anything that has the same Gram matrix.
+/// Statistics of the inputs X_k (n x d_in, one row per token of a calibration sample) of one layer
+/// on one task. Merging depends on X_k by X_k^T X_k alone, so anything with the same Gram matrix
+/// can replace the rows.
 namespace catmerge {
 
-/// The form in which the Gram matrix X^T X (d_in x d_in) of a layer's inputs is held.
+/// The form that stands for the Gram matrix X^T X (d_in x d_in) of a layer's inputs.
 enum class statistics_form {
   rows,          ///< X itself, n x d_in
   factor,        ///< R with R^T R = X^T X, m x d_in, for instance the triangle of X = Q R
   gram,          ///< X^T X, d_in x d_in
-  second_moment  ///< E[x_j^2], d x 1: all that a scale needs
+  second_moment  ///< E[x_j^2], d x 1: enough for a scale
 };
 
-/// Non-owning: statistics of one layer on one task, in any form.
+/// A non-owning view of statistics of one layer on one task, in any form.
 template <class Domain = host>
 struct statistics_view {
   static_assert(detail::require_context<Domain>());
-  using domain = Domain;  ///< where `data` lives
+  using domain = Domain;  ///< the domain of `data`
 
-  statistics_form form = statistics_form::rows;  ///< what `data` is
+  statistics_form form = statistics_form::rows;  ///< the form of `data`
   /// m x d_in (rows, factor), d_in x d_in (gram) or d x 1 (second_moment).
   typename context<Domain>::const_view data{};
-  double rows = 0;  ///< n, how many rows were seen
+  double rows = 0;  ///< n, the number of rows seen
 };
 
 namespace detail {
 
-/// Throws unless s fits a layer of d_in inputs. `what` names it.
+/// Throws unless s fits a layer of d_in inputs. `what` names s.
 template <class Context, class Statistics>
 void require_width(Context& c, const Statistics& s, index_t d_in, const std::string& what) {
   const bool moment = s.form == statistics_form::second_moment;
@@ -45,8 +45,8 @@ void require_width(Context& c, const Statistics& s, index_t d_in, const std::str
   if (!(s.rows >= 0)) throw error(what + ": the number of rows is negative or not a number");
 }
 
-/// Throws unless s fits a linear weight of d_out x d_in. `what` names it. Layouts that are confused
-/// are told where the extents show it.
+/// Throws unless s fits a linear weight of d_out x d_in. `what` names s. The message tells of a
+/// transposed layout if the extents show it.
 template <class Context, class Statistics>
 void require_inputs(Context& c, const Statistics& s, index_t d_out, index_t d_in,
                     const std::string& what) {

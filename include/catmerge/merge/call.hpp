@@ -8,17 +8,17 @@
 
 namespace catmerge {
 
-/// The merged parameter and what was done.
+/// The merged parameter and the report of its merge.
 template <class Tensor>
 struct merge_result {
   Tensor merged;        ///< shaped like base, of its family and compute type
-  layer_report report;  ///< what a method says of its work; not every method fills everything
+  layer_report report;  ///< not every method fills every field
 };
 
-/// Calls of a method for one parameter. A Method has a member `options`, and is made from one.
+/// Calls of methods for one parameter. A Method is made from its `options`, which are a member.
 namespace detail {
 
-/// Typed tensors in, a typed tensor out.
+/// Scans and merges one parameter by `method`, from typed tensors into a typed tensor.
 template <class Context, class Method, class Base, class Experts>
 merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
                                        layer_problem<Context> problem, const Base& base,
@@ -38,7 +38,7 @@ merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
   return result;
 }
 
-/// The sentences for what users pass to any method.
+/// The sentences for a base and experts that no method can merge.
 template <class Base, class Experts>
 constexpr bool require_parameters() {
   static_assert(require_makeable<Base>());
@@ -47,7 +47,7 @@ constexpr bool require_parameters() {
   return true;
 }
 
-/// The same for several weights: a range of bases, and for each task a range of experts.
+/// The sentences for several weights: a range of bases, and for each task a range of experts.
 template <class Bases, class Experts>
 constexpr bool require_parameter_group() {
   static_assert(require_tensors<Bases>());
@@ -56,11 +56,11 @@ constexpr bool require_parameter_group() {
   return true;
 }
 
-/// Options of a method, as they are passed to a call.
+/// The type of a method's options.
 template <class Method>
 using options_of = std::remove_cvref_t<decltype(std::declval<Method&>().options)>;
 
-/// A call for a parameter of this kind.
+/// The sentences for a base and experts of this kind of parameter.
 template <layer_kind Kind, class Base, class Experts>
 constexpr bool require_call() {
   static_assert(require_parameters<Base, Experts>());
@@ -70,7 +70,7 @@ constexpr bool require_call() {
   return true;
 }
 
-/// method(base, experts[, options[, context]]): what needs nothing but task vectors.
+/// method(base, experts[, options[, context]]), for methods that need nothing but task vectors.
 template <class Method, layer_kind Kind>
 struct vectors_fn : braced_experts {
   using braced_experts::operator();

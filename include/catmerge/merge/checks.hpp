@@ -4,10 +4,10 @@
 
 #include <catmerge/merge/problem.hpp>
 
-/// What every merge refuses of its input.
+/// The checks that every merge makes of its input and its result.
 namespace catmerge::detail {
 
-/// Throws unless v has the base's shape, rows x columns. `what` names it.
+/// Throws unless v has the base's shape, rows x columns. `what` names v.
 template <class Context>
 void require_base_shape(Context& c, const typename Context::const_view& v, index_t rows,
                         index_t columns, const std::string& what) {
@@ -49,8 +49,8 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
   }
 }
 
-/// Throws if a result is not finite, and says which input is to blame, or names the result. (Every
-/// input enters a merged parameter, and what is not finite stays so: looking at that is enough.)
+/// Throws if a result is not finite, and names the input at fault, or the result. (A value of an
+/// input that is not finite stays so in the merged parameter: checking that is enough.)
 template <class Context>
 void check_finite(Context& c, const layer_problem<Context>& p, typename Context::const_view result,
                   const std::string& what = ": the merged parameter") {
@@ -63,7 +63,7 @@ void check_finite(Context& c, const layer_problem<Context>& p, typename Context:
   throw error(p.names.who() + what + " overflows " + name_of(c.type(result)));
 }
 
-/// The same for statistics, before they are used.
+/// Throws if statistics are not finite; called before they are used.
 template <class Context>
 void check_finite_statistics(Context& c, const layer_problem<Context>& p) {
   for (index_t k = 0; k < std::ssize(p.statistics); ++k)

@@ -10,8 +10,8 @@
 
 /// @file
 /// Methods made of methods: a transform before a method, another method for some parameters, other
-/// settings for some, a measurement around one. All work in merge_stream and everywhere else that
-/// takes a method, with their parts' scans.
+/// settings for some, a measurement around one. merge_stream and all other calls take them as they
+/// take a method, and run the scans of their parts.
 ///
 /// @code
 /// auto trimmed_ties = chain{cat_trim{}, ties_method{}};
@@ -35,13 +35,12 @@ void combine_scaled(const Method& m, Context& c, const layer_problem<Context>& p
 
 }  // namespace detail
 
-/// The task vectors times a number each, before anything else is done with them: weights[k] T_k.
-/// Every vector_method then merges what the tasks are worth: `chain{task_weights{{1, 0.5}},
-/// ties_method{}}`.
+/// Scales each task vector by its task's weight, T_k <- weights[k] T_k, before any vector_method:
+/// `chain{task_weights{{1, 0.5}}, ties_method{}}`.
 struct task_weights {
   std::vector<double> weights;  ///< one per task
 
-  /// Throws catmerge::error where there are not as many weights as tasks, or one is not finite.
+  /// Throws catmerge::error if there are not as many weights as tasks, or one is not finite.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
              layer_report&) const {
@@ -56,27 +55,27 @@ struct task_weights {
   }
 };
 
-/// First a vector_transform, then a vector_method on what it leaves; or a second transform, which
-/// makes a transform of both. Where the first has a scan, it comes first; the second's scans see
-/// what the first makes of the vectors.
+/// A vector_transform, followed by a vector_method on the transformed vectors; or by a second
+/// transform, which makes a transform of both. The first's scans come first; the second's scans
+/// read the transformed vectors.
 template <class First, class Second>
 struct chain {
   First first;    ///< a vector_transform
   Second second;  ///< a vector_method, or a vector_transform
 
-  /// Where one of them does.
+  /// True if either needs them.
   bool needs_statistics(layer_kind kind) const {
     return catmerge::needs_statistics(first, kind) || catmerge::needs_statistics(second, kind);
   }
-  /// Where one of them does.
+  /// True if either needs them.
   bool needs_importance() const {
     return catmerge::needs_importance(first) || catmerge::needs_importance(second);
   }
 
-  bool scan_wanted() const {  ///< by one of them
+  bool scan_wanted() const {  ///< by either
     return catmerge::scan_wanted(first) || catmerge::scan_wanted(second);
   }
-  /// Shows the parameter to the one whose turn it is.
+  /// Scans for the first until its scans are done, then for the second.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     if (catmerge::scan_wanted(first)) return catmerge::scan_parameter(first, c, p, vectors);
@@ -84,15 +83,15 @@ struct chain {
     first.apply(c, p, vectors, unused);
     catmerge::scan_parameter(second, c, p, vectors);
   }
-  void end_scan() {  ///< of the one whose turn it is
+  void end_scan() {  ///< of the part that was scanned
     catmerge::scan_wanted(first) ? catmerge::end_scan(first) : catmerge::end_scan(second);
   }
 
-  /// The second's.
+  /// The second's factor.
   double factor() const requires requires { second.factor(); }
   { return second.factor(); }
 
-  /// The first's change, then the second's rule.
+  /// Applies the first, then combines by the second.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -100,7 +99,7 @@ struct chain {
     second.combine(c, p, vectors, tau, report);
   }
 
-  /// Both changes, for a second that is a transform.
+  /// Applies both, if the second is a transform.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
              layer_report& report) const {
@@ -112,33 +111,33 @@ struct chain {
 template <class First, class Second>
 chain(First, Second) -> chain<First, Second>;
 
-/// One method for the parameters of which `choose(problem)` is true, another for the rest. What
-/// scans see is the parameters that are the method's: TIES' quantile is over those alone.
+/// One method for the parameters for which `choose(problem)` is true, another for the rest. Each
+/// method scans its own parameters alone: TIES' quantile is over those.
 template <class Choose, class Method, class Rest>
 struct where {
   Choose choose;  ///< bool(const layer_problem<Context>&), of kind, parts, names, extents
   Method method;  ///< a merging_method
   Rest rest;      ///< a merging_method
 
-  /// Where one of them does.
+  /// True if either needs them.
   bool needs_statistics(layer_kind kind) const {
     return catmerge::needs_statistics(method, kind) || catmerge::needs_statistics(rest, kind);
   }
-  /// Where the one whose it is does.
+  /// True if the chosen method wants statistics.
   template <class Context>
   bool wants_statistics(const layer_problem<Context>& p) const {
     return choose(p) ? catmerge::wants_statistics(method, p) : catmerge::wants_statistics(rest, p);
   }
-  /// Where one of them does.
+  /// True if either needs them.
   bool needs_importance() const {
     return catmerge::needs_importance(method) || catmerge::needs_importance(rest);
   }
 
-  bool scan_wanted() const {  ///< by one of them that parameters pass to
+  bool scan_wanted() const {  ///< by a method with parameters of its own
     return (catmerge::scan_wanted(method) && !unused_[0]) ||
            (catmerge::scan_wanted(rest) && !unused_[1]);
   }
-  /// Shows the parameter to the one whose it is.
+  /// Scans the parameter for the chosen method.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     const bool mine = choose(p);
@@ -146,23 +145,23 @@ struct where {
     if (mine && catmerge::scan_wanted(method)) catmerge::scan_parameter(method, c, p, vectors);
     if (!mine && catmerge::scan_wanted(rest)) catmerge::scan_parameter(rest, c, p, vectors);
   }
-  void end_scan() {  ///< of both that want one
+  void end_scan() {  ///< of both methods, if they want one
     for (const int i : {0, 1}) unused_[i] = !seen_[i];
     if (seen_[0] && catmerge::scan_wanted(method)) catmerge::end_scan(method);
     if (seen_[1] && catmerge::scan_wanted(rest)) catmerge::end_scan(rest);
   }
 
-  /// By the one whose it is.
+  /// Merges by the chosen method.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
     return choose(p) ? merge_problem(method, c, p, out) : merge_problem(rest, c, p, out);
   }
 
-  /// 1: the factor of each is in what combine makes.
+  /// 1: combine has applied the chosen method's factor.
   static constexpr double factor() { return 1; }
 
-  /// By the one whose it is, both being vector_methods.
+  /// Combines by the chosen method, a vector_method.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -170,7 +169,7 @@ struct where {
               : detail::combine_scaled(rest, c, p, vectors, tau, report);
   }
 
-  /// @cond by method and rest, in a scan (public, since this is an aggregate)
+  /// @cond state of scans, of method and rest (public, since this is an aggregate)
   bool seen_[2] = {}, unused_[2] = {};
   /// @endcond
 };
@@ -178,33 +177,33 @@ struct where {
 template <class Choose, class Method, class Rest>
 where(Choose, Method, Rest) -> where<Choose, Method, Rest>;
 
-/// A method whose settings depend on the parameter: `adjust(problem, method)` changes a copy,
-/// before it merges. Scans are of the whole model and see the settings as they are: adjust nothing
-/// that they depend on.
+/// A method with settings for each parameter: `adjust(problem, method)` changes a copy of the
+/// method, which then merges the parameter. Scans cover the whole model and use the unadjusted
+/// settings: adjust nothing that they depend on.
 template <class Method, class Adjust>
 struct adjusted {
   Method method;  ///< a merging_method
   Adjust adjust;  ///< void(const layer_problem<Context>&, Method&)
 
-  /// As the method's.
+  /// The method's answer.
   bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(method, kind); }
-  /// As the method's.
+  /// The method's answer.
   template <class Context>
   bool wants_statistics(const layer_problem<Context>& p) const {
     return catmerge::wants_statistics(method, p);
   }
-  /// As the method's.
+  /// The method's answer.
   bool needs_importance() const { return catmerge::needs_importance(method); }
 
-  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< as the method's
-  /// As the method's.
+  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< by the method
+  /// Scans the parameter for the method.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     catmerge::scan_parameter(method, c, p, vectors);
   }
-  void end_scan() { catmerge::end_scan(method); }  ///< as the method's
+  void end_scan() { catmerge::end_scan(method); }  ///< of the method
 
-  /// By the method with the settings of this parameter.
+  /// By the adjusted method.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -213,10 +212,10 @@ struct adjusted {
     return merge_problem(mine, c, p, out);
   }
 
-  /// 1: the factor, which may be adjusted, is in what combine makes.
+  /// 1: combine has applied the factor, which may be adjusted.
   static constexpr double factor() { return 1; }
 
-  /// By the method with the settings of this parameter, a vector_method.
+  /// By the adjusted method, a vector_method.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {

@@ -7,34 +7,34 @@
 
 namespace catmerge {
 
-/// Any method, and how far what it merges is from each expert, layer by layer, on the expert's own
-/// inputs: report.drift and report.drift_of_base, where there are statistics (and for shifts, which
-/// need none). The same measure for every method: the feature drift of LOT Merging (Sun et al.,
-/// NeurIPS 2025, arXiv 2505.23859).
+/// Any method, with the feature drift of LOT Merging (Sun et al., NeurIPS 2025, arXiv 2505.23859)
+/// measured after each merge: the distance of the merged parameter from each expert, on the
+/// expert's own inputs. Fills report.drift and report.drift_of_base of parameters with statistics,
+/// and of shifts, which need none.
 template <class Method>
 struct with_drift {
   Method method;  ///< a merging_method
 
-  /// For linears and scales.
+  /// True for linears and scales, and if the method needs them.
   bool needs_statistics(layer_kind kind) const {
     return kind == layer_kind::linear || kind == layer_kind::scale ||
            catmerge::needs_statistics(method, kind);
   }
-  /// Where the method itself does: what is only measured is not missed.
+  /// The method's answer: a missing measurement is no loss to the merge.
   template <class Context>
   bool wants_statistics(const layer_problem<Context>& p) const {
     return catmerge::wants_statistics(method, p);
   }
-  /// As the method's.
+  /// The method's answer.
   bool needs_importance() const { return catmerge::needs_importance(method); }
 
-  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< as the method's
-  /// As the method's.
+  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< by the method
+  /// Scans the parameter for the method.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     catmerge::scan_parameter(method, c, p, vectors);
   }
-  void end_scan() { catmerge::end_scan(method); }  ///< as the method's
+  void end_scan() { catmerge::end_scan(method); }  ///< of the method
 
   /// By the method, then the measurement.
   template <class Context>

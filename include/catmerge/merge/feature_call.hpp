@@ -6,20 +6,20 @@
 #include <catmerge/merge/call.hpp>
 #include <utility>
 
-/// Calls of methods that take more than task vectors.
+/// Calls of methods that need features or importances beside task vectors.
 namespace catmerge::detail {
 
-/// Features, which options in their place are none.
+/// The sentence for a call without features, or with options in their place.
 template <class Features, class Options = Features>
 constexpr bool require_features_given() {
   static_assert(!std::is_same_v<Features, Options>,
                 "catmerge: the features are missing: (base, experts, features), one matrix of rows "
-                "n_k x d_in per task, or its statistics, in the order of the experts; where there "
-                "are none, task_arithmetic(base, experts) needs none");
+                "n_k x d_in per task, or its statistics, in the order of the experts; "
+                "task_arithmetic(base, experts) needs none");
   return true;
 }
 
-/// Calls f(base, experts, features, ...) whose lists are braced, or whose features are missing.
+/// Refuses calls f(base, experts, features, ...) with braced lists or without features.
 struct refused_features {
   template <class Base, class E, class Features, class... Rest>
   void operator()(const Base&, std::initializer_list<E>, const Features&, const Rest&...) const {
@@ -44,8 +44,8 @@ struct refused_features {
   }
 };
 
-/// method(base, experts, features[, options[, context]]): what needs statistics of the layer's
-/// inputs; features are a range of K, rows or statistics.
+/// method(base, experts, features[, options[, context]]), for methods that need statistics of the
+/// layer's inputs. features: a range of K, rows or statistics.
 template <class Method, layer_kind Kind>
 struct features_fn : refused_features {
   using refused_features::operator();
@@ -72,8 +72,8 @@ struct features_fn : refused_features {
   }
 };
 
-/// method(base, experts, importance[, options[, context]]): what needs a number per entry and task;
-/// importance is a range of K tensors of base's shape.
+/// method(base, experts, importance[, options[, context]]), for methods that need a number per
+/// entry and task. importance: a range of K tensors of base's shape.
 template <class Method, layer_kind Kind>
 struct importance_fn {
   template <class Base, class Experts, class Importance, class Context>

@@ -10,7 +10,7 @@ namespace catmerge {
 
 namespace detail {
 
-/// C is a context, which no range of features is.
+/// True for contexts. They are told apart from ranges of features by their `domain`.
 template <class C>
 concept has_own_domain = requires {
   typename C::domain;
@@ -69,22 +69,21 @@ struct merge_parameter_fn : braced_experts {
 
 }  // namespace detail
 
-/// Merges one parameter by any merging_method, chains included, with its scans.
+/// Merges one parameter by any merging_method, chains included. Scans are made before the merge.
 /// @code
 /// auto method = chain{cat_trim{}, ties_method{}};
 /// auto [merged, report] = merge_parameter(method, layer_kind::linear, base, experts, features);
 /// auto [again, why] = merge_parameter(ties_method{}, layer_kind::other, base, experts);
 /// @endcode
-/// - kind: what the parameter does to features;
+/// - kind: the parameter's effect on features;
 /// - base: d_out x d_in, or d entries; experts: a range of K of its shape, in its domain;
 /// - features: a range of K, rows n_k x d_in or statistics, for methods that use them.
 ///
-/// Each form also takes a context as the last argument. In place of the kind, a
-/// layer_problem<Context> says everything else too: parts, statistics, importances (its views must
-/// outlive the call) and names for messages; its base and experts are filled in, and a context is
-/// passed last. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, tasks or extents do not match, a value is not
-/// finite, and as the method does.
+/// Each form also takes a context as the last argument. A layer_problem<Context> in place of the
+/// kind also holds parts, statistics, importances (its views must outlive the call) and names for
+/// messages; its base and experts are filled in, and the context is required. Returns a
+/// merge_result, `merged` of base's family and compute type. Throws catmerge::error if there are no
+/// experts, tasks or extents do not match, or a value is not finite, and as the method does.
 inline constexpr detail::merge_parameter_fn merge_parameter{};
 
 }  // namespace catmerge

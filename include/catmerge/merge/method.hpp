@@ -7,17 +7,16 @@
 #include <concepts>
 
 /// @file
-/// The shape that every merging method has: one parameter of all tasks in, the merged one out.
+/// Concepts of merging methods: one parameter of all tasks in, the merged parameter out.
 namespace catmerge {
 
-/// A merging method that needs nothing of the experts but their task vectors: what it merges may be
-/// changed before by transforms (compose.hpp), and the library forms the vectors and adds the
-/// result to the base. It holds its options, and is called from one thread.
+/// A merging method that reads the experts by their task vectors alone. The library forms the
+/// vectors and adds the result to the base; transforms (compose.hpp) may change the vectors before.
+/// A method holds its options and is called from one thread.
 ///
 /// Requirements, all const:
-/// - `combine(context, problem, vectors, tau, report)` writes the merged task vector to `tau`,
-/// which
-///   holds zeros, and what it did to `report`. It may change the vectors;
+/// - `combine(context, problem, vectors, tau, report)` writes the merged vector to `tau`, which
+///   holds zeros, and fills `report`. It may change the vectors;
 /// - `factor()`, a double: theta = theta_0 + factor() tau.
 ///
 /// @code
@@ -32,17 +31,16 @@ namespace catmerge {
 ///   }
 /// };
 /// @endcode
-/// (examples/own_method.cpp has a useful one.) Optional members, which methods and transforms that
-/// need them have:
-/// - `needs_statistics(kind)`, const: true if parameters of a kind can use statistics;
-/// - `wants_statistics(problem)`, const, where it differs from needs_statistics of the kind: false
-///   if statistics that are missing are not missed;
+/// A useful method: examples/own_method.cpp. Optional members of methods and transforms:
+/// - `needs_statistics(kind)`, const: true if statistics of parameters of this kind are used;
+/// - `wants_statistics(problem)`, const: false if missing statistics of this parameter change
+///   nothing; without it, needs_statistics of the kind;
 /// - `needs_importance()`, const: true if importances are used;
 /// - `sees_matrices`, static, true: tables and embeddings must come whole, not in pieces of rows;
-/// - a scan, if the whole model must be seen before any of it is merged (TIES' thresholds):
-///   `scan_wanted()`, const, tells whether all parameters have to pass by (once more),
-///   `scan(context, problem, vectors)` sees one, `end_scan()` ends the pass. merge_stream and
-///   merge_parameter scan a copy of the method, before they merge.
+/// - a scan, if the method reads the whole model before it merges any parameter (TIES' thresholds):
+///   `scan_wanted()`, const, is true if another pass over all parameters is needed, `scan(context,
+///   problem, vectors)` reads one parameter, `end_scan()` ends the pass. merge_stream and
+///   merge_parameter scan a copy of the method, then merge by it.
 ///
 /// Models: all of methods/, with every context.
 template <class M, class Context>
@@ -53,22 +51,22 @@ concept vector_method = requires(const M& m, Context& c, const layer_problem<Con
   { m.factor() } -> std::same_as<double>;
 };
 
-/// A merging method: a vector_method, or one that has, const,
+/// A merging method: a vector_method, or a type with, const,
 /// - `merge(context, problem, out)`: writes the merged parameter to `out`, shaped like base, and
 ///   returns a layer_report.
 ///
-/// A vector_method may have `merge` too, as a shorter way to the same result. The optional members
-/// are those of a vector_method.
+/// A vector_method may also have `merge`, a shorter way to the same result. Optional members: those
+/// of a vector_method.
 template <class M, class Context>
 concept merging_method = vector_method<M, Context> ||
     requires(const M& m, Context& c, const layer_problem<Context>& p, typename Context::view out) {
   { m.merge(c, p, out) } -> std::same_as<layer_report>;
 };
 
-/// What changes task vectors before they are merged: a trim, a filter.
+/// A change of task vectors before they are merged: a trim, a filter.
 ///
 /// Requirement: `apply(context, problem, vectors, report)`, const, changes the vectors in place.
-/// The optional members are those of a vector_method.
+/// Optional members: those of a vector_method.
 ///
 /// Models: cat_trim, dare_transform, tatr_filter, ties_trim, task_weights.
 template <class T, class Context>
@@ -77,10 +75,9 @@ concept vector_transform = requires(const T& t, Context& c, const layer_problem<
   t.apply(c, p, vectors, report);
 };
 
-// The optional members of any method or transform, with what stands for them where they are
-// missing.
+// The optional members of any method or transform, with their defaults.
 
-/// Whether m, a method or a transform, can use statistics of parameters of this kind.
+/// True if m, a method or a transform, uses statistics of parameters of this kind.
 template <class M>
 constexpr bool needs_statistics(const M& m, layer_kind kind) {
   if constexpr (requires { m.needs_statistics(kind); })
@@ -89,7 +86,7 @@ constexpr bool needs_statistics(const M& m, layer_kind kind) {
     return false;
 }
 
-/// Whether m has a better rule for a parameter with statistics than without.
+/// True if m merges this parameter better with statistics than without.
 template <class M, class Context>
 bool wants_statistics(const M& m, const layer_problem<Context>& p) {
   if constexpr (requires { m.wants_statistics(p); })
@@ -98,7 +95,7 @@ bool wants_statistics(const M& m, const layer_problem<Context>& p) {
     return needs_statistics(m, p.kind);
 }
 
-/// Whether m uses importances.
+/// True if m uses importances.
 template <class M>
 constexpr bool needs_importance(const M& m) {
   if constexpr (requires { m.needs_importance(); })
@@ -107,7 +104,7 @@ constexpr bool needs_importance(const M& m) {
     return false;
 }
 
-/// Whether m wants all parameters to pass by (once more) before it merges.
+/// True if m needs a pass (another pass) over all parameters before it merges.
 template <class M>
 bool scan_wanted(const M& m) {
   if constexpr (requires { m.scan_wanted(); })
@@ -116,7 +113,7 @@ bool scan_wanted(const M& m) {
     return false;
 }
 
-/// Shows m one parameter in a scan.
+/// Scans one parameter for m.
 template <class M, class Context>
 void scan_parameter(M& m, Context& c, const layer_problem<Context>& p,
                     vector_list<Context> vectors) {
@@ -131,7 +128,7 @@ void end_scan(M& m) {
 
 namespace detail {
 
-/// The sentence for an M that is no merging method for this context.
+/// The sentence for an M that is no merging_method for this context.
 template <class M, class Context>
 constexpr bool require_method() {
   static_assert(merging_method<M, Context>,

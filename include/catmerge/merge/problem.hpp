@@ -9,12 +9,12 @@
 
 namespace catmerge {
 
-/// Names for messages. Empty ones are filled in: "the parameter", "task 0".
+/// Names for messages. Defaults stand in for empty names: "the parameter", "task 0".
 struct layer_names {
-  std::string parameter;           ///< the parameter's, as its checkpoint has it
-  std::vector<std::string> tasks;  ///< the tasks', in the order of the experts
+  std::string parameter;           ///< the parameter's name in its checkpoint
+  std::vector<std::string> tasks;  ///< the tasks' names, in the order of the experts
   std::string whole{};             ///< of a piece of a tensor: the tensor's name
-  index_t first_row = 0;           ///< of a piece of a tensor: where in it this one begins
+  index_t first_row = 0;           ///< of a piece of a tensor: its first row there
 
   /// "PARAMETER: expert 'TASK'".
   std::string expert(index_t k) const { return about(": expert '", k); }
@@ -24,11 +24,11 @@ struct layer_names {
   std::string importance(index_t k) const { return about(": importances of '", k); }
   /// "PARAMETER: base".
   std::string base() const { return who() + ": base"; }
-  /// The parameter's name, or what stands for it.
+  /// The parameter's name, or "the parameter".
   std::string who() const { return parameter.empty() ? "the parameter" : parameter; }
-  /// The name of the tensor that the parameter is, or is a piece of.
+  /// The name of the whole tensor, if the parameter is a piece of one; else the parameter's.
   const std::string& tensor() const { return whole.empty() ? parameter : whole; }
-  /// The name of task k, or what stands for it.
+  /// The name of task k, or "task k".
   std::string task(index_t k) const {
     const auto i = static_cast<std::size_t>(k);
     return i < tasks.size() ? tasks[i] : "task " + std::to_string(k);
@@ -45,12 +45,10 @@ template <class Context>
 struct layer_problem {
   using const_view = typename Context::const_view;  ///< a tensor, in the layout d_out x d_in
 
-  layer_kind kind = layer_kind::other;  ///< what the parameter does to features
+  layer_kind kind = layer_kind::other;  ///< the parameter's effect on features
   index_t parts = 1;  ///< fused linears (q, k, v): equal blocks of rows; shifts likewise
-  /// theta_0, d_out x d_in or d x 1.
-  const_view base;
-  /// theta_k, K of base's shape.
-  std::vector<const_view> experts;
+  const_view base;    ///< theta_0, d_out x d_in or d x 1
+  std::vector<const_view> experts;  ///< theta_k, K of base's shape
   std::vector<statistics_view<typename Context::domain>> statistics;  ///< one per task, or none
   /// One per task, of base's shape, or none: how much each entry matters to the task (squared
   /// gradients, sensitivities).
@@ -59,7 +57,7 @@ struct layer_problem {
 };
 
 /// The task vectors of one parameter, T_k = theta_k - theta_0, K of base's shape, in the order of
-/// the tasks. The elements that they refer to may be changed.
+/// the tasks. Their elements may be changed.
 template <class Context>
 using vector_list = std::span<const typename Context::view>;
 

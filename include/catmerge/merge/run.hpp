@@ -6,10 +6,10 @@
 #include <catmerge/merge/vectors.hpp>
 
 /// @file
-/// A method at work on one parameter.
+/// Merges of one parameter by a method.
 namespace catmerge {
 
-/// Merges one parameter by a vector_method: out = theta_0 + factor() tau. As merge_problem.
+/// merge_problem for a vector_method: out = theta_0 + factor() tau.
 template <class Method, class Context>
 layer_report merge_vectors(const Method& m, Context& c, const layer_problem<Context>& p,
                            const typename Context::view& out) {
@@ -26,10 +26,9 @@ layer_report merge_vectors(const Method& m, Context& c, const layer_problem<Cont
   return report;
 }
 
-/// Merges one parameter by any merging_method: out = theta_0 + factor() tau for a vector_method,
-/// and as its `merge` says for a method that has one. `out` is shaped like base. Throws
-/// catmerge::error where a value is not finite, and as the method does. The problem's shapes have
-/// been checked, and the method has had its scans.
+/// Merges one parameter by any merging_method: by its `merge` if it has one, else out = theta_0 +
+/// factor() tau. `out` is shaped like base; the problem's shapes have been checked, the method's
+/// scans are done. Throws catmerge::error if a value is not finite, and as the method does.
 template <class Method, class Context>
 layer_report merge_problem(const Method& m, Context& c, const layer_problem<Context>& p,
                            const typename Context::view& out) {
@@ -40,7 +39,7 @@ layer_report merge_problem(const Method& m, Context& c, const layer_problem<Cont
   }
 }
 
-/// Shows a method's scans the only parameter of a call.
+/// Runs all scans of a method on the only parameter of a call.
 template <class Method, class Context>
 void scan_problem(Method& m, Context& c, const layer_problem<Context>& p) {
   while (scan_wanted(m)) {

@@ -12,25 +12,24 @@
 #include <vector>
 
 /// @file
-/// Where the parameters of whole networks come from and go to.
+/// Concepts for the parameters of whole networks: where they come from and where they go.
 namespace catmerge {
 
 /// One parameter as a source describes it.
 struct parameter_info {
   std::string name;                     ///< unique in the source
-  layer_kind kind = layer_kind::other;  ///< how it is trimmed
+  layer_kind kind = layer_kind::other;  ///< the parameter's effect on features
   index_t parts = 1;                    ///< fused linears or shifts: equal blocks of rows
-  /// Stored d_in x d_out (GPT-2's Conv1D): source and sink transpose the window.
-  bool transposed = false;
-  std::string whole{};    ///< of some rows of a larger tensor (a table): that one's name
-  index_t first_row = 0;  ///< of some rows of a larger tensor: the first one
+  bool transposed = false;  ///< stored d_in x d_out (GPT-2's Conv1D): source and sink transpose it
+  std::string whole{};      ///< of rows of a larger tensor (a table): the name of that tensor
+  index_t first_row = 0;    ///< of rows of a larger tensor: the first one
 };
 
 /// Parameters that share an input (q, k, v), or one alone: the unit of streaming.
 using parameter_group = std::vector<parameter_info>;
 
-/// Where parameters come from. Tensors are in logical layout (d_out x d_in, vectors of d) and stay
-/// valid until release.
+/// A source of parameters: the base's and the experts'. Tensors are in logical layout (d_out x
+/// d_in, vectors of d) and stay valid until release.
 ///
 /// Requirements:
 /// - `tasks()`: the names of the K experts, a vector of strings;
@@ -38,40 +37,38 @@ using parameter_group = std::vector<parameter_info>;
 /// - `base(parameter)` and `expert(k, parameter)`: makeable tensors of one domain, by value (a
 ///   handle) or by reference;
 /// - `release(group)`: the tensors of this group are not needed until they are asked for again,
-///   which only methods with scans do.
+///   which happens only for methods with scans.
 ///
 /// @code
 /// struct networks {
-///   std::map<std::string, Eigen::MatrixXf> pretrained, experts[2];
+///   std::map<std::string, Eigen::MatrixXf> pretrained, tuned[2];
 ///   std::vector<std::string> tasks() const { return {"cars", "textures"}; }
 ///   std::vector<catmerge::parameter_group> groups() const {
 ///     return {{{"query", catmerge::layer_kind::linear}, {"key", catmerge::layer_kind::linear}}};
 ///   }
 ///   const auto& base(const catmerge::parameter_info& p) { return pretrained.at(p.name); }
-///   const auto& expert(long k, const catmerge::parameter_info& p) {
-///     return experts[k].at(p.name);
-///   }
+///   const auto& expert(long k, const catmerge::parameter_info& p) { return tuned[k].at(p.name); }
 ///   void release(const catmerge::parameter_group&) {}
 /// };
 /// @endcode
-/// The library has no model, since it knows no checkpoint in memory; examples/embedding.cpp has one
-/// that loads and frees, examples/harness/checkpoints/checkpoint_set.hpp one on io::checkpoint.
+/// The library has no model of its own. Models: examples/embedding.cpp loads and frees,
+/// examples/harness/checkpoints/checkpoint_set.hpp reads an io::checkpoint.
 template <class S>
 concept parameter_source = requires(S& s, const parameter_info& p, const parameter_group& group,
                                     index_t k) {
-  { s.tasks() } -> std::convertible_to<std::vector<std::string>>;  ///< names of the experts
+  { s.tasks() } -> std::convertible_to<std::vector<std::string>>;
   { s.groups() } -> std::convertible_to<std::vector<parameter_group>>;
   requires any_tensor<decltype(s.base(p))>;
   requires any_tensor<decltype(s.expert(k, p))>;
-  s.release(group);  ///< the tensors of this group are not needed any more
+  s.release(group);
 };
 
-/// Where statistics of a domain come from.
+/// A source of statistics in a domain.
 ///
 /// Requirements:
-/// - `get(k, parameter)`: what task k's calibration samples say of the parameter's input, a
-///   std::optional<statistics_view<Domain>>, empty where nothing is known; valid until release;
-/// - `release(group)`: the statistics of this group are not needed until it is asked for again;
+/// - `get(k, parameter)`: statistics of the parameter's input on task k's calibration samples, a
+///   std::optional<statistics_view<Domain>>, empty if there are none; valid until release;
+/// - `release(group)`: the statistics of this group are not needed until they are asked for again;
 /// - `importance(k, parameter)`, only for methods that use it: how much each entry of the parameter
 ///   matters to task k, a std::optional<context<Domain>::const_view> of the parameter's shape.
 ///
@@ -83,8 +80,7 @@ concept parameter_source = requires(S& s, const parameter_info& p, const paramet
 ///   void release(const catmerge::parameter_group&) {}
 /// };
 /// @endcode
-/// Models: no_statistics; examples/harness/features/input_statistics.hpp has one on
-/// io::statistics_file.
+/// Models: no_statistics; examples/harness/features/input_statistics.hpp on io::statistics_file.
 template <class S, class Domain>
 concept statistics_source = requires(S& s, const parameter_info& p, const parameter_group& group,
                                      index_t k) {
@@ -92,55 +88,49 @@ concept statistics_source = requires(S& s, const parameter_info& p, const parame
   s.release(group);
 };
 
-/// Where merged parameters go.
+/// A sink of merged parameters, in logical layout.
 ///
-/// Requirement: `put(parameter, tensor)` takes the tensor over, in logical layout: one of what
-/// tensor_traits of the source's base make.
+/// Requirement: `put(parameter, tensor)` takes over a tensor that the base's tensor_traits made.
 /// @code
 /// struct merged {
 ///   std::map<std::string, Eigen::MatrixXf> parameters;
-///   void put(const catmerge::parameter_info& p, Eigen::MatrixXf t) {
-///     parameters[p.name] = std::move(t);
-///   }
+///   void put(const catmerge::parameter_info& p, Eigen::MatrixXf t) { parameters[p.name] = t; }
 /// };
 /// @endcode
-/// The library has no model, as for sources; examples/embedding.cpp has one,
-/// examples/harness/checkpoints/checkpoint_output.hpp one on io::checkpoint_writer.
+/// The library has no model of its own. Models: examples/embedding.cpp,
+/// examples/harness/checkpoints/checkpoint_output.hpp on io::checkpoint_writer.
 template <class S, class Tensor>
 concept parameter_sink = requires(S& s, const parameter_info& p, Tensor&& t) {
   s.put(p, std::move(t));
 };
 
-/// The statistics_source for methods that need none, or where there are none: linears and scales
-/// are then merged as in Task Arithmetic by CAT.
+/// The empty statistics_source. With it CAT merges linears and scales as Task Arithmetic does.
 template <class Domain = host>
 struct no_statistics {
-  /// Nothing.
-  std::optional<statistics_view<Domain>> get(index_t, const parameter_info&) {
-    return std::nullopt;
-  }
-  void release(const parameter_group&) {}  ///< Nothing to release.
+  /// Returns nothing.
+  std::optional<statistics_view<Domain>> get(index_t, const parameter_info&) { return {}; }
+  void release(const parameter_group&) {}  ///< Has nothing to release.
 };
 
-/// What merge_stream did to one parameter.
+/// The report of merge_stream on one parameter.
 struct parameter_report {
   std::string name;                 ///< as the source has it
-  layer_report layer;               ///< what the method says
+  layer_report layer;               ///< the method's report
   bool missing_statistics = false;  ///< the method could have used statistics, and there were none
   bool missing_importance = false;  ///< the method uses importances, and there were none
-  vector_sizes sizes{};  ///< of the task vectors as the source has them, before any transform
+  vector_sizes sizes{};             ///< sizes of the source's task vectors, before any transform
 };
 
 namespace detail {
 
-/// What a source returns.
+/// The types of a source's base() and expert().
 template <class S>
 using source_base_t = decltype(std::declval<S&>().base(std::declval<const parameter_info&>()));
 template <class S>
 using source_expert_t =
     decltype(std::declval<S&>().expert(index_t{}, std::declval<const parameter_info&>()));
 
-/// What S lacks of a source for a context of this domain.
+/// The sentences for an S that is no parameter_source in this domain.
 template <class S, class Domain>
 constexpr bool require_source() {
   static_assert(
@@ -152,30 +142,26 @@ constexpr bool require_source() {
       requires(S & s) {
         { s.groups() } -> std::convertible_to<std::vector<parameter_group>>;
       },
-      "catmerge: a parameter source needs groups(): a vector of "
-      "catmerge::parameter_group, parameters that share an input");
+      "catmerge: a parameter source needs groups(): a std::vector<catmerge::parameter_group>");
   static_assert(
       requires(S & s, const parameter_group& group) { s.release(group); },
-      "catmerge: a parameter source needs release(group): from then on its tensors "
-      "are not needed");
+      "catmerge: a parameter source needs release(group): its tensors are not needed any more");
   static_assert(
       requires(S & s, const parameter_info& p) { s.base(p); },
       "catmerge: a parameter source needs base(parameter): a tensor");
   static_assert(
       requires(S & s, const parameter_info& p, index_t k) { s.expert(k, p); },
-      "catmerge: a parameter source needs expert(task, parameter): what an expert "
-      "made of it");
-  if constexpr (requires(S & s, const parameter_info& p, index_t k) {
-                  s.base(p), s.expert(k, p);
+      "catmerge: a parameter source needs expert(task, parameter): the expert's tensor");
+  if constexpr (requires {
+                  typename source_base_t<S>;
+                  typename source_expert_t<S>;
                 }) {
     using base = source_base_t<S>;
     using expert = source_expert_t<S>;
     static_assert(any_tensor<base>,
-                  "catmerge: what a parameter source's base(parameter) returns must be "
-                  "a tensor");
+                  "catmerge: a parameter source's base(parameter) must return a tensor");
     static_assert(any_tensor<expert>,
-                  "catmerge: what a parameter source's expert(task, parameter) "
-                  "returns must be a tensor");
+                  "catmerge: a parameter source's expert(task, parameter) must return a tensor");
     static_assert(require_makeable<base>());
     static_assert(require_tensor<expert>());
     static_assert(require_same_domain<base, expert>());
@@ -184,7 +170,7 @@ constexpr bool require_source() {
   return true;
 }
 
-/// The same for a source of statistics.
+/// The sentences for an S that is no statistics_source in this domain.
 template <class S, class Domain>
 constexpr bool require_statistics_source() {
   static_assert(
@@ -196,17 +182,16 @@ constexpr bool require_statistics_source() {
       "of another one there first");
   static_assert(
       requires(S & s, const parameter_group& group) { s.release(group); },
-      "catmerge: a statistics source needs release(group): from then on its "
-      "statistics are not needed");
+      "catmerge: a statistics source needs release(group): its views are not needed any more");
   return true;
 }
 
-/// The same for a sink of tensors.
+/// The sentence for an S that is no parameter_sink of these tensors.
 template <class S, class Tensor>
 constexpr bool require_sink() {
   static_assert(parameter_sink<S, Tensor>,
-                "catmerge: a parameter sink needs put(parameter, tensor): it takes over what "
-                "tensor_traits of the base make");
+                "catmerge: a parameter sink needs put(parameter, tensor), which takes over tensors "
+                "as tensor_traits of the base make them");
   return true;
 }
 

@@ -11,42 +11,26 @@
 #include <vector>
 
 /// @file
-/// Whole networks, a group of parameters at a time: nothing is held that is not being worked on.
+/// Merges whole networks. Only the tensors of one group of parameters are held at a time.
 namespace catmerge {
 
 namespace detail {
 
-/// A tensor that a source returned: kept where it came by value, else referred to.
+/// A tensor that a source returned: stored if it came by value, else referred to.
 template <class T>
 struct kept {
   T tensor;
 };
 
-/// What is known of the input of p on every task; nothing where one task is missing.
-template <class Domain, class Statistics>
-std::vector<statistics_view<Domain>> all_statistics(Statistics& source, const parameter_info& p,
-                                                    index_t tasks) {
-  std::vector<statistics_view<Domain>> list;
+/// get(k) of every task, each a std::optional<T>; an empty list if one of them is empty.
+template <class T, class Get>
+std::vector<T> of_all_tasks(index_t tasks, const Get& get) {
+  std::vector<T> list;
   for (index_t k = 0; k < tasks; ++k) {
-    std::optional<statistics_view<Domain>> s = source.get(k, p);
-    if (!s) return {};
-    list.push_back(*s);
+    const std::optional<T> found = get(k);
+    if (!found) return {};
+    list.push_back(*found);
   }
-  return list;
-}
-
-/// What is known of the importance of p's entries on every task; nothing where one is missing.
-template <class Domain, class Statistics>
-std::vector<typename context<Domain>::const_view> all_importance(Statistics& source,
-                                                                 const parameter_info& p,
-                                                                 index_t tasks) {
-  std::vector<typename context<Domain>::const_view> list;
-  if constexpr (requires { source.importance(tasks, p); })
-    for (index_t k = 0; k < tasks; ++k) {
-      std::optional<typename context<Domain>::const_view> x = source.importance(k, p);
-      if (!x) return {};
-      list.push_back(*x);
-    }
   return list;
 }
 
@@ -80,29 +64,31 @@ struct merge_stream_fn {
   }
 
  private:
-  /// Calls act(info, problem, base) for every parameter, and releases its group after it.
+  /// Calls act(info, problem, base) for every parameter, and releases each group after its last.
   template <class Method, class Source, class Statistics, class Act>
   static void for_parameters(const Method& method, Source& source, Statistics& statistics,
                              const Act& act) {
-    using base_type = source_base_t<Source>;
-    using domain = domain_t<base_type>;
-    using expert = source_expert_t<Source>;
-    const std::vector<std::string> tasks = source.tasks();
+    using domain = domain_t<source_base_t<Source>>;
+    const std::vector<std::string> names = source.tasks();
+    const index_t tasks = std::ssize(names);
     for (const parameter_group& group : source.groups()) {
       for (const parameter_info& info : group) {
         decltype(auto) base = source.base(info);
-        std::vector<kept<expert>> experts;
+        std::vector<kept<source_expert_t<Source>>> experts;
         layer_problem<context<domain>> problem;
-        for (index_t k = 0; k < std::ssize(tasks); ++k) experts.push_back({source.expert(k, info)});
+        for (index_t k = 0; k < tasks; ++k) experts.push_back({source.expert(k, info)});
         for (const auto& e : experts) problem.experts.push_back(const_view_of(e.tensor));
         problem.kind = info.kind;
         problem.parts = info.parts;
         problem.base = const_view_of(base);
-        problem.names = {info.name, tasks, info.whole, info.first_row};
+        problem.names = {info.name, names, info.whole, info.first_row};
         if (needs_statistics(method, info.kind))
-          problem.statistics = all_statistics<domain>(statistics, info, std::ssize(tasks));
-        if (needs_importance(method))
-          problem.importance = all_importance<domain>(statistics, info, std::ssize(tasks));
+          problem.statistics = of_all_tasks<statistics_view<domain>>(
+              tasks, [&](index_t k) { return statistics.get(k, info); });
+        if constexpr (requires { statistics.importance(tasks, info); })
+          if (needs_importance(method))
+            problem.importance = of_all_tasks<typename context<domain>::const_view>(
+                tasks, [&](index_t k) { return statistics.importance(k, info); });
         act(info, problem, base);
       }
       source.release(group);
@@ -110,7 +96,7 @@ struct merge_stream_fn {
     }
   }
 
-  /// The method once it has seen all that its scans want to see.
+  /// The method after its scans of the whole source.
   template <class Method, class Source, class Statistics, class Context, class Seen>
   static decltype(auto) scanned(const Method& method, Source& source, Statistics& statistics,
                                 Context& c, const Seen& seen) {
@@ -158,21 +144,20 @@ struct merge_stream_fn {
 
 }  // namespace detail
 
-/// Merges every parameter of a source by `method` into `sink`, group by group, in the source's
-/// order, and returns a vector of their parameter_reports.
+/// Merges every parameter of a source by `method` into `sink`, group by group, in the order of
+/// `groups()`. Returns a vector of parameter_reports in the same order.
 /// @code
 /// merge_stream(method, source, statistics, sink, context, seen);
-/// merge_stream(method, source, statistics, sink);  // on a context of its own, made by default
+/// merge_stream(method, source, statistics, sink);  // on a default-constructed context
 /// merge_stream(method, source, sink);              // for methods that need no statistics
 /// @endcode
 /// method: a merging_method; source, statistics, sink: a parameter_source, a statistics_source and
-/// a parameter_sink of the context's domain. `seen` (may be left out) is called with each report as
-/// it is made, for progress; if it has a member `scanned(parameter)`, that is called as parameters
-/// pass a scan. A method with scans has the whole source pass by once for each, in groups(), and
-/// released, as for the merge itself. A linear or scale for which a task has no statistics is
-/// merged as if it had none for any, and its report says so. Throws catmerge::error, naming the
-/// parameter and the task, where shapes or statistics do not fit, and as the method does; what the
-/// sink has by then, it keeps, and the group at work is not released. Whole programs:
+/// a parameter_sink of the context's domain. `seen` (optional) is called with each report, for
+/// progress; its optional member `scanned(parameter)` is called after each scan of a parameter.
+/// Each scan reads and releases the whole source, as the merge does. A linear or scale that lacks
+/// statistics of one task is merged without any, and its report says so. Throws catmerge::error,
+/// naming parameter and task, if shapes or statistics do not fit, and as the method does; the sink
+/// then keeps what it has received, and the current group is not released. Whole programs:
 /// examples/embedding.cpp, examples/own_method.cpp.
 inline constexpr detail::merge_stream_fn merge_stream{};
 

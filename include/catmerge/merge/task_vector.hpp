@@ -12,7 +12,7 @@ namespace catmerge {
 namespace detail {
 
 struct task_vector_fn {
-  /// T = expert - base: a new tensor of base's family and compute type (half types give float).
+  /// T = expert - base, a new tensor of base's family and compute type (half types give float).
   template <class Base, class Expert, class Context>
   auto operator()(const Base& base, const Expert& expert, Context& context) const {
     static_assert(require_makeable<Base>());
@@ -112,29 +112,29 @@ struct with_task_vector_fn {
 /// @code
 /// auto T = task_vector(base, expert);  // and (base, expert, context)
 /// @endcode
-/// Both: vectors or matrices of one shape, of storage types that may differ. Throws catmerge::error
-/// where the shapes differ.
+/// base, expert: vectors or matrices of one shape; storage types may differ. Throws catmerge::error
+/// if the shapes differ.
 inline constexpr detail::task_vector_fn task_vector{};
 
 /// The same in place: expert becomes expert - base, rounded to its own storage type.
 /// @code
 /// subtract_base(base, expert);  // and (base, expert, context)
 /// @endcode
-/// Throws catmerge::error where the shapes differ.
+/// Throws catmerge::error if the shapes differ.
 inline constexpr detail::subtract_base_fn subtract_base{};
 
 /// base + alpha T, as a new tensor of base's family and compute type.
 /// @code
 /// auto theta = with_task_vector(base, T);  // alpha = 1; and (base, T, alpha[, context])
 /// @endcode
-/// Throws catmerge::error where the shapes differ.
+/// Throws catmerge::error if the shapes differ.
 inline constexpr detail::with_task_vector_fn with_task_vector{};
 
 /// The same in place: parameter += alpha T, rounded to the parameter's own storage type.
 /// @code
 /// add_task_vector(parameter, T);  // alpha = 1; and (parameter, T, alpha[, context])
 /// @endcode
-/// Throws catmerge::error where the shapes differ.
+/// Throws catmerge::error if the shapes differ.
 inline constexpr detail::add_task_vector_fn add_task_vector{};
 
 }  // namespace catmerge

@@ -8,7 +8,7 @@
 
 namespace catmerge {
 
-/// How large the task vectors of one parameter are, in Frobenius norms.
+/// Frobenius norms of one parameter's base and task vectors.
 struct vector_sizes {
   double of_base = 0;              ///< ||theta_0||
   std::vector<double> of_vectors;  ///< ||T_k||, in the order of the tasks

@@ -8,8 +8,8 @@ namespace catmerge {
 
 namespace detail {
 
-/// T_i of every task, in double where base or expert is. Throws catmerge::error, naming the expert,
-/// where one is not finite.
+/// T_i of every task, in double if base or expert is. Throws catmerge::error, naming the expert, if
+/// a T_i is not finite.
 template <class Context>
 std::vector<typename Context::matrix> form_vectors(Context& c, const layer_problem<Context>& p) {
   std::vector<typename Context::matrix> vectors(p.experts.size());
@@ -27,7 +27,7 @@ std::vector<typename Context::matrix> form_vectors(Context& c, const layer_probl
   return vectors;
 }
 
-/// The handles by which vectors are passed on.
+/// Views of the vectors, to be passed on as a vector_list.
 template <class Context>
 std::vector<typename Context::view> views_of(std::vector<typename Context::matrix>& vectors) {
   return {vectors.begin(), vectors.end()};
@@ -42,7 +42,7 @@ void sum_vectors(Context& c, vector_list<Context> vectors, const typename Contex
   c.accumulate(1, list, tau);
 }
 
-/// tau += (1/K) sum_k T_k: what most methods do with parameters that their rule is not for.
+/// tau += (1/K) sum_k T_k: most methods' fallback for parameters that their rule does not cover.
 template <class Context>
 void mean_vector(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
   sum_vectors(c, vectors, tau);

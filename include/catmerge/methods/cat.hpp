@@ -12,8 +12,8 @@
 ///
 /// A task vector T moves the features of a layer f by Df(X; T) = f(X; W + T) - f(X; W): X T^T for a
 /// linear weight, x o T for a scale, T for a shift. Phi_k is the trim that protects task k from the
-/// vectors of all others. Eq. 8 weighs what they do to the features X_k against what they lose on
-/// their own features X_i:
+/// vectors of all others. Eq. 8 weighs their shift of the features X_k against their loss on their
+/// own features X_i:
 ///
 ///     minimise over Phi_k
 ///
@@ -46,7 +46,7 @@ void sum_trimmed(Context& c, const layer_problem<Context>& p, const cat_options&
   sum_vectors(c, vectors, tau);
 }
 
-/// Merges by m, a CAT; what is not trimmed becomes the sum without K vectors in memory.
+/// Merges by m, a CAT. A parameter that is not trimmed becomes the sum without K vectors in memory.
 template <class M, class Context>
 layer_report merge_trimmed(const M& m, Context& c, const layer_problem<Context>& p,
                            const typename Context::view& out) {
@@ -63,7 +63,7 @@ layer_report merge_trimmed(const M& m, Context& c, const layer_problem<Context>&
 /// and linears and scales without statistics, become theta_0 + alpha sum_i T_i; their report has no
 /// trim, and fallback_rule::sum.
 struct cat_method {
-  cat_options options{};  ///< what validate refuses, merge refuses
+  cat_options options{};  ///< checked by validate in each merge
 
   /// True for linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
@@ -73,16 +73,15 @@ struct cat_method {
   /// alpha.
   double factor() const { return options.alpha; }
 
-  /// tau = sum_i T_i', and the report has everything that options ask for. Throws catmerge::error
-  /// where a value is not finite, for scales with parts, and for statistics that the kind cannot
-  /// use.
+  /// tau = sum_i T_i'; fills the report as options ask. Throws catmerge::error if a value is not
+  /// finite, for scales with parts, and for statistics that the kind cannot use.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     detail::sum_trimmed<layer_kind::other>(c, p, options, vectors, tau, report);
   }
 
-  /// The same, and without K vectors in memory for what is not trimmed.
+  /// As merge_vectors, but without K vectors in memory for a parameter that is not trimmed.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -92,7 +91,7 @@ struct cat_method {
 
 namespace detail {
 
-/// cat_method for parameters of one kind, which compiles faster: see trim_vectors.
+/// cat_method for parameters of one kind; compiles faster (see trim_vectors).
 template <layer_kind Kind>
 struct cat_of {
   cat_options options;
@@ -167,24 +166,24 @@ struct cat_group_fn : refused_features {
 ///   no second moments. From an empty range: Task Arithmetic, and report.trim is empty;
 /// - options: the paper's by default.
 ///
-/// Returns a merge_result, `merged` of base's family and compute type. Throws catmerge::error where
+/// Returns a merge_result, `merged` of base's family and compute type. Throws catmerge::error if
 /// there are no experts, tasks or extents do not match, a value is not finite, and for options as
 /// validate says. A whole program: examples/quickstart.cpp.
 inline constexpr detail::features_fn<detail::cat_of<layer_kind::linear>, layer_kind::linear>
     cat_linear{};
 
-/// The same for linear weights that share their input, such as q, k and v.
+/// CAT Merging of linear weights that share their input, such as q, k and v.
 /// @code
 /// auto results = cat_group(bases, experts, features);  // and (..., options[, context])
 /// @endcode
 /// bases: a range of P weights; experts: for each of K tasks a range of its P weights; features:
 /// one entry per task, as for cat_linear. Returns a vector of P merge_results. Throws
-/// catmerge::error as cat_linear does, and where an expert's number of weights differs from the
+/// catmerge::error as cat_linear does, and if an expert's number of weights differs from the
 /// base's.
 inline constexpr detail::cat_group_fn cat_group{};
 
-/// CAT Merging of the scale of a normalisation: T_i' = T_i without the coordinates that scale_mask
-/// takes for any other task.
+/// CAT Merging of the scale of a normalisation: T_i' = T_i without the coordinates of any other
+/// task's scale_mask.
 /// @code
 /// auto [merged, report] = cat_scale(base, experts, features);  // and (..., options[, context])
 /// @endcode
@@ -193,13 +192,13 @@ inline constexpr detail::cat_group_fn cat_group{};
 inline constexpr detail::features_fn<detail::cat_of<layer_kind::scale>, layer_kind::scale>
     cat_scale{};
 
-/// CAT Merging of a shift, such as a bias: T_i' = T_i without the coordinates that shift_mask takes
-/// for any other task.
+/// CAT Merging of a shift, such as a bias: T_i' = T_i without the coordinates of any other task's
+/// shift_mask.
 /// @code
 /// auto [merged, report] = cat_shift(base, experts);  // and (base, experts, options)
 /// auto [again, why] = cat_shift(base, experts, options, context);
 /// @endcode
-/// base: d entries; experts: a range of K of the same. Features play no part. Otherwise as
+/// base: d entries; experts: a range of K of the same. Features are not used. Otherwise as
 /// cat_linear.
 inline constexpr detail::vectors_fn<detail::cat_of<layer_kind::shift>, layer_kind::shift>
     cat_shift{};

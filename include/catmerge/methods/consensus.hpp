@@ -12,13 +12,13 @@
 
 namespace catmerge {
 
-/// Choices of Consensus merging.
+/// Settings of Consensus merging.
 struct consensus_options {
-  /// lambda_t, one for all tasks or one for each: the larger, the fewer entries a task's mask has.
+  /// lambda_t, one for all tasks or one for each. A larger lambda leaves fewer entries in the mask.
   /// The authors choose each task's from 0.2, 0.3 ... 0.6 on validation data; 0.4 is their middle.
   std::vector<double> lambda{0.4};
-  index_t k = 2;       ///< how many tasks' masks an entry has to be in; with 0 all are kept
-  double alpha = 0.3;  ///< the factor of the masked vector; chosen on validation data
+  index_t k = 2;       ///< the number of masks that must hold an entry; 0 keeps all entries
+  double alpha = 0.3;  ///< the factor of the masked vector, chosen on validation data
 };
 
 /// Throws catmerge::error for no lambda, one that is negative or not finite, a negative k and an
@@ -39,22 +39,21 @@ inline void validate(const consensus_options& options) {
 ///     m_t   = |T_t| > lambda_t |T_mtl - T_t|     (the entry matters to task t)
 ///     theta = theta_0 + alpha (m o T_mtl),   m = 1 where at least k of the m_t are, else 0
 ///
-/// Inner is any vector_method (method.hpp): Task Arithmetic, the paper's first choice, whose T_mtl
-/// is sum_t T_t; or ties_method with ties_merge::sum, its second. For every parameter; what Inner
-/// needs (statistics, importances, scans: TIES' make the whole model pass by) is passed on to it,
-/// and so is its report. For an Inner other than Task Arithmetic a copy of the parameter's K task
-/// vectors is made.
+/// Inner is any vector_method (method.hpp). The paper's first choice is Task Arithmetic with T_mtl
+/// = sum_t T_t, its second ties_method with ties_merge::sum. Applies to every parameter. Inner gets
+/// the statistics, importances and scans that it needs (TIES scans the whole model), and fills the
+/// report. An Inner other than Task Arithmetic works on a copy of the parameter's K task vectors.
 ///
-/// With more masks asked for than there are tasks (the default k = 2 of a single task) the result
-/// is theta_0, as in the authors' code.
+/// If k is larger than the number of tasks (the default k = 2 with a single task), the result is
+/// theta_0, as in the authors' code.
 template <class Inner = task_arithmetic_method>
 struct consensus_method {
-  consensus_options options{};  ///< what validate refuses, merge refuses
-  Inner inner{};                ///< a vector_method; its factor plays no part
+  consensus_options options{};  ///< checked by validate in each merge
+  Inner inner{};                ///< a vector_method; its factor is not used
 
-  /// Where Inner does.
+  /// Inner's answer.
   bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(inner, kind); }
-  /// Where Inner does.
+  /// Inner's answer.
   bool needs_importance() const { return catmerge::needs_importance(inner); }
   /// alpha.
   double factor() const { return options.alpha; }
@@ -67,8 +66,8 @@ struct consensus_method {
   }
   void end_scan() { catmerge::end_scan(inner); }  ///< Inner's
 
-  /// tau = m o T_mtl; the comparisons are made in double. Throws catmerge::error where the number
-  /// of lambdas is neither 1 nor K.
+  /// tau = m o T_mtl, compared in double. Throws catmerge::error if the number of lambdas is
+  /// neither 1 nor K.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -95,7 +94,7 @@ struct consensus_method {
   }
 
  private:
-  /// tau = T_mtl, by Inner, which may change the vectors that it is given.
+  /// tau = T_mtl, by Inner, on a copy of the vectors if it may change them.
   template <class Context>
   void merge_inner(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                    const typename Context::view& tau, layer_report& report) const {
@@ -121,8 +120,8 @@ consensus_method(consensus_options, Inner) -> consensus_method<Inner>;
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain, or of references
 /// to such. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, shapes differ or a value is not finite, and for
-/// options as validate and consensus_method say.
+/// catmerge::error if there are no experts, shapes differ or a value is not finite, and for options
+/// as validate and consensus_method say.
 inline constexpr detail::vectors_fn<consensus_method<>, layer_kind::other> consensus{};
 
 }  // namespace catmerge

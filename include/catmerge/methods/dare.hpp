@@ -31,13 +31,13 @@ constexpr std::uint64_t hash_of(std::string_view text) {
 
 }  // namespace detail
 
-/// Choices of DARE.
+/// Settings of DARE.
 struct dare_options {
-  /// p, the probability with which an entry is dropped. The paper's abstract: 90 % or even 99 % of
-  /// what supervised fine-tuning changed can go. The authors' merges search 0.1, 0.3 ... 0.9, and
-  /// the larger the entries of the vectors are, the less can be dropped.
+  /// p, the probability to drop an entry. The paper's abstract drops 90 % or even 99 % of the
+  /// changes of supervised fine-tuning; the authors' merges search 0.1, 0.3 ... 0.9. Vectors with
+  /// larger entries allow a smaller p.
   double drop = 0.9;
-  std::uint64_t seed = 0;  ///< other seeds drop other entries
+  std::uint64_t seed = 0;  ///< another seed drops other entries
 };
 
 /// Throws catmerge::error for a probability outside [0, 1).
@@ -48,18 +48,18 @@ inline void validate(const dare_options& options) {
 
 /// DARE (Yu, Yu, Yu, Huang, Li, "Language Models are Super Mario: Absorbing Abilities from
 /// Homologous Models as a Free Lunch", ICML 2024, arXiv 2311.03099), a transform of task vectors
-/// (method.hpp), to be followed by any method: `chain{dare_transform{}, task_arithmetic_method{}}`.
+/// (method.hpp) before any method: `chain{dare_transform{}, task_arithmetic_method{}}`.
 ///
 ///     T_k <- (M_k o T_k) / (1 - p),   each entry of M_k 1 with probability 1 - p, else 0
 ///
-/// For every parameter, layer by layer; needs nothing but vectors. An entry of M_k is a function of
-/// the seed, the task's place among the experts, the tensor's name and the entry's place in it (row
-/// by row) alone: the same with every backend, at every number of threads, in every run, and
-/// whether a table comes whole or in pieces. Masks are made on the host, a strip of at most 2^18
-/// entries (or one row) at a time, and handed over.
-/// mergekit's `rescale` is another rule: it restores sum |T_k|.
+/// Applies to every parameter, layer by layer; needs nothing but vectors. An entry of M_k depends
+/// on the seed, the task's place among the experts, the tensor's name and the entry's place in it
+/// (row by row) alone. It is the same with every backend, at every number of threads, in every run,
+/// and for a table whole or in pieces. Masks are made on the host in strips of at most 2^18 entries
+/// (or one row), then copied to the context. mergekit's `rescale` is another rule: it restores sum
+/// |T_k|.
 struct dare_transform {
-  dare_options options{};  ///< what validate refuses, apply refuses
+  dare_options options{};  ///< checked by validate in each apply
 
   /// Drops entries of every T_k and scales the rest, in place.
   template <class Context>
@@ -81,7 +81,7 @@ struct dare_transform {
   }
 
  private:
-  /// 1 for what is kept and 0 for what is dropped, of the entries number `first` and following.
+  /// The mask of the entries from number `first` on: 1 keeps an entry, 0 drops it.
   small_matrix kept(std::uint64_t key, index_t first, index_t rows, index_t columns) const {
     small_matrix mask(rows, columns);
     for (index_t j = 0; j < columns; ++j)

@@ -10,12 +10,12 @@
 
 namespace catmerge {
 
-/// Choices of Fisher merging.
+/// Settings of Fisher merging.
 struct fisher_options {
-  /// Added to every F_k, so that there is a mean where all are zero. With 0 such entries stay
+  /// Added to every F_k, so that entries without any information become a mean. With 0 they stay
   /// theta_0's.
   double floor = 1e-6;
-  /// Divides each task's weights by the size of its F_k over the whole model, so that tasks of
+  /// Divides each task's weights by the norm of its F_k over the whole model, so that tasks with
   /// large gradients do not outweigh the rest. Needs a scan.
   bool normalise = false;
 };
@@ -35,25 +35,25 @@ inline void validate(const fisher_options& options) {
 /// F_k, the problem's importances: the diagonal of task k's Fisher information, the mean over
 /// samples of the squared gradient of the log-likelihood. c_k is the same for all tasks, or, if
 /// normalised, 1 / (||F_k||_2 + floor) with the norm over the whole model. A parameter without
-/// importances becomes theta_0 + (1/K) sum_k T_k (fallback). Layer by layer, but with a scan if
+/// importances becomes theta_0 + (1/K) sum_k T_k (fallback). Works layer by layer, with a scan if
 /// normalised.
 ///
-/// The formula is the one of FusionBench and MergeLM. The authors' code takes max(F_k, 1e-6), by
+/// The formula is that of FusionBench and MergeLM. The authors' code takes max(F_k, 1e-6), by
 /// default for the first model alone, normalises by default (without the floor in the divisor), and
 /// searches c_k on validation data.
 struct fisher_method {
-  fisher_options options{};  ///< what validate refuses, scan and merge refuse
+  fisher_options options{};  ///< checked by validate in each scan and merge
 
   fisher_method() = default;
   explicit fisher_method(const fisher_options& o) : options(o) {}  ///< with these options
 
-  /// Always.
+  /// Always true.
   static constexpr bool needs_importance() { return true; }
   /// 1.
   static constexpr double factor() { return 1; }
 
   bool scan_wanted() const { return options.normalise && !scanned_; }  ///< once, if normalised
-  /// Adds to ||F_k||^2.
+  /// Adds the parameter's part to ||F_k||^2.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context>) {
     validate(options);
@@ -65,7 +65,7 @@ struct fisher_method {
   void end_scan() { scanned_ = true; }  ///< all norms are known
 
   /// tau = sum_k c_k (F_k + floor) o T_k / sum_k c_k (F_k + floor), computed in double. Throws
-  /// catmerge::error where an importance is negative or not finite.
+  /// catmerge::error if an importance is negative or not finite.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -90,7 +90,7 @@ struct fisher_method {
   }
 
  private:
-  /// c_k up to a factor that all tasks share.
+  /// c_k, up to a factor common to all tasks.
   double coefficient(std::size_t k) const {
     if (!options.normalise) return 1;
     if (k >= squares_.size())
@@ -103,16 +103,15 @@ struct fisher_method {
   std::vector<double> squares_;
 };
 
-/// Fisher merging of one parameter, as fisher_method. If normalised, each F_k by its norm over this
-/// parameter.
+/// Fisher merging of one parameter, as fisher_method. Normalises by the norms over this parameter.
 /// @code
 /// auto [merged, report] = fisher(base, experts, squared_gradients);  // and (..., options[,
 /// context])
 /// @endcode
 /// base: a tensor of any shape; experts, squared_gradients: ranges of K of its shape, in its
 /// domain, or of references to such. Returns a merge_result, `merged` of base's family and compute
-/// type. Throws catmerge::error where there are no experts, numbers of tasks or shapes differ, a
-/// value is not finite or an importance negative, and for options as validate says.
+/// type. Throws catmerge::error if there are no experts, numbers of tasks or shapes differ, a value
+/// is not finite or an importance negative, and for options as validate says.
 inline constexpr detail::importance_fn<fisher_method, layer_kind::other> fisher{};
 
 }  // namespace catmerge

@@ -8,7 +8,7 @@
 
 namespace catmerge {
 
-/// Which of the two methods of isotropic merging.
+/// The two methods of isotropic merging.
 enum class iso_variant {
   c,   ///< Iso-C: the common subspace, that of the summed task vectors
   cts  ///< Iso-CTS: the common and the task-specific subspaces
@@ -18,7 +18,7 @@ enum class iso_variant {
 struct iso_options {
   iso_variant variant = iso_variant::c;  ///< Iso-C, or Iso-CTS
   double alpha = 1;                      ///< the factor of the merged task vector; 1.5 on CLIP
-  double common = 0.8;  ///< Iso-CTS: the share of directions that are common; the paper's 0.8
+  double common = 0.8;  ///< Iso-CTS: the share of common directions; 0.8 in the paper
   /// Weights that hold several linears: one matrix, as in the authors' code, or each alone.
   fused_weights fused = fused_weights::whole;
 };
@@ -31,7 +31,7 @@ inline void validate(const iso_options& options) {
 
 /// Iso-C and Iso-CTS [layer by layer] (Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de
 /// Weijer, "No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
-/// ICML 2025, arXiv 2502.04959): the summed task vectors with all singular values equal. For
+/// ICML 2025, arXiv 2502.04959): all singular values of the summed task vectors become equal. For
 /// matrices of d_out x d_in and r = min(d_out, d_in), with U diag(s) V^T = sum_k T_k:
 ///
 ///     Iso-C    tau = mean(s) U V^T, the mean over all r
@@ -41,21 +41,22 @@ inline void validate(const iso_options& options) {
 ///              U_k, s_k, V_k: of the n_s largest of T_k - U_c U_c^T T_k
 ///              n_s = round((r - floor(common r)) / K),   n_c = r - K n_s
 ///
-/// and theta = theta_0 + alpha tau. A half is rounded to the even number, as in the authors' code;
-/// n_s is at most r / K, where that code would count from the end. Iso-CTS with n_s = 0 is Iso-C.
+/// and theta = theta_0 + alpha tau. A half is rounded to the even number, as in the authors' code.
+/// n_s is at most r / K; beyond that the authors' code would count from the end. Iso-CTS with n_s =
+/// 0 is Iso-C.
 ///
-/// Directions of zero singular value stay zero (gram_cut in gram_eigen.hpp tells what counts as
-/// zero, of a remainder T_k - U_c U_c^T T_k relative to T_k), and count in the mean. The authors'
-/// code raises the vectors that the decomposition happens to return for them to the mean as well;
-/// as U V^T and the polar factors are then arbitrary, so is its result.
+/// Directions of zero singular value stay zero and count in the mean. gram_cut (gram_eigen.hpp)
+/// decides which values are zero, for a remainder T_k - U_c U_c^T T_k relative to T_k. The authors'
+/// code raises arbitrary vectors of the decomposition to the mean for them; U V^T, the polar
+/// factors and the result are then arbitrary.
 ///
-/// Applies to linears and to tables and embeddings that are matrices (the authors' code leaves out
-/// CLIP's text projection; `where` of compose.hpp does that). All else: the mean of the task
-/// vectors, and the report says fallback. Needs no statistics.
+/// Applies to linears, and to tables and embeddings that are matrices (the authors' code leaves out
+/// CLIP's text projection; use `where` of compose.hpp for that). All else: the mean of the task
+/// vectors, and a fallback in the report. Needs no statistics.
 struct iso_method {
-  iso_options options{};  ///< what validate refuses, merge refuses
+  iso_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
   static constexpr bool sees_matrices = true;
 
   /// alpha.
@@ -92,7 +93,7 @@ struct iso_method {
     sum.write(leveled(sum.values(), r), tau);
   }
 
-  /// Each value replaced by their mean, over r values of which those not listed are zero.
+  /// As many values, each the mean of r values: these, and zeros.
   static std::vector<double> leveled(const std::vector<double>& values, index_t r) {
     double mean = 0;
     for (const double s : values) mean += s / static_cast<double>(r);
@@ -109,8 +110,7 @@ struct iso_method {
     return (std::min)(below + (up ? 1 : 0), r / tasks);
   }
 
-  /// The leading directions of T - U U^T T, which overwrites `room`. What is not above the rounding
-  /// of T is none.
+  /// The leading directions of T - U U^T T, which overwrites `room`, but none within T's rounding.
   template <class Context>
   static detail::thin_svd<Context> remainder(Context& c, typename Context::const_view t,
                                              const detail::thin_svd<Context>& common, index_t count,
@@ -131,7 +131,7 @@ struct iso_method {
 /// auto [both, why] = iso(base, experts, {iso_variant::cts});
 /// @endcode
 /// base: d_out x d_in; experts: a range of K of its shape, in its domain. Returns a merge_result,
-/// `merged` of base's family and compute type. Throws catmerge::error where there are no experts,
+/// `merged` of base's family and compute type. Throws catmerge::error if there are no experts,
 /// shapes differ, a value is not finite, and for options as validate says.
 inline constexpr detail::vectors_fn<iso_method, layer_kind::linear> iso{};
 

@@ -10,8 +10,8 @@ namespace catmerge {
 
 /// Settings of LOT Merging.
 struct lot_options {
-  /// lambda in the paper, the factor of the merged task vector: the paper has 1.2 for ViT-B/32 and
-  /// 1.5 for ViT-L/14; 1 minimises the drift and needs no validation.
+  /// The factor of the merged task vector, lambda in the paper: 1.2 there for ViT-B/32, 1.5 for
+  /// ViT-L/14. 1 minimises the drift and needs no validation.
   double alpha = 1;
 };
 
@@ -22,26 +22,26 @@ inline void validate(const lot_options& options) {
 
 /// LOT Merging [layer by layer] (Sun, Li, Wang, Liu, Geng, Li, "Towards Minimizing Feature Drift in
 /// Model Merging: Layer-wise Task Vector Fusion for Adaptive Knowledge Integration", NeurIPS 2025,
-/// arXiv 2505.23859): the task vector that moves each layer's outputs least from those of the
-/// experts, on the inputs X_k (n_k x d_in) that the layer has in expert k. For weights as stored,
-/// d_out x d_in, S_k = X_k^T X_k, q_k = its diagonal, and o entry by entry:
+/// arXiv 2505.23859): the task vector with the least squared distance of each layer's outputs from
+/// the experts', on the layer's inputs X_k (n_k x d_in) in expert k. For weights as stored, d_out x
+/// d_in, S_k = X_k^T X_k, q_k its diagonal, and o entry by entry:
 ///
 ///     linear  tau = (sum_k T_k S_k)(sum_k S_k)^+   the least sum_k ||X_k (tau - T_k)^T||_F^2
 ///     scale   tau = sum_k q_k o T_k / sum_k q_k    the least sum_k ||X_k o (tau - T_k)||_F^2
 ///     shift   tau = (1/K) sum_k T_k
 ///
-/// and theta = theta_0 + alpha tau. Rows are summed, so a task with more rows weighs more. The
-/// pseudo-inverse leaves the base as it is where no task has any input, and a coordinate of a scale
-/// that is zero in all inputs is averaged; what rounding makes of a zero is told by gram_cut
-/// (gram_eigen.hpp). Linears that are fused share their input, and come out as they would alone.
+/// and theta = theta_0 + alpha tau. Rows are summed, so a task with more rows weighs more.
+/// Directions without any task's input stay the base's by the pseudo-inverse; a coordinate of a
+/// scale that is zero in all inputs is averaged. gram_cut (gram_eigen.hpp) decides which values are
+/// zero. Fused linears share their input and merge as they would alone.
 ///
-/// Needs statistics of linears and scales (the paper: 64 samples a task). Where there are none, or
-/// they are all zero, and for parameters of kind `other`: the mean of the task vectors, and the
-/// report says fallback.
+/// Needs statistics of linears and scales (the paper: 64 samples a task). Without them, if they are
+/// all zero, and for parameters of kind `other`: the mean of the task vectors, and a fallback in
+/// the report.
 struct lot_method {
-  lot_options options{};  ///< what validate refuses, merge refuses
+  lot_options options{};  ///< checked by validate in each merge
 
-  /// For linears and scales.
+  /// True for linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
     return kind == layer_kind::linear || kind == layer_kind::scale;
   }
@@ -49,7 +49,7 @@ struct lot_method {
   /// alpha.
   double factor() const { return options.alpha; }
 
-  /// tau as above. Throws catmerge::error where statistics hold a value that is not finite.
+  /// tau as above. Throws catmerge::error if statistics hold a value that is not finite.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -66,7 +66,7 @@ struct lot_method {
   }
 
  private:
-  /// Both return false, tau as it was, where all inputs are zero.
+  /// Both return false and leave tau unchanged if all inputs are zero.
   template <class Context>
   static bool add_linear(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                          const typename Context::view& tau) {
@@ -87,7 +87,7 @@ struct lot_method {
       c.axpy(1, energies.back(), total);
     }
     if (c.squared_norm(total) == 0) return false;
-    // 1 where the total is 0, else 0: added to all q_k, it makes a mean there.
+    // 1 if the total is 0, else 0: added to all q_k, it makes a mean there.
     c.map(entry_function::above, -1, sum, unseen);
     c.map(entry_function::sign, 0, total, product);
     c.axpy(-1, product, unseen);
@@ -110,11 +110,11 @@ struct lot_method {
 /// base: d_out x d_in; experts: a range of K of its shape, in its domain; features: a range of K,
 /// rows X_k, n_k x d_in, as they enter the layer in expert k, or their statistics but no second
 /// moments. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, tasks or extents do not match, a value is not
-/// finite, and for options as validate says.
+/// catmerge::error if there are no experts, tasks or extents do not match, a value is not finite,
+/// and for options as validate says.
 inline constexpr detail::features_fn<lot_method, layer_kind::linear> lot_linear{};
 
-/// The same for the scale of a normalisation.
+/// LOT Merging of the scale of a normalisation.
 /// @code
 /// auto [merged, report] = lot_scale(base, experts, features);  // and (..., options[, context])
 /// @endcode

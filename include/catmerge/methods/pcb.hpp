@@ -11,15 +11,15 @@
 
 namespace catmerge {
 
-/// Choices of PCB-Merging.
+/// Settings of PCB-Merging.
 struct pcb_options {
-  /// rho, the share of each task's entries whose scores are above the threshold and so count. 0.05
-  /// in the authors' ViT script; 0.1 to 0.2 for language models.
+  /// rho, the share of each task's entries that count: those with the largest scores. 0.05 in the
+  /// authors' ViT script; 0.1 to 0.2 for language models.
   double ratio = 0.05;
-  /// The share of the smallest and of the largest |T_k| that are clamped. 1e-4 in the authors'
-  /// function, 0.01 in their ViT script.
+  /// The share of the smallest and of the largest |T_k| to clamp. 1e-4 in the authors' function,
+  /// 0.01 in their ViT script.
   double clip = 1e-4;
-  double alpha = 1.2;  ///< the factor of tau; lambda in the paper, whose ViT script has 1.2
+  double alpha = 1.2;  ///< the factor of tau; lambda in the paper, 1.2 in its ViT script
 };
 
 /// Throws catmerge::error for a ratio outside (0, 1], a clip outside [0, 0.5) and an alpha that is
@@ -33,25 +33,25 @@ inline void validate(const pcb_options& options) {
 }
 
 /// PCB-Merging (Du et al., "Parameter Competition Balancing for Model Merging", NeurIPS 2024, arXiv
-/// 2410.02396), for every parameter, entry by entry; minmax(x) = (x - min) / (max - min) over the
-/// whole model, of each task alone, and the rule is that of the authors' code:
+/// 2410.02396), for every parameter, entry by entry. minmax(x) = (x - min) / (max - min) over the
+/// whole model, for each task alone. The rule is that of the authors' code:
 ///
 ///     A_k = |T_k|, clamped to its quantiles clip and 1 - clip
 ///     s_k = exp(K minmax(A_k)^2) o tanh(T_k o sum_j T_j)
 ///     w_k = minmax(max(s_k, its quantile 1 - ratio))
 ///     tau = sum_k w_k o sgn(T_k) o A_k / max(sum_k w_k, 1e-12);   theta = theta_0 + alpha tau
 ///
-/// The quantiles are entries, not interpolated: of n in ascending order, counted from 0, number
-/// floor(n clip) and floor(n (1 - clip) - 1) of |T_k|, which for n < 1 / clip is the second
-/// largest, and floor(n (1 - ratio)) of s_k. minmax of what is all one value is 0: a task whose
-/// scores have none above the threshold drops out (the authors' code divides 0 by 0). Four scans
-/// find all exactly (eight if some vectors are double); needs nothing but vectors.
+/// The quantiles are entries, not interpolated. Of n entries in ascending order, counted from 0,
+/// they are number floor(n clip) and floor(n (1 - clip) - 1) of |T_k| (for n < 1 / clip the second
+/// largest) and floor(n (1 - ratio)) of s_k. minmax of equal values is 0: a task without scores
+/// above the threshold drops out (the authors' code divides 0 by 0). Four scans find all quantiles
+/// exactly (eight if some vectors are double). Needs nothing but vectors.
 ///
-/// s_k is computed in double, without the factor e^K, which cancels in w_k, and rounded to the
-/// type of T_k. The authors' ViT script has sum_j sgn(T_j) minmax(A_j) in the tanh, and their
-/// search gives each task an alpha of its own.
+/// s_k is computed in double and rounded to the type of T_k. It lacks the factor e^K, which cancels
+/// in w_k. The authors' ViT script has sum_j sgn(T_j) minmax(A_j) in the tanh, and their search
+/// gives each task an alpha of its own.
 struct pcb_method {
-  pcb_options options{};  ///< what validate refuses, scan refuses
+  pcb_options options{};  ///< checked by validate in each scan
 
   pcb_method() = default;
   explicit pcb_method(const pcb_options& o) : options(o) {}  ///< with these options
@@ -60,7 +60,7 @@ struct pcb_method {
   double factor() const { return options.alpha; }
 
   bool scan_wanted() const { return magnitudes_.wanted() || scores_.wanted(); }  ///< of |T_k|, s_k
-  /// Takes note of |T_k|, and once their quantiles are known, of s_k.
+  /// Reads |T_k|, and after their quantiles are known, s_k.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>&, vector_list<Context> vectors) {
     validate(options);
@@ -89,7 +89,7 @@ struct pcb_method {
       }
     });
   }
-  /// One more digit of each quantile is known.
+  /// Fixes one more digit of each quantile.
   void end_scan() { magnitudes_.wanted() ? magnitudes_.end_pass() : scores_.end_pass(); }
 
   /// tau as above, its sums in double.
@@ -120,7 +120,7 @@ struct pcb_method {
   }
 
  private:
-  /// x = (x - low) / (high - low), or 0 where both are one.
+  /// x = (x - low) / (high - low), or 0 if low = high.
   template <class Context>
   static void normalise(Context& c, const typename Context::const_view& ones, double low,
                         double high, const typename Context::view& x) {
@@ -164,14 +164,14 @@ struct pcb_method {
   detail::task_thresholds magnitudes_, scores_;
 };
 
-/// PCB-Merging of one parameter, as pcb_method of a model that has no other.
+/// PCB-Merging of one parameter, as pcb_method of a model with no other.
 /// @code
 /// auto [merged, report] = pcb(base, experts);  // and (base, experts, options[, context])
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain, or of references
 /// to such. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, shapes differ or a value is not finite, and for
-/// options as validate says.
+/// catmerge::error if there are no experts, shapes differ or a value is not finite, and for options
+/// as validate says.
 inline constexpr detail::vectors_fn<pcb_method, layer_kind::other> pcb{};
 
 }  // namespace catmerge

@@ -10,8 +10,8 @@ namespace catmerge {
 
 /// Settings of RegMean.
 struct regmean_options {
-  /// alpha in the paper: what the entries of C_k off the diagonal are multiplied by, in 0 ... 1.
-  /// The paper's are between 0.1 and 1; 0.9 to 0.95 is usual (fusion_bench has 0.95 for CLIP).
+  /// The factor of the entries of C_k off the diagonal, in 0 ... 1; alpha in the paper. The paper
+  /// has values from 0.1 to 1; 0.9 to 0.95 is usual (fusion_bench has 0.95 for CLIP).
   double off_diagonal = 0.9;
 };
 
@@ -22,32 +22,32 @@ inline void validate(const regmean_options& options) {
 }
 
 /// RegMean [layer by layer] (Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by
-/// Merging Weights of Language Models", ICLR 2023, arXiv 2212.09849): the weights whose outputs
-/// fit those of the experts best, on the inputs X_k (n_k x d_in) that a layer has in expert k. For
-/// linear weights as stored, theta d_out x d_in, and a = options.off_diagonal:
+/// Merging Weights of Language Models", ICLR 2023, arXiv 2212.09849): the weights with the outputs
+/// closest to the experts', on a layer's inputs X_k (n_k x d_in) in expert k. For linear weights as
+/// stored, theta d_out x d_in, and a = options.off_diagonal:
 ///
 ///     theta = (sum_k theta_k S_k)(sum_k S_k)^+
 ///     S_k = a C_k + (1 - a) diag(C_k),   C_k = X_k^T X_k / n_k
 ///
-/// Tasks weigh the same, whatever their numbers of rows. It is computed as theta_0 + tau with
-/// tau = (sum_k T_k S_k)(sum_k S_k)^+, minus theta_0 where the pseudo-inverse has nothing:
-/// directions that no task's inputs have become zero, those of the base too. (For a < 1 these are
-/// coordinates that are zero in all inputs.) Where sum_k S_k is singular the authors' code and
-/// fusion_bench, which invert, fail or return what rounding makes of it. With a = 1, an invertible
-/// sum_k S_k and equal n_k this is LOT Merging with its alpha at 1.
+/// Tasks weigh the same, whatever their numbers of rows. theta is computed as theta_0 + tau with
+/// tau = (sum_k T_k S_k)(sum_k S_k)^+, minus theta_0 outside the span of sum_k S_k: directions
+/// without any task's input become zero, the base's too. (For a < 1 these are coordinates that are
+/// zero in all inputs.) The authors' code and fusion_bench invert: a singular sum_k S_k makes them
+/// fail or return rounding errors. With a = 1, an invertible sum_k S_k and equal n_k this is LOT
+/// Merging with its alpha at 1.
 ///
-/// Needs statistics of linears. Where there are none, or they are all zero, and for all other
-/// parameters: the mean of the experts, and the report says fallback.
+/// Needs statistics of linears. Without them, if they are all zero, and for all other parameters:
+/// the mean of the experts, and a fallback in the report.
 struct regmean_method {
-  regmean_options options{};  ///< what validate refuses, merge refuses
+  regmean_options options{};  ///< checked by validate in each merge
 
-  /// For linears.
+  /// True for linears.
   static constexpr bool needs_statistics(layer_kind kind) { return kind == layer_kind::linear; }
 
   /// 1.
   static constexpr double factor() { return 1; }
 
-  /// tau as above. Throws catmerge::error where statistics hold a value that is not finite.
+  /// tau as above. Throws catmerge::error if statistics hold a value that is not finite.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -85,8 +85,8 @@ struct regmean_method {
 /// base: d_out x d_in; experts: a range of K of its shape, in its domain; features: a range of K,
 /// rows X_k, n_k x d_in, as they enter the layer in expert k, or their statistics but no second
 /// moments. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, tasks or extents do not match, a value is not
-/// finite, and for options as validate says.
+/// catmerge::error if there are no experts, tasks or extents do not match, a value is not finite,
+/// and for options as validate says.
 inline constexpr detail::features_fn<regmean_method, layer_kind::linear> regmean_linear{};
 
 }  // namespace catmerge

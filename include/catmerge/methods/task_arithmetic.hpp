@@ -20,8 +20,8 @@ void add_scaled_sum(Context& c, const layer_problem<Context>& p, double alpha,
 }  // namespace detail
 
 /// Task Arithmetic (Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, arXiv
-/// 2212.04089): theta_0 + alpha sum_k T_k, for every parameter. alpha is found by validation; 0.3
-/// is the usual value for eight tasks.
+/// 2212.04089): theta_0 + alpha sum_k T_k, for every parameter. Choose alpha on validation data;
+/// 0.3 is the usual value for eight tasks.
 struct task_arithmetic_method {
   double alpha = 0.3;  ///< the factor of the summed task vectors
 
@@ -35,8 +35,8 @@ struct task_arithmetic_method {
     sum_vectors(c, vectors, tau);
   }
 
-  /// out = base + alpha sum_k (expert_k - base), added in the order of the tasks; the report says
-  /// nothing but the kind. Throws catmerge::error where the result is not finite.
+  /// out = base + alpha sum_k (expert_k - base), added in the order of the tasks; the report holds
+  /// the kind alone. Throws catmerge::error if the result is not finite.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -76,8 +76,8 @@ struct task_arithmetic_fn : braced_experts {
 /// auto [half, why] = task_arithmetic(base, experts, 0.15);  // and (..., 0.15, context)
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain. Returns a
-/// merge_result, `merged` of base's family and compute type. Throws catmerge::error where there are
-/// no experts, shapes differ or a value is not finite.
+/// merge_result, `merged` of base's family and compute type. Throws catmerge::error if there are no
+/// experts, shapes differ or a value is not finite.
 inline constexpr detail::task_arithmetic_fn task_arithmetic{};
 
 }  // namespace catmerge

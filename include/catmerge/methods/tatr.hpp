@@ -13,13 +13,13 @@
 
 namespace catmerge {
 
-/// Choices of TATR.
+/// Settings of TATR.
 struct tatr_options {
-  /// The quantile of Omega below which entries lie in the trust region.
+  /// Entries with Omega below this quantile lie in the trust region.
   double quantile = 0.99;
-  /// Takes |T_i| for the sensitivities g_i, which are not needed then.
+  /// Uses |T_i| in place of the sensitivities g_i, which are then not needed.
   bool zero_shot = false;
-  double alpha = 0.3;  ///< the factor of the summed vectors; plays no part in tatr_filter
+  double alpha = 0.3;  ///< the factor of the summed vectors; not used by tatr_filter
 };
 
 /// Throws catmerge::error for a quantile outside [0, 1] and an alpha that is not finite.
@@ -30,33 +30,32 @@ inline void validate(const tatr_options& options) {
 }
 
 /// Task Arithmetic in the Trust Region (Sun et al., ICLR 2025, arXiv 2501.15065), the filter alone,
-/// as a transform of task vectors (method.hpp), to be followed by any method:
-/// `chain{tatr_filter{}, ties_method{}}`. Entry by entry:
+/// a transform of task vectors (method.hpp) before any method: `chain{tatr_filter{},
+/// ties_method{}}`. Entry by entry:
 ///
 ///     Omega = sum_{i != j} g_i o |T_j|;   T_k <- T_k where Omega < its quantile, else 0
 ///
-/// g_i, the problem's importances: how sensitive task i is, the mean over samples of |gradient of
-/// the loss at theta_0|; or, zero-shot, |T_i|. The quantile is over the whole model and an entry:
-/// number min(floor(n quantile), n - 1) of n in ascending order, counted from 0. Entries with Omega
-/// = 0, where no task is in another's way, are always kept (FusionBench, whose filter is strict,
-/// drops them where the quantile itself is 0: all of a single task). For every parameter; two scans
-/// (four if some vectors or importances are double).
+/// g_i, the problem's importances: the sensitivity of task i, the mean over samples of |gradient of
+/// the loss at theta_0|; or, zero-shot, |T_i|. The quantile is an entry of the whole model: number
+/// min(floor(n quantile), n - 1) of n in ascending order, counted from 0. Entries with Omega = 0,
+/// without a conflict, are always kept. (FusionBench's strict filter drops them if the quantile is
+/// 0: all entries of a single task.) For every parameter; two scans (four if some input is double).
 ///
-/// Omega is a sum of products that are not negative, formed in double and rounded to float, unless
-/// some vectors or importances are double. FusionBench files the sensitivities that it computes
-/// under a stale name, so that it drops everything unless zero-shot.
+/// Omega is a sum of nonnegative products, formed in double and rounded to float unless some
+/// vectors or importances are double. FusionBench stores its sensitivities under a stale name, so
+/// it drops everything unless zero-shot.
 struct tatr_filter {
-  tatr_options options{};  ///< what validate refuses, scan refuses
+  tatr_options options{};  ///< checked by validate in each scan
 
   tatr_filter() = default;
   explicit tatr_filter(const tatr_options& o) : options(o) {}  ///< with these options
 
-  /// Unless zero-shot.
+  /// True unless zero-shot.
   bool needs_importance() const { return !options.zero_shot; }
 
   bool scan_wanted() const { return omega_.wanted(); }  ///< until the threshold is known
-  /// Takes note of Omega. Throws catmerge::error where sensitivities are needed and there are none,
-  /// or one is negative or not finite.
+  /// Reads Omega. Throws catmerge::error if sensitivities are needed and missing, negative or not
+  /// finite.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     validate(options);
@@ -70,7 +69,7 @@ struct tatr_filter {
       omega_.see(c, 0, conflict(c, p, cut, vectors), rule);
     });
   }
-  void end_scan() { omega_.end_pass(); }  ///< one more digit of the threshold is known
+  void end_scan() { omega_.end_pass(); }  ///< fixes one more digit of the threshold
 
   /// Makes every entry outside the trust region zero.
   template <class Context>
@@ -78,7 +77,7 @@ struct tatr_filter {
              layer_report&) const {
     require_sensitivities(p);
     detail::for_strips(c, vectors.front(), [&](const detail::strip<Context>& cut) {
-      // In double: -Omega > -threshold; the smallest number there is keeps Omega = 0.
+      // In double: -Omega > -threshold; a threshold above 0 keeps Omega = 0.
       auto kept = cut.make(scalar_type::f64);
       c.axpy(-1, conflict(c, p, cut, vectors), kept);
       const double threshold =
@@ -94,17 +93,17 @@ struct tatr_filter {
     if (!options.zero_shot && p.importance.empty())
       throw error(p.names.who() +
                   ": TATR needs the tasks' sensitivities, mean |gradient| at theta_0, as "
-                  "importances; or the option zero_shot, which does without");
+                  "importances; the option zero_shot needs none");
   }
 
-  /// Omega of a strip: the scans and the filter see the same bits.
+  /// Omega of a strip: the same bits in the scans and in the filter.
   template <class Context>
   typename Context::matrix conflict(Context& c, const layer_problem<Context>& p,
                                     const detail::strip<Context>& cut,
                                     vector_list<Context> vectors) const {
     auto type = scalar_type::f32;
     auto omega = cut.make(scalar_type::f64), product = cut.make(scalar_type::f64);
-    // Over the tasks before this one: all pairs, and no difference of sums.
+    // Sums over the tasks before this one: they give all pairs without a difference of sums.
     auto sizes = cut.make(scalar_type::f64), sensitivities = cut.make(scalar_type::f64);
     for (std::size_t k = 0; k < vectors.size(); ++k) {
       auto size = cut.make(scalar_type::f64), sensitivity = cut.make(scalar_type::f64);
@@ -131,27 +130,27 @@ struct tatr_filter {
   detail::task_thresholds omega_;
 };
 
-/// TATR as a method (method.hpp): theta = theta_0 + alpha sum_k T_k, the vectors as tatr_filter
-/// leaves them. For every parameter; alpha = 0.3 as in Task Arithmetic.
+/// TATR as a method (method.hpp): theta = theta_0 + alpha sum_k T_k with the vectors filtered by
+/// tatr_filter, for every parameter. alpha = 0.3 as in Task Arithmetic.
 struct tatr_method {
-  tatr_options options{};  ///< what validate refuses, scan refuses
+  tatr_options options{};  ///< checked by validate in each scan
 
   tatr_method() = default;
   explicit tatr_method(const tatr_options& o) : options(o) {}  ///< with these options
 
-  /// Unless zero-shot.
+  /// True unless zero-shot.
   bool needs_importance() const { return !options.zero_shot; }
   /// alpha.
   double factor() const { return options.alpha; }
 
   bool scan_wanted() const { return filter_.scan_wanted(); }  ///< by the filter
-  /// The filter's.
+  /// Scans for the filter.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     filter_.options = options;
     filter_.scan(c, p, vectors);
   }
-  void end_scan() { filter_.end_scan(); }  ///< the filter's
+  void end_scan() { filter_.end_scan(); }  ///< of the filter
 
   /// tau = sum_k of the filtered T_k.
   template <class Context>
@@ -167,7 +166,7 @@ struct tatr_method {
 
 namespace detail {
 
-/// With sensitivities, or without them for options that are zero-shot.
+/// Calls with sensitivities, or without them for zero-shot options.
 struct tatr_fn : importance_fn<tatr_method, layer_kind::other>,
                  vectors_fn<tatr_method, layer_kind::other> {
   using importance_fn<tatr_method, layer_kind::other>::operator();
@@ -176,14 +175,14 @@ struct tatr_fn : importance_fn<tatr_method, layer_kind::other>,
 
 }  // namespace detail
 
-/// TATR of one parameter, as tatr_method of a model that has no other.
+/// TATR of one parameter, as tatr_method of a model with no other.
 /// @code
 /// auto [merged, report] = tatr(base, experts, sensitivities);  // and (..., options[, context])
 /// auto [again, why] = tatr(base, experts, {.zero_shot = true});  // and (..., options, context)
 /// @endcode
 /// base: a tensor of any shape; experts, sensitivities: ranges of K of its shape, in its domain, or
 /// of references to such. Returns a merge_result, `merged` of base's family and compute type.
-/// Throws catmerge::error where there are no experts, numbers of tasks or shapes differ, a value is
+/// Throws catmerge::error if there are no experts, numbers of tasks or shapes differ, a value is
 /// not finite or a sensitivity negative, for missing sensitivities if not zero-shot, and for
 /// options as validate says.
 inline constexpr detail::tatr_fn tatr{};

@@ -10,28 +10,28 @@
 
 /// @file
 /// TIES: Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging
-/// Models", NeurIPS 2023, arXiv 2306.01708. Trim, elect signs, merge what agrees:
+/// Models", NeurIPS 2023, arXiv 2306.01708. Trim, elect signs, merge the entries that agree:
 ///
 ///     T_k  <- T_k where |T_k| is among task k's largest over the whole model, else 0
 ///     s    =  sgn(sum_k T_k)
 ///     tau  =  mean or sum over the tasks with sgn(T_k) = s;   theta = theta_0 + alpha tau
 namespace catmerge {
 
-/// What becomes of the values that have the elected sign.
+/// The rule for the values with the elected sign.
 enum class ties_merge {
-  mean,  ///< over the tasks that have it: the paper's
+  mean,  ///< over the tasks with that sign: the paper's
   sum    ///< FusionBench's default, with alpha = 0.3
 };
 
-/// Choices of TIES. Defaults are the paper's for merging without validation data.
+/// Settings of TIES. Defaults are the paper's for merging without validation data.
 struct ties_options {
-  /// The share of each task's entries that the trim keeps: of n in the whole model the
-  /// floor(n density) + 1 largest in magnitude, and what equals the smallest of these; all of them
-  /// if there are no more. That is what the authors' code keeps (and FusionBench's); mergekit keeps
+  /// The share of each task's entries that the trim keeps: of n entries in the whole model the
+  /// floor(n density) + 1 largest in magnitude, with all equals of the smallest of these; all n if
+  /// there are no more. The authors' code and FusionBench's keep the same entries; mergekit keeps
   /// floor(n density) of each parameter.
   double density = 0.2;
   double alpha = 1;                     ///< the factor of tau; lambda in the paper
-  ties_merge merge = ties_merge::mean;  ///< of the values that have the elected sign
+  ties_merge merge = ties_merge::mean;  ///< of the values with the elected sign
 };
 
 /// Throws catmerge::error for a density outside (0, 1] and an alpha that is not finite.
@@ -41,18 +41,18 @@ inline void validate(const ties_options& options) {
   if (!std::isfinite(options.alpha)) throw error("TIES: alpha must be a finite number");
 }
 
-/// TIES' trim alone, as a transform of task vectors (method.hpp): every task keeps its entries of
-/// largest magnitude over the whole model, as ties_options::density says. Two scans find each
-/// task's threshold exactly (four if some vectors are double). For every parameter; needs nothing
-/// but vectors. alpha and merge play no part.
+/// TIES' trim alone, a transform of task vectors (method.hpp): every task keeps its entries of
+/// largest magnitude over the whole model, by ties_options::density. Two scans find each task's
+/// threshold exactly (four if some vectors are double). Applies to every parameter; needs nothing
+/// but vectors. alpha and merge are not used.
 struct ties_trim {
-  ties_options options{};  ///< what validate refuses, scan refuses
+  ties_options options{};  ///< checked by validate in each scan
 
   ties_trim() = default;
   explicit ties_trim(const ties_options& o) : options(o) {}  ///< with these options
 
   bool scan_wanted() const { return magnitudes_.wanted(); }  ///< until thresholds are known
-  /// Takes note of |T_k|.
+  /// Reads |T_k|.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>&, vector_list<Context> vectors) {
     validate(options);
@@ -68,7 +68,7 @@ struct ties_trim {
       }
     });
   }
-  void end_scan() { magnitudes_.end_pass(); }  ///< one more digit of each threshold is known
+  void end_scan() { magnitudes_.end_pass(); }  ///< fixes one more digit of each threshold
 
   /// Makes every entry below its task's threshold zero.
   template <class Context>
@@ -76,7 +76,7 @@ struct ties_trim {
              layer_report&) const {
     detail::for_strips(c, vectors.front(), [&](const detail::strip<Context>& cut) {
       for (std::size_t k = 0; k < vectors.size(); ++k) {
-        // In double, where "at least the threshold" is "above the double before it".
+        // In double "at least the threshold" is "above the double before it".
         const double below =
             std::nextafter(magnitudes_.value(k), -std::numeric_limits<double>::infinity());
         auto kept = cut.make(scalar_type::f64);
@@ -92,12 +92,12 @@ struct ties_trim {
 };
 
 /// TIES' election and merge alone, as a method: `chain{dare_transform{}, ties_elect{}}`. Entry by
-/// entry, s is the sign of sum_k T_k (added in double); where that is zero, the sign that more
-/// entries of the whole model have, which one scan finds; minus, should they be as many of both (as
-/// in the authors' code). tau is the mean (or sum) of the T_k with sign s, 0 where none has it. For
-/// every parameter; needs nothing but vectors. density plays no part.
+/// entry, s is the sign of sum_k T_k (added in double). If that is zero, s is the majority of these
+/// signs over the whole model, which one scan counts; minus in a tie (as in the authors' code). tau
+/// is the mean (or sum) of the T_k with sign s, 0 if there are none. Applies to every parameter;
+/// needs nothing but vectors. density is not used.
 struct ties_elect {
-  ties_options options{};  ///< what validate refuses, scan and merge refuse
+  ties_options options{};  ///< checked by validate in each scan and merge
 
   ties_elect() = default;
   explicit ties_elect(const ties_options& o) : options(o) {}  ///< with these options
@@ -119,7 +119,7 @@ struct ties_elect {
       }
     });
   }
-  void end_scan() { scanned_ = true; }  ///< the majority is known
+  void end_scan() { scanned_ = true; }  ///< fixes the majority
 
   /// tau as above.
   template <class Context>
@@ -128,7 +128,7 @@ struct ties_elect {
     validate(options);
     if (!scanned_) throw error("TIES merges a parameter after all have passed its scans");
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
-      // The elected signs, 1 and -1: minus where -sgn(sum) is 1, or 0 if that is the majority's.
+      // The elected signs, 1 and -1: minus if -sgn(sum) is 1, or 0 unless plus has the majority.
       auto sum = cut.sum(vectors), minus = cut.make(scalar_type::f32);
       c.map(entry_function::sign, 0, sum, minus);
       c.scale(-1, minus);
@@ -136,7 +136,7 @@ struct ties_elect {
       auto elected = cut.filled(1);
       c.axpy(-2, minus, elected);
 
-      // How much of each vector, and how many vectors, go the elected way.
+      // The sum and the number of the vectors with the elected sign.
       auto total = cut.make(scalar_type::f64), agreeing = cut.make(scalar_type::f64),
            count = cut.make(scalar_type::f64);
       for (const auto& t : vectors) {
@@ -153,15 +153,15 @@ struct ties_elect {
 
  private:
   bool scanned_ = false;
-  double majority_ = 0;  // positive less negative sums: whole numbers, exact up to 2^53
+  double majority_ = 0;  // number of positive minus negative sums: exact up to 2^53
 };
 
 /// TIES as a method (method.hpp): ties_trim, then ties_elect, with three scans in all (five if some
-/// vectors are double). For every parameter; tied parameters count once, as the source has them.
-/// The paper's defaults; FusionBench sums and takes alpha = 0.3, mergekit trims each parameter for
-/// itself and elects plus where the sum is zero.
+/// vectors are double). Applies to every parameter; tied parameters count once, as in the source.
+/// Defaults are the paper's. FusionBench sums with alpha = 0.3; mergekit trims each parameter for
+/// itself and elects plus if the sum is zero.
 struct ties_method {
-  ties_options options{};  ///< what validate refuses, scan and merge refuse
+  ties_options options{};  ///< checked by validate in each scan and merge
 
   ties_method() = default;
   explicit ties_method(const ties_options& o) : options(o) {}  ///< with these options
@@ -170,7 +170,7 @@ struct ties_method {
   double factor() const { return options.alpha; }
 
   bool scan_wanted() const { return trim_.scan_wanted() || elect_.scan_wanted(); }  ///< by a part
-  /// First the trim's, then the election's of what the trim leaves.
+  /// Scans for the trim, then, with the trimmed vectors, for the election.
   template <class Context>
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     trim_.options = elect_.options = options;
@@ -181,7 +181,7 @@ struct ties_method {
   }
   void end_scan() { trim_.scan_wanted() ? trim_.end_scan() : elect_.end_scan(); }  ///< of that part
 
-  /// tau = the mean (or sum) of the trimmed T_k that have the elected sign.
+  /// tau = the mean (or sum) of the trimmed T_k with the elected sign.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -196,14 +196,14 @@ struct ties_method {
   ties_elect elect_;
 };
 
-/// TIES of one parameter, as ties_method of a model that has no other.
+/// TIES of one parameter, as ties_method of a model with no other.
 /// @code
 /// auto [merged, report] = ties(base, experts);  // and (base, experts, options[, context])
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain, or of references
 /// to such. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, shapes differ or a value is not finite, and for
-/// options as validate says.
+/// catmerge::error if there are no experts, shapes differ or a value is not finite, and for options
+/// as validate says.
 inline constexpr detail::vectors_fn<ties_method, layer_kind::other> ties{};
 
 }  // namespace catmerge

@@ -22,27 +22,25 @@ inline void validate(const tsv_m_options& options) {
 
 /// TSV-Merge [layer by layer] (Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodola,
 /// "Task Singular Vectors: Reducing Task Interference in Model Merging", CVPR 2025, arXiv
-/// 2412.00081): of each task vector the leading singular vectors, made orthogonal to those of the
+/// 2412.00081): the leading singular vectors of each task vector, made orthogonal to those of the
 /// other tasks. For matrices of d_out x d_in, r = min(d_out, d_in) and n = floor(r / K):
 ///
 ///     T_k ~ U_k diag(s_k) V_k^T, the n largest singular values;   U = [U_1 ... U_K], s, V likewise
 ///     tau = polar(U) diag(s) polar(V)^T,   polar(M) = M (M^T M)^(-1/2)
 ///
-/// and theta = theta_0 + alpha tau. The root is a pseudo-inverse: where tasks share a direction, it
-/// is taken once, and singular values that are zero bring no direction (gram_cut in gram_eigen.hpp
-/// tells what counts as zero). The authors' code fills both up with whatever vectors the
-/// decomposition returns.
+/// and theta = theta_0 + alpha tau. The root is a pseudo-inverse: a direction shared by tasks is
+/// taken once, and zero singular values (as gram_cut of gram_eigen.hpp decides) add no direction.
+/// The authors' code fills up both with arbitrary vectors of the decomposition.
 ///
-/// Applies to linears and to tables and embeddings that are matrices (the authors' code leaves out
-/// CLIP's text projection; `where` of compose.hpp does that). All else, and matrices with r < K, of
-/// which n = 0 directions would be left: the mean of the task vectors, and the report says
-/// fallback. (There fusion_bench 0.2.33 leaves theta_0; it computes n as int(r (1 / K)), which is
-/// one less where r / K is whole and 1 / K was rounded down, as for 49 and 49.) Needs no
-/// statistics.
+/// Applies to linears, and to tables and embeddings that are matrices (the authors' code leaves out
+/// CLIP's text projection; use `where` of compose.hpp for that). All else, and matrices with r < K,
+/// for which n = 0: the mean of the task vectors, and a fallback in the report. (For n = 0
+/// fusion_bench 0.2.33 leaves theta_0. It computes n as int(r (1 / K)), which is one less if r / K
+/// is whole and 1 / K was rounded down, as for 49 and 49.) Needs no statistics.
 struct tsv_m_method {
-  tsv_m_options options{};  ///< what validate refuses, merge refuses
+  tsv_m_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are matrices to it: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
   static constexpr bool sees_matrices = true;
 
   /// alpha.
@@ -65,7 +63,7 @@ struct tsv_m_method {
   }
 
  private:
-  /// Returns false, tau as it was, for n = 0.
+  /// Returns false and leaves tau unchanged for n = 0.
   template <class Context>
   static bool add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
     const index_t tasks = std::ssize(vectors), n = (std::min)(c.rows(tau), c.columns(tau)) / tasks;
@@ -82,7 +80,7 @@ struct tsv_m_method {
 /// auto [merged, report] = tsv_m(base, experts);  // and (base, experts, options[, context])
 /// @endcode
 /// base: d_out x d_in; experts: a range of K of its shape, in its domain. Returns a merge_result,
-/// `merged` of base's family and compute type. Throws catmerge::error where there are no experts,
+/// `merged` of base's family and compute type. Throws catmerge::error if there are no experts,
 /// shapes differ, a value is not finite, and for options as validate says.
 inline constexpr detail::vectors_fn<tsv_m_method, layer_kind::linear> tsv_m{};
 

@@ -7,8 +7,8 @@
 namespace catmerge {
 
 /// Weight averaging (Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482): the mean of the
-/// experts, computed as theta_0 + (1/K) sum_k T_k, which is exact where experts agree with the
-/// base.
+/// experts, computed as theta_0 + (1/K) sum_k T_k. Entries on which experts agree with the base
+/// stay exact.
 struct weight_average_method {
   /// 1.
   static constexpr double factor() { return 1; }
@@ -20,9 +20,9 @@ struct weight_average_method {
     mean_vector(c, vectors, tau);
   }
 
-  /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks, and of one expert
-  /// that expert, bit for bit; the report says nothing but the kind. Throws catmerge::error where
-  /// the result is not finite.
+  /// out = base + (1/K) sum_k (expert_k - base), added in the order of the tasks; a single expert
+  /// stays as it is, bit for bit. The report holds the kind alone. Throws catmerge::error if the
+  /// result is not finite.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -66,8 +66,8 @@ struct weight_average_fn : braced_experts {
 /// auto [merged, report] = weight_average(base, experts);  // and (base, experts, context)
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain. Returns a
-/// merge_result, `merged` of base's family and compute type. Throws catmerge::error where there are
-/// no experts, shapes differ or a value is not finite.
+/// merge_result, `merged` of base's family and compute type. Throws catmerge::error if there are no
+/// experts, shapes differ or a value is not finite.
 inline constexpr detail::weight_average_fn weight_average{};
 
 }  // namespace catmerge

@@ -7,20 +7,19 @@
 #include <catmerge/numeric/strips.hpp>
 #include <vector>
 
-/// Task vectors averaged with a Gram matrix as the weight of each: the kernel of LOT, RegMean and
-/// WUDI.
+/// The mean of task vectors weighted by Gram matrices: the kernel of LOT, RegMean and WUDI.
 namespace catmerge::detail {
 
-/// S = weight X^T X + diag(diagonal), d_in x d_in, by what it is made of.
+/// S = weight X^T X + diag(diagonal), d_in x d_in, by its terms.
 template <class Context>
 struct weighted_gram {
   typename Context::const_view data;  ///< X, m x d_in, or X^T X, d_in x d_in
-  bool formed = false;                ///< whether data is X^T X
+  bool formed = false;                ///< true if data is X^T X
   double weight = 1;                  ///< at least 0
   std::vector<double> diagonal{};     ///< d_in numbers, or none
 };
 
-/// What storing a number in this type may change, relative to it.
+/// The largest relative error of storing a number in this type.
 constexpr double unit_roundoff(scalar_type type) {
   switch (type) {
     case scalar_type::f64: return 0x1p-53;
@@ -31,8 +30,8 @@ constexpr double unit_roundoff(scalar_type type) {
   return 0;
 }
 
-/// tau += (sum_k T_k S_k)(sum_k S_k)^+, the minimiser of sum_k tr((tau - T_k) S_k (tau - T_k)^T)
-/// that has the smallest norm; everything in double.
+/// tau += (sum_k T_k S_k)(sum_k S_k)^+, the minimiser of sum_k tr((tau - T_k) S_k (tau - T_k)^T) of
+/// smallest norm, computed in double.
 template <class Context>
 class gram_solver {
   using matrix = typename Context::matrix;
@@ -40,7 +39,7 @@ class gram_solver {
   using const_view = typename Context::const_view;
 
  public:
-  /// vectors: T_k, d_out x d_in; grams: S_k, one for each. What both look at must outlive this.
+  /// vectors: T_k, d_out x d_in; grams: S_k, one for each. Their data must outlive the solver.
   gram_solver(Context& c, vector_list<Context> vectors, std::vector<weighted_gram<Context>> grams)
       : c_(c),
         vectors_(vectors),
@@ -48,21 +47,21 @@ class gram_solver {
         d_out_(c.rows(vectors.front())),
         d_in_(c.columns(vectors.front())) {}
 
-  /// Adds the result to tau. Returns false, tau as it was, where sum_k S_k is zero. Where all S_k
-  /// are made of rows alone, fewer than d_in together, the eigenproblem is that of X X^T, X all the
-  /// rows, instead of X^T X: both have the same nonzero eigenvalues, and are cut at the same.
+  /// Adds the result to tau. Returns false and leaves tau unchanged if sum_k S_k is zero. If all
+  /// S_k consist of rows alone, fewer than d_in in all, the eigenproblem is that of X X^T, X all
+  /// the rows, instead of X^T X. Both have the same nonzero eigenvalues and the same cut.
   bool add_to(const view& tau) {
     return rows() < d_in_ ? add_from_rows(tau) : add_from_grams(tau, nullptr);
   }
 
-  /// The same minus `base` outside the span of sum_k S_k: what averaging base + T_k instead of T_k,
-  /// and taking base off again, would give.
+  /// add_to, then minus `base` outside the span of sum_k S_k: as if base + T_k were averaged in
+  /// place of T_k, and base subtracted.
   bool add_without(const const_view& base, const view& tau) { return add_from_grams(tau, &base); }
 
  private:
   matrix make(index_t rows, index_t columns) { return c_.make(scalar_type::f64, rows, columns); }
 
-  /// How many rows the S_k are made of; d_in where they are not made of rows alone.
+  /// The number of rows in all S_k; d_in if they do not consist of rows alone.
   index_t rows() {
     index_t total = 0;
     for (const auto& s : grams_) {
@@ -72,8 +71,8 @@ class gram_solver {
     return total;
   }
 
-  /// X: all rows, each times the root of its weight; Y = sum_k T_k X_k^T beside each other. Then
-  /// sum_k T_k S_k = Y X and X (X^T X)^+ = (X X^T)^+ X.
+  /// X: all rows, each times the root of its weight; Y = [T_1 X_1^T ... T_K X_K^T]. Then sum_k T_k
+  /// S_k = Y X and X (X^T X)^+ = (X X^T)^+ X.
   bool add_from_rows(const view& tau) {
     const index_t all = rows();
     auto x = make(all, d_in_), y = make(d_out_, all), gram = make(all, all);
@@ -127,8 +126,8 @@ class gram_solver {
   }
 
   /// sum += weight X^T X; weighted += weight T X^T X, without forming X^T X for few rows. `noise`
-  /// grows by what the rounding of a given X^T X to its type may do to an eigenvalue: at most the
-  /// norm of the rounding errors.
+  /// grows by a bound on the shift of an eigenvalue by the rounding of a given X^T X to its type:
+  /// the norm of the rounding errors.
   void add_gram(const weighted_gram<Context>& s, const const_view& t, const view& sum,
                 const view& weighted, double& noise) {
     if (s.formed) {
@@ -149,7 +148,7 @@ class gram_solver {
     }
   }
 
-  /// In blocks, so that what crosses to the device is small.
+  /// In blocks, so that transfers to the device are small.
   void add_diagonal(const std::vector<double>& diagonal, const view& sum) {
     constexpr index_t width = 128;
     for (index_t j = 0; j < d_in_; j += width) {
@@ -162,8 +161,7 @@ class gram_solver {
     }
   }
 
-  /// y = y times the pseudo-inverse of the matrix whose eigenpairs these are. Scales the vectors
-  /// that are kept.
+  /// y = y times the pseudo-inverse of the matrix with these eigenpairs. Scales the kept vectors.
   void apply_inverse(const gram_pairs& pairs, const view& vectors, const view& y) {
     const index_t n = std::ssize(pairs.values);
     const view roots = c_.slice(vectors, 0, c_.rows(vectors), pairs.first, n);

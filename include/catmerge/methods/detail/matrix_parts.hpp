@@ -5,18 +5,17 @@
 #include <catmerge/merge/vectors.hpp>
 #include <vector>
 
-/// What methods share that have a rule for matrices and another one for the rest.
+/// Helpers of methods with one rule for matrices and another for other parameters.
 namespace catmerge::detail {
 
-/// Whether a parameter is a matrix: a linear weight, or a table or embedding of more than one
-/// column.
+/// True if a parameter is a matrix: a linear weight, or a table or embedding of several columns.
 template <class Context>
 bool is_matrix(Context& c, const layer_problem<Context>& p) {
   return p.kind == layer_kind::linear || (p.kind == layer_kind::other && c.columns(p.base) > 1);
 }
 
-/// merge(vectors, tau) for each of the matrices that are one above the other in a fused weight, or
-/// for the weight as a whole.
+/// Calls merge(vectors, tau) for each matrix of a fused weight, one above the other, or for the
+/// whole weight.
 template <class Context, class Merge>
 void merge_parts(Context& c, const layer_problem<Context>& p, fused_weights fused,
                  vector_list<Context> vectors, const typename Context::view& tau,
