@@ -1,10 +1,10 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// The program's memory for large matrices, which the library allocates with operator new at the
-// alignment of large pages: blocks that are freed are kept for matrices of the same size, of which
-// one layer after the other has as many. The system hands out pages filled with zeros, one fault
-// each: that took a tenth of CAT's time. At most `limit` is kept, the newest.
+// The program's memory for large matrices. The library allocates them with operator new at the
+// alignment of large pages. Freed blocks are kept for matrices of the same size, since successive
+// layers have equally many. (The system hands out pages filled with zeros, one fault each: that
+// took a tenth of CAT's time.) At most `limit` bytes are kept, the newest.
 
 #include <algorithm>
 #include <catmerge/tensor/host/strided_view.hpp>
@@ -21,10 +21,10 @@ constexpr std::size_t large_page = catmerge::detail::large_page;
 
 class large_blocks {
  public:
-  large_blocks() { kept_.reserve(limit / large_page + 1); }  // give() never allocates
+  large_blocks() { kept_.reserve(limit / large_page + 1); }  // release() never allocates
 
-  /// Null where there is no memory.
-  void* take(std::size_t bytes) {
+  /// Null if there is no memory.
+  void* allocate(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     const auto found =
         std::find_if(kept_.rbegin(), kept_.rend(), [&](void* p) { return sizes_.at(p) == bytes; });
@@ -43,7 +43,7 @@ class large_blocks {
     return block;
   }
 
-  void give(void* block) {
+  void release(void* block) {
     const std::lock_guard lock(mutex_);
     kept_.push_back(block);
     total_ += sizes_.at(block);
@@ -64,7 +64,7 @@ class large_blocks {
   std::mutex mutex_;
   std::map<void*, std::size_t> sizes_;  // of all blocks, in use or kept
   std::vector<void*> kept_;             // oldest first
-  std::size_t total_ = 0;               // bytes of those
+  std::size_t total_ = 0;               // bytes of kept_
 };
 
 large_blocks& blocks() {
@@ -83,7 +83,7 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
   if (bytes > PTRDIFF_MAX - boundary) throw std::bad_alloc();
   const std::size_t size = rounded_up(std::max<std::size_t>(bytes, 1), boundary);
   void* const block =
-      boundary == large_page ? blocks().take(size) : std::aligned_alloc(boundary, size);
+      boundary == large_page ? blocks().allocate(size) : std::aligned_alloc(boundary, size);
   if (block == nullptr) throw std::bad_alloc();
   return block;
 }
@@ -91,7 +91,7 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void operator delete(void* block, std::align_val_t alignment) noexcept {
   if (block == nullptr) return;
   if (static_cast<std::size_t>(alignment) == large_page)
-    blocks().give(block);
+    blocks().release(block);
   else
     std::free(block);
 }
