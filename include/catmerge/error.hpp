@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Every header of catmerge includes this one first, so that a program that is compiled otherwise
-// gets one sentence. (Only version.hpp needs nothing and may be read first.)
+// Every header of catmerge includes this one first, so that unsupported compiler settings give one
+// sentence. (Only version.hpp needs nothing and may come first.)
 //
-// MSVC says in _MSVC_LANG what others say in __cplusplus. GCC and Clang go on after an #error, into
-// a thousand more: a header that nobody has ends that.
+// MSVC sets _MSVC_LANG in place of __cplusplus. GCC and Clang continue after an #error with a
+// thousand more; including a header that does not exist stops them.
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) <= 201703L || __cpp_concepts < 201907L
 #error "catmerge needs C++20: compile with -std=c++20 (MSVC: /std:c++20)"
 #include <C++20>
@@ -21,22 +21,21 @@
 #include <stdexcept>
 #include <string>
 
-/// Task vectors, statistics of features, conflicts, trims and merging methods, on the tensors that
-/// a program has. Everywhere: weights are d_out x d_in, rows of features n x d_in, vectors d x 1; a
-/// call takes its context last, and makes one where none is passed; what is refused is a
-/// catmerge::error.
+/// Task vectors, statistics of features, conflicts, trims and merging methods, on a program's own
+/// tensors. Everywhere: weights are d_out x d_in, rows of features n x d_in, vectors d x 1; a call
+/// takes its context last and makes one if none is passed; bad input throws catmerge::error.
 namespace catmerge {
 
-/// Everything that catmerge throws on bad input: shapes that do not fit, non-finite numbers, files
-/// that lie. The message names the tensor (and the file, where there is one), what was expected and
-/// what was found. Errors of memory and of the standard library pass through unchanged.
+/// The error of bad input: shapes that do not fit, non-finite numbers, files that lie. The message
+/// names the tensor (and the file, if there is one), the expected and the found. Errors of memory
+/// and of the standard library pass through unchanged.
 class error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-/// The error of an input that holds an infinity or what is no number: a program may say what to do
-/// about such a tensor.
+/// The error of an input that holds an infinity or NaN. A program may catch it to treat such a
+/// tensor.
 class not_finite_error : public error {
  public:
   using error::error;

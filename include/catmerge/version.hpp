@@ -3,17 +3,17 @@
 #pragma once
 
 /// @file
-/// The version, major.minor.patch. This is the one place where it stands: CMake reads the lines.
+/// The version, major.minor.patch. These lines are its only source: CMake reads them.
 
 /// May break programs.
 #define CATMERGE_VERSION_MAJOR 0
 /// New names and behaviour.
 #define CATMERGE_VERSION_MINOR 1
-/// Nothing but corrections.
+/// Corrections only.
 #define CATMERGE_VERSION_PATCH 0
 
-/// The number of version major.minor.patch, whose minor and patch are below 1000: for comparisons,
-/// those of the preprocessor too.
+/// The number of version major.minor.patch, for comparisons, also in the preprocessor. Minor and
+/// patch are below 1000.
 /// @code
 /// #if CATMERGE_VERSION >= CATMERGE_VERSION_NUMBER(0, 2, 0)
 /// @endcode

@@ -727,8 +727,8 @@ TEST_CASE("torch: what is no matrix of floating-point numbers is refused with a 
           "a torch::Tensor holds elements of type Bool: expected Double, Float, Half or BFloat16; "
           "convert it with to(torch::kFloat)");
   refused(m.to_sparse(),
-          "a torch::Tensor is sparse, nested or of another layout: expected torch::kStrided, which "
-          "to_dense() gives");
+          "a torch::Tensor is sparse, nested or of another layout: expected torch::kStrided; call "
+          "to_dense()");
   refused(m.reshape({3, 2, 2}),
           "a torch::Tensor of rank 3 is neither a vector nor a matrix: reshape it to (d_out, rest) "
           "first");
@@ -765,8 +765,8 @@ TEST_CASE("torch: elements stored with the other sign are refused: turning them 
   at::Tensor negative = torch_backend<float>::matrix(m)._neg_view();
   REQUIRE(negative.is_neg());
   const char* message =
-      "a torch::Tensor holds its elements with the other sign (is_neg()): expected what "
-      "resolve_neg() gives, which is a copy";
+      "a torch::Tensor holds its elements with the other sign (is_neg()): call "
+      "resolve_neg(), which copies";
   CHECK_THROWS_WITH_AS(const_view_of(negative), message, catmerge::error);
   CHECK_THROWS_WITH_AS(view_of(negative), message, catmerge::error);
 }

@@ -194,7 +194,7 @@ TEST_CASE("a shape that does not fit its rule is an error that names tensor and 
   };
   CHECK_CONTAINS(
       refused({.pattern = "w"}, {2}),
-      "tensor 'w': expected two extents for what the rule 'w' calls linear, found F32 [2]");
+      "tensor 'w': expected two extents, since the rule 'w' calls it linear, found F32 [2]");
   CHECK_CONTAINS(refused({.pattern = "w"}, {2, 2, 2}), "expected two extents");
   CHECK_CONTAINS(refused({.pattern = "*", .kind = kind::scale}, {2, 2}), "expected one extent");
   CHECK_CONTAINS(refused({.pattern = "*", .kind = kind::shift}, {}), "expected one extent");
@@ -202,7 +202,7 @@ TEST_CASE("a shape that does not fit its rule is an error that names tensor and 
   CHECK_CONTAINS(refused({.pattern = "*", .kind = kind::fused_linear, .parts = 3}, {4, 3}),
                  "an output extent divisible by 3");
   CHECK(refused({.pattern = "*", .kind = kind::embedding}, {}) == "");
-  CHECK_CONTAINS(refused({.pattern = "w"}, {2, 2, 2}), "a stack of them is called stacked");
+  CHECK_CONTAINS(refused({.pattern = "w"}, {2, 2, 2}), "mark a stack of them as stacked");
   const auto stack_of = [](kind what, int parts = 1, matrix_layout layout = {}) {
     return parameter_rule{
         .pattern = "w", .kind = what, .layout = layout, .parts = parts, .stacked = true};
@@ -224,7 +224,7 @@ TEST_CASE("a shape that does not fit its rule is an error that names tensor and 
   CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::shift, .parts = 0}), "0 parts");
   CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::unknown}), "rule 'w'");
   CHECK_CONTAINS(malformed({.pattern = "{"}), "braces");
-  CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::packed}), "cannot be asked for");
+  CHECK_CONTAINS(malformed({.pattern = "w", .kind = kind::packed}), "cannot be chosen by a rule");
   for (const kind what : {kind::conv, kind::embedding, kind::fixed, kind::running_statistics}) {
     CHECK_CONTAINS(malformed({.pattern = "w", .kind = what, .stacked = true}), "be stacked");
   }
@@ -410,7 +410,7 @@ TEST_CASE("a network's rule passes over what it does not fit; a user's does not"
   CHECK_CONTAINS(message_of([&] {
                    rules.classify({"a.w", io::dtype::f32, {9, 4}});
                  }),
-                 "tensor 'a.w': expected 3 parts of d_in x d_in for what the rule '*.w' calls");
+                 "tensor 'a.w': expected 3 parts of d_in x d_in, since the rule '*.w' calls it");
 }
 
 TEST_CASE("whose rule decided, and which") {

@@ -16,16 +16,16 @@
 
 namespace catmerge::harness {
 
-/// How a merged network is written.
+/// The type, shards and target of a merged network.
 struct output_options {
-  std::optional<io::dtype> type;  ///< of every merged tensor; nothing: the base's own
+  std::optional<io::dtype> type;  ///< of every merged tensor; none: the base's own
   std::uint64_t most_in_shard = 0;
   io::existing target = io::existing::refuse;
-  bool behind = false;  ///< on a thread of its own, one tensor behind what is merged
+  bool behind = false;  ///< writes on a thread of its own, one tensor behind the merge
 };
 
-/// The text of a config.json whose tensors have another type now: "torch_dtype" and "dtype",
-/// wherever they stand, say so. decoded: nothing is quantised any more, either.
+/// The text of a config.json with the tensors' new type under every "torch_dtype" and "dtype".
+/// decoded: removes the settings of quantisation, too.
 inline std::string with_dtype(const std::filesystem::path& config, io::dtype type, bool decoded) {
   static const std::map<io::dtype, std::string> names = {{io::dtype::f64, "float64"},
                                                          {io::dtype::f32, "float32"},
@@ -47,9 +47,9 @@ inline std::string with_dtype(const std::filesystem::path& config, io::dtype typ
   return all.dump(2) + "\n";
 }
 
-/// Writes merged parameters in the types of the output, in blocks: what merge_stream calls a sink.
-/// What is fixed is copied from the base, what is tied is written under both names, and a folder
-/// gets the files that lie beside the base's weights.
+/// Writes merged parameters in the output's types, in blocks: the sink of merge_stream. Fixed
+/// tensors are copied from the base, tied ones are written under both names. An output folder gets
+/// the files beside the base's weights.
 class checkpoint_output {
  public:
   checkpoint_output(const std::string& path, const checkpoint_set& set, const output_options& how)
@@ -66,18 +66,18 @@ class checkpoint_output {
     }
   }
 
-  /// Errors of a tensor that is written behind are thrown by the next call of any member. (Without
-  /// one there is no output.)
+  /// With `behind`, errors of a tensor are thrown by the next call of any member. (After an error
+  /// there is no output.)
   void put(const parameter_info& p, host_matrix merged) {
     if (!behind_) return write(p, merged);
     finish();
     last_ = std::async(std::launch::async, [this, p, merged = std::move(merged)]() mutable {
-      const host_matrix mine = std::move(merged);  // given back when it is written
-      write(p, mine);
+      const host_matrix tensor = std::move(merged);  // freed when it is written
+      write(p, tensor);
     });
   }
 
-  /// Waits until everything is written.
+  /// Waits for the write in progress.
   void finish() {
     if (last_.valid()) last_.get();
   }
@@ -176,8 +176,8 @@ class checkpoint_output {
 /// Each expert's own tensors (merge_policy::task_heads), bit for bit: TASK.safetensors in a folder.
 class task_heads_output {
  public:
-  /// Writes them beside the target. Throws if an expert has none, and for tasks whose names cannot
-  /// be those of files.
+  /// Writes them beside the target. Throws if an expert has none, and for a task whose name cannot
+  /// be a file's.
   task_heads_output(const std::string& path, const checkpoint_set& set, io::existing target)
       : folder_(path, target, is_head) {
     folder_.check_replaceable();

@@ -17,11 +17,11 @@
 #include <utility>
 #include <vector>
 
-/// Which rules of names a checkpoint has: those of its network, and --rule PATTERN=KIND.
+/// The name rules of a checkpoint: those of its network, and --rule PATTERN=KIND.
 namespace catmerge::harness {
 
-/// The rules for the network that a checkpoint is of: the library's, and those of the networks that
-/// this program alone knows.
+/// The rules for a checkpoint's network: the library's, and those of networks that only this
+/// program knows.
 inline model::name_rules rules_of(const io::checkpoint& weights) {
   model::name_rules rules = model::rules_for(model_type_of(weights));
   rules.append(small_convnet());
@@ -94,10 +94,10 @@ class rule_words {
   }
 };
 
-/// Adds what --rule gives, in its order. Throws option_error for other forms and malformed
+/// Adds the rules of --rule, in their order. Throws option_error for other forms and malformed
 /// patterns.
-inline void add_rules(const std::vector<std::string>& given, model::name_rules& rules) {
-  for (const auto& text : given)
+inline void add_rules(const std::vector<std::string>& texts, model::name_rules& rules) {
+  for (const auto& text : texts)
     blaming("--rule", [&] { return rules.add(rule_words::parse(text)); });
 }
 

@@ -23,21 +23,21 @@ namespace catmerge::harness {
 
 /// A base and its experts, opened and compared: the source of a merge's parameters.
 ///
-/// A parameter is a whole tensor, or a window of rows of one: large tables that are not trimmed
-/// come in pieces ("table[0:4096]"), so that no more of them is in memory than is being worked on,
-/// and of a stack of matrices or vectors each is a parameter of its own ("experts.w1[3]").
+/// A parameter is a whole tensor or a window of its rows. Large untrimmed tables come in pieces
+/// ("table[0:4096]"), so that only the current piece is in memory. Each matrix or vector of a stack
+/// is a parameter of its own ("experts.w1[3]").
 class checkpoint_set {
  public:
-  /// A whole tensor, or rows first ... first + count - 1 of it, as extents_of has them.
+  /// A whole tensor, or its rows first ... first + count - 1 as a matrix of extents_of.
   struct piece {
     std::string tensor;
     index_t first = 0, count = 0;
   };
 
-  /// Throws an error that lists what differs (up to ten, and how many) where an expert does not
-  /// have the base's tensors, in the same shapes, and the policy does not say what then; where it
-  /// cannot belong to the base (contradictions.hpp); where what is copied differs; where it takes
-  /// part with nothing; and for patterns of the policy that match nothing.
+  /// Throws an error that lists up to ten differences and their number: if an expert lacks tensors
+  /// of the base or has other shapes, and the policy has no answer; if it cannot belong to the base
+  /// (contradictions.hpp); if copied tensors differ; if no tensor of it is merged; if a pattern of
+  /// the policy matches nothing.
   checkpoint_set(io::checkpoint base, const std::vector<task_file>& experts,
                  const model::name_rules& rules, merge_policy policy = {})
       : policy_(std::move(policy)), base_(std::move(base)) {
@@ -50,7 +50,7 @@ class checkpoint_set {
     check_policy();
     read_quantised();
     for (const auto& name : base_.names())
-      if (!policy_.left_out(name) && !codes_[0].hides(name)) names_.push_back(name);
+      if (!policy_.left_out(name) && !codes_[0].is_scale(name)) names_.push_back(name);
     if (names_.empty())
       throw error(base_.path().string() + ": --drop and --task-heads leave nothing to merge");
     for (const auto& name : base_.absent())
@@ -63,7 +63,7 @@ class checkpoint_set {
     list_copied();
     make_groups(rules);
   }
-  /// The same for a base that is opened here.
+  /// The same; opens the base.
   checkpoint_set(const std::string& base, const std::vector<task_file>& experts,
                  const model::name_rules& rules, merge_policy policy = {})
       : checkpoint_set(io::checkpoint(base), experts, rules, std::move(policy)) {}
@@ -75,46 +75,46 @@ class checkpoint_set {
   const merge_policy& policy() const { return policy_; }
   /// The tensors of the merged network, in the order of the base.
   const std::vector<std::string>& names() const { return names_; }
-  /// Those that are not merged but copied from the base, bit for bit.
+  /// Tensors that are copied from the base, bit for bit.
   const std::vector<std::string>& fixed() const { return fixed_; }
-  /// Why one of fixed() is copied, in words.
+  /// The reason why one of fixed() is copied.
   std::string why_copied(const std::string& name) const {
     if (!policy_.merged(name)) return "--include or --exclude";
-    if (codes_[0].keeps(name)) return "the scale of codes that are copied";
+    if (codes_[0].is_copied_scale(name)) return "the scale of codes that are copied";
     const auto& c = classes_.at(name);
     if (c.kind == model::parameter_kind::packed)
       return "not floating-point, and the same in every expert that has it";
     return "the rule '" + c.rule + "'";
   }
-  /// Tensors of the base that are another one of it under a second name: they get its merged
-  /// values.
+  /// Second names of tied tensors of the base, with the first names. They get the merged values of
+  /// those.
   const std::map<std::string, std::string>& tied() const { return tied_; }
   /// Warnings about the files, a sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
-  /// Tensors of experts that the base does not have and that are not merged: integers, and what a
-  /// rule calls fixed. Sentences' worth: "NAME of 'TASK'".
+  /// Tensors of experts that the base lacks and that are not merged, being integers or fixed by a
+  /// rule: "NAME of 'TASK'".
   const std::vector<std::string>& ignored() const { return ignored_; }
-  /// Whether a tensor of the base is stored as 8-bit floats and written as other ones.
-  bool decoded(const std::string& name) const { return codes_[0].reads(base_.at(name)); }
+  /// True if a tensor of the base is stored as 8-bit floats and written in another type.
+  bool decoded(const std::string& name) const { return codes_[0].has_scale(base_.at(name)); }
   /// A tensor of the base as it enters the merge: codes with scales are BF16.
   io::tensor_info info_of(const std::string& name) const {
     const auto& entry = base_.at(name);
     return {name, decoded(name) ? io::dtype::bf16 : entry.type, entry.shape};
   }
   const model::classification& class_of(const std::string& name) const { return classes_.at(name); }
-  /// The part of a tensor that a parameter is.
+  /// The tensor and rows of a parameter.
   piece piece_of(const parameter_info& p) const {
     const auto found = pieces_.find(p.name);
     if (found != pieces_.end()) return found->second;
     return {p.name, 0, extents(base_.at(p.name), p.name).first};
   }
-  /// Rows and columns of a parameter as they are stored.
+  /// Rows and columns of a parameter as stored.
   std::pair<index_t, index_t> stored_extents(const parameter_info& p) const {
     const piece part = piece_of(p);
     return {part.count, extents(base_.at(part.tensor), part.tensor).second};
   }
-  /// Whether a tensor is not trimmed on purpose: by an option, by a rule of the user's, or by that
-  /// of a known network.
+  /// True if a tensor is untrimmed on purpose: by an option, a user's rule, or a rule of a known
+  /// network.
   bool left_alone(const std::string& name) const {
     if (policy_.left_out(name) || !policy_.merged(name)) return true;
     const auto found = classes_.find(tensor_of(name));
@@ -122,7 +122,7 @@ class checkpoint_set {
     return found->second.source == model::rule_source::network ||
            found->second.source == model::rule_source::user;
   }
-  /// The name of the tensor that a parameter, or a piece of one, belongs to.
+  /// The name of the tensor of a parameter or a piece.
   const std::string& tensor_of(const std::string& parameter) const {
     const auto found = pieces_.find(parameter);
     return found == pieces_.end() ? parameter : found->second.tensor;
@@ -135,9 +135,9 @@ class checkpoint_set {
       if (owner == tensor) list.push_back(alias);
     return list;
   }
-  /// What expert k has for a tensor of the base, under any of its names: in the base's shape, or,
-  /// of a resized table, in another height; the base stands in for the rest. Null if it has nothing
-  /// (or, of what is left out of the merge, something else).
+  /// Expert k's tensor for a tensor of the base, under any of its names. It has the base's shape
+  /// or, for a resized table, another height; the base's rows replace missing ones. Null if there
+  /// is none, or none of such a shape.
   const io::tensor_entry* expert_entry(index_t k, const std::string& tensor) const {
     const auto& wanted = base_.at(tensor);
     for (const auto& name : names_of(tensor)) {
@@ -157,7 +157,7 @@ class checkpoint_set {
                      });
   }
 
-  // What merge_stream asks of a parameter_source.
+  // The parameter_source of merge_stream.
   const std::vector<std::string>& tasks() const { return tasks_; }
   const std::vector<parameter_group>& groups() const { return groups_; }
   host_const_view base(const parameter_info& p) {
@@ -171,23 +171,24 @@ class checkpoint_set {
     const auto* entry = expert_entry(k, part.tensor);
     if (entry == nullptr) return as_read(rows_of(base_entry, p, codes_[0]), p);
     if (entry->shape == base_entry.shape) return as_read(rows_of(*entry, p, codes), p);
-    // Of a table of another height: the rows that both have.
+    // For a table of another height: the common rows.
     const auto stored = rows_of(base_entry, p, codes_[0]);
     const index_t height = extents(*entry, part.tensor).first;
     const index_t common = std::clamp<index_t>(height - part.first, 0, part.count);
-    const auto own = window_of(*entry, part.tensor, std::min(part.first, height), common, codes);
-    return as_read(windows_.patched(stored, own), p);
+    const auto common_rows =
+        window_of(*entry, part.tensor, std::min(part.first, height), common, codes);
+    return as_read(windows_.patched(stored, common_rows), p);
   }
   void release(const parameter_group& group) {
     windows_.clear();
     for (const auto& p : group)
       for_bytes_of(
           p, [](const io::checkpoint& file, auto name, auto part) { file.release(name, part); });
-    if (++released_ == groups_.size()) released_ = ahead_ = 0;  // another pass begins
+    if (++released_ == groups_.size()) released_ = ahead_ = 0;  // the next pass begins
   }
 
  private:
-  /// How a tensor is read as a matrix.
+  /// Rows and columns of a tensor as a matrix.
   std::pair<index_t, index_t> extents(const io::tensor_entry& entry,
                                       const std::string& tensor) const {
     return extents_of(entry.shape, classes_.at(tensor));
@@ -200,19 +201,20 @@ class checkpoint_set {
           std::find(tasks_.begin(), tasks_.end(), rule.expert()) == tasks_.end())
         throw error("--rename '" + rule.text() + "': there is no --expert '" + rule.expert() + "'");
     if (policy_.renames.empty()) return;
-    const auto known = [&](const std::string& name) { return base_.find(name) != nullptr; };
+    const auto in_base = [&](const std::string& name) { return base_.find(name) != nullptr; };
     for (std::size_t k = 0; k < experts_.size(); ++k) {
       std::vector<rename_rule> rules;
-      std::vector<std::size_t> which;
+      std::vector<std::size_t> positions;
       for (std::size_t r = 0; r < policy_.renames.size(); ++r)
-        if (const auto& whose = policy_.renames[r].expert(); whose.empty() || whose == tasks_[k]) {
+        if (const auto& expert = policy_.renames[r].expert();
+            expert.empty() || expert == tasks_[k]) {
           rules.push_back(policy_.renames[r]);
-          which.push_back(r);
+          positions.push_back(r);
         }
-      std::vector<std::size_t> mine(rules.size());
+      std::vector<std::size_t> counts(rules.size());
       experts_[k].rename(
-          [&](const std::string& name) { return renamed(name, rules, known, mine); });
-      for (std::size_t i = 0; i < mine.size(); ++i) used[which[i]] += mine[i];
+          [&](const std::string& name) { return renamed(name, rules, in_base, counts); });
+      for (std::size_t i = 0; i < counts.size(); ++i) used[positions[i]] += counts[i];
     }
     for (std::size_t r = 0; r < used.size(); ++r)
       if (used[r] == 0)
@@ -261,13 +263,13 @@ class checkpoint_set {
       });
   }
 
-  /// Whether all but the first extent agree, and the policy allows for that.
+  /// True if all extents but the first agree and the policy allows another height.
   bool fits_resized(const io::tensor_entry& a, const io::tensor_entry& b) const {
     return policy_.resized.match(a.name) && !a.shape.empty() && a.shape.size() == b.shape.size() &&
            std::equal(a.shape.begin() + 1, a.shape.end(), b.shape.begin() + 1);
   }
 
-  /// Finds what is one parameter under two names; see tied.hpp.
+  /// Finds parameters under two names; see tied.hpp.
   void tie() {
     std::vector<std::string> all = names_;
     for (const auto& expert : experts_)
@@ -290,8 +292,8 @@ class checkpoint_set {
 
   bool is_copied(const std::string& name) const {
     const auto kind = classes_.at(name).kind;
-    return !policy_.merged(name) || codes_[0].keeps(name) || kind == model::parameter_kind::fixed ||
-           kind == model::parameter_kind::packed;
+    return !policy_.merged(name) || codes_[0].is_copied_scale(name) ||
+           kind == model::parameter_kind::fixed || kind == model::parameter_kind::packed;
   }
 
   void compare(index_t k, const model::name_rules& rules) {
@@ -299,11 +301,12 @@ class checkpoint_set {
     const auto& codes = codes_[static_cast<std::size_t>(k) + 1];
     const auto& task = tasks_[static_cast<std::size_t>(k)];
     expert_differences found;
-    std::size_t taking_part = 0;
+    std::size_t merged = 0;
     for (const auto& name : names_) {
       const auto& c = classes_.at(name);
       // A rule or an option chose the base's tensor: the expert's is not compared.
-      if (!policy_.merged(name) || codes_[0].keeps(name) || c.kind == model::parameter_kind::fixed)
+      if (!policy_.merged(name) || codes_[0].is_copied_scale(name) ||
+          c.kind == model::parameter_kind::fixed)
         continue;
       const io::tensor_entry* entry = nullptr;
       for (const auto& one : names_of(name))
@@ -315,25 +318,25 @@ class checkpoint_set {
         base_.release(name);
         continue;
       }
-      if (entry == nullptr && tied_.contains(name)) continue;  // its owner stands for it
+      if (entry == nullptr && tied_.contains(name)) continue;  // its owner is compared
       if (entry == nullptr) {
         if (!policy_.base_for_missing) found.missing.push_back(name);
       } else if (entry->shape != wanted.shape && !fits_resized(wanted, *entry)) {
         found.others.push_back("'" + name + "': expected " + io::to_string(wanted.shape) +
                                ", found " + io::to_string(entry->shape));
-      } else if (!io::scalar_of(entry->type) && !codes.reads(*entry)) {
+      } else if (!io::scalar_of(entry->type) && !codes.has_scale(*entry)) {
         found.others.push_back("'" + name + "': expected " + io::describe(wanted) + ", found " +
                                io::describe(*entry));
       } else {
-        ++taking_part;
+        ++merged;
       }
     }
     for (const auto& name : expert.names()) {
       if (base_.find(name) != nullptr || policy_.left_out(name) || !policy_.merged(name) ||
-          codes.hides(name) || codes.keeps(name) || owner_of_.contains(name))
+          codes.is_scale(name) || codes.is_copied_scale(name) || owner_of_.contains(name))
         continue;
       const auto& entry = expert.at(name);
-      const bool computed = io::scalar_of(entry.type) || codes.reads(entry);
+      const bool computed = io::scalar_of(entry.type) || codes.has_scale(entry);
       if (!computed ||
           rules.classify({name, entry.type, entry.shape}).kind == model::parameter_kind::fixed)
         ignored_.push_back(name + " of '" + task + "'");
@@ -342,10 +345,10 @@ class checkpoint_set {
     }
     found.require_none(expert.path().string() + ": expert '" + task + "'", task,
                        base_.path().string());
-    if (taking_part == 0)
+    if (merged == 0)
       throw error(expert.path().string() + ": expert '" + task +
-                  "' takes part with no tensor: what it holds has other names than the base's, or "
-                  "is left out (--rename, --drop, --include and --exclude say what is what)");
+                  "' takes part with no tensor: its names differ from the base's, or its tensors "
+                  "are left out (see --rename, --drop, --include and --exclude)");
   }
 
   static void compare_copied(const io::tensor_entry& wanted, const io::tensor_entry& entry,
@@ -385,7 +388,7 @@ class checkpoint_set {
     }
   }
 
-  /// Groups of one: each matrix or vector of a stack.
+  /// Adds a group for each matrix or vector of a stack.
   void add_stack(const parameter_info& whole) {
     const auto& entry = base_.at(whole.name);
     const index_t count = entry.shape.front();
@@ -398,8 +401,8 @@ class checkpoint_set {
     }
   }
 
-  /// Groups of one: pieces of at most 8 MiB of the base, or the whole where it is no larger. (With
-  /// eight experts, 72 MiB of files at a time, which is what an attention's weights take, too.)
+  /// Adds a group for each piece of at most 8 MiB of the base, or one for a smaller tensor. (With
+  /// eight experts, 72 MiB of files at a time, as much as an attention's weights.)
   void add_pieces(const parameter_info& whole) {
     constexpr std::size_t most = std::size_t{8} << 20;
     const auto& entry = base_.at(whole.name);
@@ -421,10 +424,10 @@ class checkpoint_set {
     }
   }
 
-  /// Rows of a tensor as they are stored.
+  /// Rows of a tensor as stored.
   host_const_view window_of(const io::tensor_entry& entry, const std::string& tensor, index_t first,
                             index_t count, const quantised_weights& codes) {
-    if (codes.reads(entry)) return windows_.keep(codes.decoded(entry, first, count));
+    if (codes.has_scale(entry)) return windows_.keep(codes.decoded(entry, first, count));
     const auto [rows, columns] = extents(entry, tensor);
     const host_const_view whole = windows_.of(entry, rows, columns);
     return count == rows ? whole : whole.window(first, count, 0, columns);
@@ -438,7 +441,7 @@ class checkpoint_set {
     return p.transposed ? stored.transposed() : stored;
   }
 
-  /// Calls act(file, name, bytes) for what base and experts hold of a parameter.
+  /// Calls act(file, name, bytes) for a parameter's bytes in the base and in each expert.
   template <class Act>
   void for_bytes_of(const parameter_info& p, const Act& act) const {
     const piece part = piece_of(p);
@@ -462,7 +465,7 @@ class checkpoint_set {
         }
   }
 
-  /// The system reads the next group while this one is worked on.
+  /// Prefetches the next group during the work on the current one.
   void read_ahead() {
     if (ahead_ > released_) return;
     ahead_ = released_ + 1;
@@ -480,11 +483,12 @@ class checkpoint_set {
   std::vector<std::string> names_, fixed_, warnings_, ignored_;
   std::unordered_map<std::string, model::classification> classes_;
   std::map<std::string, std::string> owner_of_;  // by alias, in the base or in an expert
-  std::map<std::string, std::string> tied_;      // of those, what the base holds
+  std::map<std::string, std::string> tied_;      // those of them that the base holds
   std::unordered_map<std::string, piece> pieces_;
   std::vector<parameter_group> groups_;
   windows windows_;
-  std::size_t released_ = 0, ahead_ = 0;  // groups: the first at work, the last one asked for
+  std::size_t released_ = 0, ahead_ = 0;  // groups: the first unreleased one, the last prefetched
+                                          // one
 };
 
 }  // namespace catmerge::harness

@@ -8,7 +8,7 @@
 
 namespace catmerge::harness {
 
-/// Says on the standard error what is odd about the files of a checkpoint that was opened.
+/// Prints the warnings of a checkpoint on the standard error.
 inline void print_warnings(const io::checkpoint& file) {
   for (const std::string& warning : file.warnings())
     std::cerr << "catmerge: warning: " << warning << '\n';

@@ -10,15 +10,16 @@
 
 namespace catmerge::harness {
 
-/// How an expert differs from the base.
+/// The differences of an expert from the base.
 struct expert_differences {
   std::vector<std::string> missing;  ///< names that only the base has
   std::vector<std::string> extra;    ///< names that only the expert has
   std::vector<std::string> others;   ///< shapes and types, as sentences
-  std::vector<std::string> copied;   ///< what would be the base's, although the values differ
+  std::vector<std::string> copied;   ///< tensors that would be copied from the base although the
+                                     ///< values differ
 
-  /// Throws an error that shows names of both sides, and the rule by which they differ, if one
-  /// explains them. expert: "PATH: expert 'TASK'".
+  /// Throws an error with names of both sides and with the rename rule that explains them, if there
+  /// is one. expert: "PATH: expert 'TASK'".
   void require_none(const std::string& expert, const std::string& task,
                     const std::string& base) const {
     const std::size_t count = missing.size() + extra.size() + others.size();
@@ -26,8 +27,8 @@ struct expert_differences {
       throw error(expert + " does not fit the base " + base + ": " + std::to_string(count) +
                   (count == 1 ? " difference:" : " differences:") + examples() + adapter() +
                   renaming(task) +
-                  "\n(--rename, --drop, --exclude, --task-heads, --missing and --resized say what "
-                  "to do about such)");
+                  "\n(--rename, --drop, --exclude, --task-heads, --missing and --resized say "
+                  "how to merge it)");
     if (copied.empty()) return;
     std::string list;
     for (std::size_t i = 0; i < std::min(most, copied.size()); ++i) list += "\n  " + copied[i];
@@ -42,16 +43,17 @@ struct expert_differences {
  private:
   static constexpr std::size_t most = 10;
 
-  /// Up to ten, of each sort at least a third.
+  /// Up to ten differences; each kind gets at least a third.
   std::string examples() const {
     std::string list;
-    const std::size_t sorts =
+    const std::size_t kinds =
         (missing.empty() ? 0U : 1U) + (extra.empty() ? 0U : 1U) + (others.empty() ? 0U : 1U);
-    const std::size_t each = sorts == 1 ? most : most / sorts;
-    const auto add = [&](const std::vector<std::string>& of, const char* begin, const char* end) {
-      for (std::size_t i = 0; i < std::min(each, of.size()); ++i)
-        list += std::string("\n  ") + begin + of[i] + end;
-      if (of.size() > each) list += "\n  ... (" + std::to_string(of.size() - each) + " more)";
+    const std::size_t each = kinds == 1 ? most : most / kinds;
+    const auto add = [&](const std::vector<std::string>& names, const char* begin,
+                         const char* end) {
+      for (std::size_t i = 0; i < std::min(each, names.size()); ++i)
+        list += std::string("\n  ") + begin + names[i] + end;
+      if (names.size() > each) list += "\n  ... (" + std::to_string(names.size() - each) + " more)";
     };
     add(others, "", "");
     add(missing, "'", "' is missing");
@@ -59,12 +61,12 @@ struct expert_differences {
     return list;
   }
 
-  /// A sentence for experts that hold a LoRA adapter; empty for others.
+  /// A sentence about the LoRA adapter in an expert; empty without one.
   std::string adapter() const {
     for (const auto& name : extra)
       if (name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos)
         return "\nThe expert holds a LoRA adapter: merge it into the full network first (PEFT's "
-               "merge_and_unload), and give that";
+               "merge_and_unload), and name the result";
     return {};
   }
 

@@ -13,13 +13,13 @@
 #include <string_view>
 #include <vector>
 
-/// Whether an expert can come from the base at all, by what lies beside the weights: keys of
-/// config.json that say what the weights mean, and the order of tokens.
+/// Checks that an expert can come from the base, by the files beside the weights: keys of
+/// config.json that define the network, and the order of tokens.
 namespace catmerge::harness {
 
 namespace detail {
 
-/// The JSON object of a file in a checkpoint's folder; null where there is none.
+/// The JSON object of a file in a checkpoint's folder; null if there is none.
 inline nlohmann::json side_object(const io::checkpoint& checkpoint, const char* name) {
   std::error_code ignored;
   const auto path = checkpoint.path() / name;
@@ -30,7 +30,7 @@ inline nlohmann::json side_object(const io::checkpoint& checkpoint, const char* 
   return io::parse_json(io::as_text(file.bytes()), path, "file");
 }
 
-/// Whether two checkpoints have the same bytes in a side file, so that nothing is to be read.
+/// True if two checkpoints have the same bytes in a side file, which then need not be parsed.
 inline bool same_side_file(const io::checkpoint& a, const io::checkpoint& b, const char* name) {
   std::error_code ignored;
   const auto one = a.path() / name, other = b.path() / name;
@@ -41,9 +41,9 @@ inline bool same_side_file(const io::checkpoint& a, const io::checkpoint& b, con
   return std::equal(x.bytes().begin(), x.bytes().end(), y.bytes().begin(), y.bytes().end());
 }
 
-/// Keys of config.json that change what the same weights compute. Left out on purpose: what
-/// fine-tuning may change (heads and labels, dropout, the number of tokens, the longest input) and
-/// what only runs the network (caches, types, versions).
+/// True for keys of config.json that change the network's function of the same weights. Left out on
+/// purpose: settings that fine-tuning may change (heads and labels, dropout, the number of tokens,
+/// the longest input) and settings of running (caches, types, versions).
 inline bool changes_the_network(std::string_view key) {
   constexpr std::array<std::string_view, 74> keys = {"model_type",
                                                      "hidden_size",
@@ -122,7 +122,7 @@ inline bool changes_the_network(std::string_view key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
-/// Keys whose objects belong to parts of the network.
+/// True for keys whose objects describe parts of the network.
 inline bool is_part_of_network(std::string_view key) {
   return key.ends_with("_config") && key != "quantization_config" && key != "generation_config";
 }
@@ -132,8 +132,8 @@ inline std::string short_text(const nlohmann::json& value) {
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
-/// Adds a sentence for each key that both objects have with other values. What one side lacks has
-/// its default there, which only the network's own code knows.
+/// Adds a sentence for each key with different values on both sides. A missing key has a default,
+/// which only the network's own code knows.
 inline void compare_configs(const nlohmann::json& base, const nlohmann::json& expert,
                             const std::string& where, std::vector<std::string>& found) {
   if (!base.is_object() || !expert.is_object()) return;
@@ -175,7 +175,7 @@ inline std::map<std::int64_t, std::string> tokens_of(const nlohmann::json& token
   return tokens;
 }
 
-/// The tokens of a side file by number: vocab.txt has one a line, the others are JSON.
+/// The tokens of a side file by number: a line each in vocab.txt; the other files are JSON.
 inline std::map<std::int64_t, std::string> tokens_in(const io::checkpoint& checkpoint,
                                                      const std::string& name) {
   std::error_code ignored;
@@ -193,8 +193,8 @@ inline std::map<std::int64_t, std::string> tokens_in(const io::checkpoint& check
   return tokens;
 }
 
-/// Adds a sentence where both have a token of the same number and it is another one. (Added tokens
-/// are not looked at: fine-tuning adds them, and renames those that are reserved.)
+/// Adds a sentence if both have different tokens under a number. (Added tokens are not compared:
+/// fine-tuning adds them, and renames reserved ones.)
 inline void compare_tokens(const std::map<std::int64_t, std::string>& base,
                            const std::map<std::int64_t, std::string>& expert,
                            const std::string& file, std::vector<std::string>& found) {
@@ -214,7 +214,7 @@ inline void compare_tokens(const std::map<std::int64_t, std::string>& base,
 
 }  // namespace detail
 
-/// Why an expert cannot belong to the base, in sentences; none where nothing speaks against it.
+/// The reasons why an expert cannot belong to the base, in sentences.
 inline std::vector<std::string> contradictions_of(const io::checkpoint& base,
                                                   const io::checkpoint& expert) {
   std::vector<std::string> found;
@@ -233,7 +233,7 @@ inline std::vector<std::string> contradictions_of(const io::checkpoint& base,
   return found;
 }
 
-/// tie_word_embeddings of config.json, or of its text_config; nothing where it says neither.
+/// tie_word_embeddings of config.json, or of its text_config; none if neither has it.
 inline std::optional<bool> declared_ties(const io::checkpoint& checkpoint) {
   const auto config = detail::side_object(checkpoint, "config.json");
   const auto read = [](const nlohmann::json& object) -> std::optional<bool> {

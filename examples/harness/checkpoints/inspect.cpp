@@ -14,7 +14,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The kind and all that it is treated by: "fused linear, 3 parts, d_in x d_out, not trimmed".
+/// The kind and its treatment: "fused linear, 3 parts, d_in x d_out, not trimmed".
 std::string described(const model::classification& c) {
   using kind = model::parameter_kind;
   std::string text(model::name_of(c.kind));
@@ -28,7 +28,7 @@ std::string described(const model::classification& c) {
   return text;
 }
 
-/// A table of a checkpoint's tensors, and what can be said of all of them.
+/// A table of a checkpoint's tensors, and totals.
 class inspection {
  public:
   inspection(const io::checkpoint& file, const model::name_rules& rules, std::ostream& out)
@@ -70,7 +70,7 @@ class inspection {
       out_ << "  general rule, " << count << " of them: " << sentence << '\n';
     if (unknown_ > 0)
       out_ << "  unknown, " << unknown_
-           << " of them: no rule names them; --rule PATTERN=KIND says what they are\n";
+           << " of them: no rule names them; --rule PATTERN=KIND classifies them\n";
     for (const auto& [key, value] : file_.metadata())
       out_ << "  metadata " << key << ": " << value << '\n';
   }
@@ -78,16 +78,17 @@ class inspection {
   const io::checkpoint& file_;
   const model::name_rules& rules_;
   std::ostream& out_;
-  std::size_t width_ = 4, shapes_ = 5;  // of the columns' heads
+  std::size_t width_ = 4, shapes_ = 5;  // of the columns, at least their headings
   std::int64_t values_ = 0, unknown_ = 0;
-  std::map<std::string, std::int64_t> general_;  // tensors that each sentence of it decided
+  std::map<std::string, std::int64_t> general_;  // the number of tensors by sentence of the general
+                                                 // rule
 };
 
 }  // namespace
 
 void inspect(const inspection_request& request, std::ostream& out) {
   model::name_rules checked;
-  add_rules(request.rules, checked);  // what is wrong with them is told before a file is read
+  add_rules(request.rules, checked);  // errors in the rules come before any file is read
   for (const auto& path : request.checkpoints) {
     const io::checkpoint file(path);
     print_warnings(file);

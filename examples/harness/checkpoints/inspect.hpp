@@ -8,14 +8,14 @@
 
 namespace catmerge::harness {
 
-/// What inspect is asked for.
+/// The arguments of inspect.
 struct inspection_request {
   std::vector<std::string> checkpoints;  ///< paths
   std::vector<std::string> rules;        ///< PATTERN=KIND
 };
 
 /// Prints names, types, shapes and kinds of the tensors of checkpoints. Throws option_error for
-/// rules of another form, catmerge::error for what is no checkpoint.
+/// malformed rules, catmerge::error for a path without a checkpoint.
 void inspect(const inspection_request& request, std::ostream& out);
 
 }  // namespace catmerge::harness

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-/// What is done about tensors that not every checkpoint has, or that are not to be merged.
+/// The treatment of tensors that some checkpoints lack or that are not to be merged.
 namespace catmerge::harness {
 
-/// Patterns of names, given by one option of the command line.
+/// Name patterns of one command-line option.
 class name_patterns {
  public:
   name_patterns() = default;
@@ -36,8 +36,8 @@ class name_patterns {
     return false;
   }
 
-  /// Throws if a pattern matches none of the names: it would be mistyped, and what it was meant for
-  /// would be merged without a word.
+  /// Throws if a pattern matches none of the names: a mistyped pattern would silently merge the
+  /// tensors that it means to leave out.
   void require_use(const std::vector<std::string>& names) const {
     for (const auto& glob : globs_) {
       bool used = false;
@@ -53,20 +53,21 @@ class name_patterns {
 
 /// By default base and experts hold the same names in the same shapes, and all are merged.
 struct merge_policy {
-  name_patterns include;     ///< if there are any: what else is there is the base's, bit for bit
-  name_patterns exclude;     ///< is the base's, bit for bit
-  name_patterns drop;        ///< left out: neither compared nor written
-  name_patterns task_heads;  ///< each expert's own: not merged, written to a file per task
-  name_patterns resized;     ///< tables of different heights: the rows that both have are merged
-  std::vector<rename_rule> renames;  ///< names of experts that are other ones in the base
-  bool contradictions_pass = false;  ///< configurations and tokens that differ are only told
-  bool base_for_missing = false;     ///< what an expert lacks is the base's
-  bool pieces = true;  ///< large tables come in pieces; not for methods that see them as matrices
+  name_patterns include;             ///< if any: all other tensors are the base's, bit for bit
+  name_patterns exclude;             ///< the base's, bit for bit
+  name_patterns drop;                ///< left out: neither compared nor written
+  name_patterns task_heads;          ///< each expert's own: not merged, written to a file per task
+  name_patterns resized;             ///< tables of different heights: the common rows are merged
+  std::vector<rename_rule> renames;  ///< names of experts that differ in the base
+  bool contradictions_pass = false;  ///< configurations and tokens that differ only cause a warning
+  bool base_for_missing = false;     ///< tensors that an expert lacks are the base's
+  bool pieces = true;  ///< large tables come in pieces; false for methods that need them as
+                       ///< matrices
 
-  /// Whether a tensor has no part in the merged network.
+  /// True if a tensor is not in the merged network.
   bool left_out(std::string_view name) const { return drop.match(name) || task_heads.match(name); }
 
-  /// Whether a tensor is merged, if its kind is one that can be.
+  /// True if a tensor is merged, its kind permitting.
   bool merged(std::string_view name) const {
     return (include.empty() || include.match(name)) && !exclude.match(name);
   }

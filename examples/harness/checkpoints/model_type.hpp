@@ -10,7 +10,7 @@
 
 namespace catmerge::harness {
 
-/// config.json's model_type, of a folder or beside a file; empty if there is none.
+/// The model_type in config.json, in the folder or beside the file; empty if there is none.
 inline std::string model_type_of(const io::checkpoint& weights) {
   std::error_code ignored;
   std::filesystem::path file = weights.config().value_or(std::filesystem::path());

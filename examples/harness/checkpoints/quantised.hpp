@@ -17,13 +17,12 @@
 #include <string_view>
 #include <vector>
 
-/// Quantised checkpoints: 8-bit floats with their scales are read as the floats that they stand
-/// for, everything else is refused by name.
+/// Quantised checkpoints. 8-bit floats with scales are decoded; other codes are refused by name.
 namespace catmerge::harness {
 
 namespace detail {
 
-/// Names that belong to weights which are stored as codes, and who stores them so.
+/// The quantiser of a tensor name that belongs to weights stored as codes.
 inline std::optional<std::string_view> quantised_by(std::string_view name) {
   struct row {
     std::string_view part;
@@ -55,7 +54,7 @@ inline bool is_readable_float8(io::dtype type) {
   return type == io::dtype::f8_e4m3 || type == io::dtype::f8_e5m2;
 }
 
-/// Types that hold codes and nothing else.
+/// True for types that hold only codes.
 inline bool is_code(io::dtype type) {
   switch (type) {
     case io::dtype::f4:
@@ -72,35 +71,35 @@ inline bool is_code(io::dtype type) {
 
 /// The weights of one checkpoint that are stored as 8-bit floats (F8_E4M3, F8_E5M2) with a scale:
 ///
-///     NAME_scale, NAME_scale_inv    W = scale * code; one scale, or one per row (d_out), or one
-///     per
-///                                   block (128 x 128, or weight_block_size of config.json)
-///     MODULE.input_scale, ...       scales of activations: nothing of the weights
+///     NAME_scale, NAME_scale_inv    W = scale * code; one scale, or one per row (d_out), or
+///                                   one per block (128 x 128, or weight_block_size of
+///                                   config.json)
+///     MODULE.input_scale, ...       scales of activations: no part of the weights
 ///
-/// (What is called "inv" multiplies, too: DeepSeek-V3 and those that follow it.)
+/// ("inv" scales multiply, too: DeepSeek-V3 and its successors.)
 class quantised_weights {
  public:
-  /// `merged(name)`: whether a tensor takes part in the merge. Throws, naming file and tensor, for
-  /// tensors that take part and are quantised in another way, and for scales that do not fit.
+  /// `merged(name)`: true for tensors in the merge. Throws, naming file and tensor, for such
+  /// tensors if they are quantised in another way, and for scales that do not fit.
   quantised_weights(const io::checkpoint& file,
                     const std::function<bool(std::string_view)>& merged) {
     for (const auto& name : file.names()) {
       const auto& entry = file.at(name);
       if (!merged(name) || !detail::is_readable_float8(entry.type)) continue;
-      // Without a scale nobody knows what the codes stand for: compared, as integers are.
+      // Without a scale the meaning of codes is unknown: they are compared like integers.
       for (const char* end : {"_scale_inv", "_scale"})
         if (const auto* scale = file.find(name + end); scale != nullptr) {
           add(file, entry, *scale);
-          hidden_.insert(name + end);
+          scale_names_.insert(name + end);
           break;
         }
     }
     for (const auto& name : file.names())
-      if (is_companion(file, name)) hidden_.insert(name);
+      if (is_companion(file, name)) scale_names_.insert(name);
     const std::string method = method_in_config(file);
-    std::set<std::string, std::less<>> stems;  // of codes that are left alone
+    std::set<std::string, std::less<>> stems;  // of codes outside the merge
     for (const auto& name : file.names()) {
-      if (hides(name) || io::scalar_of(file.at(name).type)) continue;
+      if (is_scale(name) || io::scalar_of(file.at(name).type)) continue;
       if (!merged(name))
         stems.insert(stem_of(name));
       else
@@ -108,17 +107,21 @@ class quantised_weights {
     }
     if (stems.empty()) return;
     for (const auto& name : file.names())
-      if (is_scale_of(stems, name)) kept_.insert(name);
+      if (is_scale_of(stems, name)) copied_scales_.insert(name);
   }
 
-  /// Whether anything is read as floats that is not stored so.
+  /// True if no tensor is decoded.
   bool empty() const { return scales_.empty(); }
-  /// Whether a tensor of the checkpoint is one of 8-bit floats that has a scale.
-  bool reads(const io::tensor_entry& entry) const { return scales_.contains(&entry); }
-  /// Whether a tensor is the scale of codes that are left alone, and so is left alone, too.
-  bool keeps(std::string_view name) const { return kept_.find(name) != kept_.end(); }
-  /// Scales: no parameters of their own.
-  bool hides(std::string_view name) const { return hidden_.find(name) != hidden_.end(); }
+  /// True for a tensor of 8-bit floats with a scale.
+  bool has_scale(const io::tensor_entry& entry) const { return scales_.contains(&entry); }
+  /// True for the scale of codes outside the merge, which is copied as they are.
+  bool is_copied_scale(std::string_view name) const {
+    return copied_scales_.find(name) != copied_scales_.end();
+  }
+  /// True for the scale of a decoded tensor or of activations: no parameter of its own.
+  bool is_scale(std::string_view name) const {
+    return scale_names_.find(name) != scale_names_.end();
+  }
 
   /// Rows first ... first + count - 1 of a tensor that has a scale, decoded.
   host_matrix decoded(const io::tensor_entry& entry, index_t first, index_t count) const {
@@ -139,8 +142,8 @@ class quantised_weights {
  private:
   struct scale_grid {
     std::vector<float> values;      // row-major
-    index_t height = 1, width = 1;  // of what has one scale
-    index_t across = 1;             // scales in a row of them
+    index_t height = 1, width = 1;  // of the block of one scale
+    index_t across = 1;             // scales in a row of blocks
   };
 
   static nlohmann::json quantization(const io::checkpoint& file) {
@@ -165,7 +168,7 @@ class quantised_weights {
           (*size)[0].is_number_unsigned() && (*size)[1].is_number_unsigned() && (*size)[0] > 0 &&
           (*size)[1] > 0)
         return {(*size)[0].get<index_t>(), (*size)[1].get<index_t>()};
-    return {128, 128};  // DeepSeek-V3's, which others took over
+    return {128, 128};  // the block of DeepSeek-V3 and its successors
   }
 
   void add(const io::checkpoint& file, const io::tensor_entry& entry,
@@ -207,19 +210,19 @@ class quantised_weights {
     scales_.emplace(&entry, std::move(grid));
   }
 
-  /// Whether a tensor is a scale of activations of a module whose weight is read as floats.
+  /// True for the scale of activations of a module with a decoded weight.
   bool is_companion(const io::checkpoint& file, std::string_view name) const {
     for (const std::string_view end :
          {".input_scale", ".input_scale_inv", ".activation_scale", ".input_scale_ub"})
       if (name.ends_with(end)) {
         const auto* weight =
             file.find(std::string(name.substr(0, name.size() - end.size())) + ".weight");
-        return weight != nullptr && reads(*weight);
+        return weight != nullptr && has_scale(*weight);
       }
     return false;
   }
 
-  /// The module of codes: "l" for "l.weight", "l.qweight" and "l.weight.absmax", "l.w" for
+  /// The module of a code tensor: "l" for "l.weight", "l.qweight" and "l.weight.absmax", "l.w" for
   /// "l.w_blocks".
   static std::string stem_of(std::string_view name) {
     for (const std::string_view end :
@@ -247,17 +250,17 @@ class quantised_weights {
         entry.type == io::dtype::u8 || entry.type == io::dtype::i8 || entry.type == io::dtype::i32;
     const bool with_scale = integers && (!method.empty() || file.find(name + "_scale") != nullptr);
     if (!by && !detail::is_code(entry.type) && !(with_scale && entry.shape.size() >= 2)) return;
-    const std::string who = by               ? ", " + std::string(*by)
-                            : method.empty() ? std::string()
-                                             : ", '" + method + "' in config.json";
+    const std::string quantiser = by               ? ", " + std::string(*by)
+                                  : method.empty() ? std::string()
+                                                   : ", '" + method + "' in config.json";
     io::fail(file.path(), name,
-             "is quantised (" + io::describe(entry) + who +
+             "is quantised (" + io::describe(entry) + quantiser +
                  "): codes cannot be merged. Merge the networks that they were made from, or leave "
                  "such tensors alone by --exclude or --drop");
   }
 
   std::map<const io::tensor_entry*, scale_grid> scales_;  // by the weight
-  std::set<std::string, std::less<>> hidden_, kept_;
+  std::set<std::string, std::less<>> scale_names_, copied_scales_;
 };
 
 }  // namespace catmerge::harness

@@ -12,14 +12,15 @@
 #include <utility>
 #include <vector>
 
-/// Names of an expert that differ from the base's by a rule: `--rename EXPERT:FROM=TO`.
+/// Rules for names of an expert that differ from the base's: `--rename EXPERT:FROM=TO`.
 namespace catmerge::harness {
 
-/// One name, or all that a * in it stands for: "bert.*" to "*", "*.gamma" to "*.weight".
+/// A rule for one name, or for all names of a pattern with a *: "bert.*" to "*", "*.gamma" to
+/// "*.weight".
 class rename_rule {
  public:
-  /// EXPERT:FROM=TO, or FROM=TO for every expert. FROM and TO hold one * each, which stands for the
-  /// same characters, or none. Throws catmerge::error for anything else.
+  /// EXPERT:FROM=TO, or FROM=TO for every expert. FROM and TO hold one * each, for the same
+  /// characters, or none. Throws catmerge::error for another form.
   explicit rename_rule(const std::string& text) : text_(text) {
     const auto equals = text.find('=');
     if (equals == std::string::npos) refuse("expected EXPERT:FROM=TO or FROM=TO");
@@ -37,10 +38,10 @@ class rename_rule {
       : text_(from + "=" + to), from_(std::move(from)), to_(std::move(to)) {}
 
   const std::string& text() const { return text_; }
-  /// The expert that is meant; empty for all.
+  /// The expert of the rule; empty for all.
   const std::string& expert() const { return expert_; }
 
-  /// The new name; nothing where the rule does not apply.
+  /// The new name; none if the rule does not apply.
   std::optional<std::string> renamed(std::string_view name) const {
     const auto star = from_.find('*');
     if (star == std::string::npos) return name == from_ ? std::optional(to_) : std::nullopt;
@@ -61,12 +62,12 @@ class rename_rule {
   std::string text_, expert_, from_, to_;
 };
 
-/// Renames, in their order, what `known` does not say that the base has: a rule that adds a prefix
-/// leaves names alone that are right already. `used` counts how often each rule applied.
-template <class Known>
-std::string renamed(std::string name, const std::vector<rename_rule>& rules, const Known& known,
+/// Applies the rules in their order to a name until in_base(name). So a rule that adds a prefix
+/// does not change names that have it. `used` counts the uses of each rule.
+template <class InBase>
+std::string renamed(std::string name, const std::vector<rename_rule>& rules, const InBase& in_base,
                     std::vector<std::size_t>& used) {
-  for (std::size_t r = 0; r < rules.size() && !known(name); ++r)
+  for (std::size_t r = 0; r < rules.size() && !in_base(name); ++r)
     if (auto next = rules[r].renamed(name); next && *next != name) {
       name = std::move(*next);
       ++used[r];
@@ -74,16 +75,16 @@ std::string renamed(std::string name, const std::vector<rename_rule>& rules, con
   return name;
 }
 
-/// Rules that explain why names of an expert are not the base's.
+/// Rename rules that turn names of an expert into the base's.
 struct rename_suggestion {
   std::vector<rename_rule> rules;
-  std::size_t explained = 0;  ///< how many of the names that are missing they bring back
+  std::size_t explained = 0;  ///< the number of missing names that they produce
 };
 
 namespace detail {
 
-/// The rest of two names from where only their beginnings differ, at a dot: "layer.0.weight" of
-/// "bert.layer.0.weight" and "model.layer.0.weight".
+/// The longest common end of two names, from a dot on: "layer.0.weight" of "bert.layer.0.weight"
+/// and "model.layer.0.weight".
 inline std::string_view common_end(std::string_view a, std::string_view b) {
   std::size_t same = 0, at_dot = 0;
   while (same < std::min(a.size(), b.size()) && a[a.size() - 1 - same] == b[b.size() - 1 - same]) {
@@ -98,9 +99,9 @@ inline std::string_view common_end(std::string_view a, std::string_view b) {
 
 }  // namespace detail
 
-/// Looks for one exchange of a prefix, for the old spelling of norms (gamma and beta for weight and
-/// bias), or for both, that turns names that only the expert has (`extra`) into names that it lacks
-/// (`missing`). Nothing where less than half of what is missing is explained so.
+/// Searches for one exchange of a prefix, for the old spelling of norms (gamma and beta for weight
+/// and bias), or for both, that turns names of the expert alone (`extra`) into names that it lacks
+/// (`missing`). None if that explains less than half of the missing names.
 inline std::optional<rename_suggestion> suggest_renames(const std::vector<std::string>& missing,
                                                         const std::vector<std::string>& extra) {
   if (missing.empty() || extra.empty()) return std::nullopt;
@@ -113,24 +114,25 @@ inline std::optional<rename_suggestion> suggest_renames(const std::vector<std::s
       if (wanted.contains(renamed(name, rules, never, used))) ++count;
     return count;
   };
-  // Spellings of norms: as they are, old ones made new, new ones made old.
+  // Spellings of norms: unchanged, old to new, new to old.
   const std::vector<std::vector<rename_rule>> spellings = {
       {},
       {{"*.gamma", "*.weight"}, {"*.beta", "*.bias"}},
       {{"*.weight", "*.gamma"}, {"*.bias", "*.beta"}}};
-  // Prefixes: what stands before the longest end that two names share. A few names of each side are
-  // enough to find one that explains most.
+  // Prefixes before the longest common end of two names. A few names of each side suffice to find
+  // the most frequent one.
   std::map<std::pair<std::string, std::string>, std::size_t> prefixes{{{"", ""}, 0}};
-  constexpr std::size_t looked_at = 8;  // names of the base; all of the expert's
-  for (std::size_t i = 0; i < std::min(looked_at, missing.size()); ++i) {
-    const std::string_view name = missing[i * missing.size() / std::min(looked_at, missing.size())];
+  constexpr std::size_t sample_size = 8;  // names of the base; all of the expert's
+  for (std::size_t i = 0; i < std::min(sample_size, missing.size()); ++i) {
+    const std::string_view name =
+        missing[i * missing.size() / std::min(sample_size, missing.size())];
     std::string_view best, best_extra;
     for (const auto& other : extra)
       if (const auto end = detail::common_end(name, other); end.size() > best.size())
         best = end, best_extra = other;
     const bool whole = best.size() == name.size() || best.size() == best_extra.size();
     if (best.empty() || (!whole && best.find('.') == std::string_view::npos))
-      continue;  // "weight" alone says nothing
+      continue;  // "weight" alone is no evidence
     ++prefixes[{std::string(best_extra.substr(0, best_extra.size() - best.size())),
                 std::string(name.substr(0, name.size() - best.size()))}];
   }
@@ -147,7 +149,7 @@ inline std::optional<rename_suggestion> suggest_renames(const std::vector<std::s
       best = rename_suggestion{std::move(rules), found};
     }
   if (!best) return best;
-  // Only the rules that do something.
+  // Keep the rules that are used.
   std::vector<std::size_t> used(best->rules.size());
   for (const auto& name : extra) renamed(name, best->rules, never, used);
   std::vector<rename_rule> needed;

@@ -15,8 +15,8 @@
 
 namespace catmerge::harness {
 
-/// The logical matrix of a tensor: rank 0 and 1 are d x 1, rank 2 is itself, higher ranks are
-/// (first extent, all others).
+/// The logical matrix of a tensor: rank 0 and 1 are d x 1, rank 2 is itself, higher ranks are first
+/// extent x all others.
 inline std::pair<index_t, index_t> matrix_extents(const io::shape_t& shape) {
   if (shape.empty()) return {1, 1};
   index_t rest = 1;
@@ -24,25 +24,25 @@ inline std::pair<index_t, index_t> matrix_extents(const io::shape_t& shape) {
   return {shape.front(), rest};
 }
 
-/// Whether weights of a kind are matrices, which have a layout.
+/// True if weights of a kind are matrices, which have a layout.
 inline bool is_matrix_kind(model::parameter_kind kind) {
   return kind == model::parameter_kind::linear || kind == model::parameter_kind::fused_linear;
 }
 
-/// Whether each member of a stack is a parameter of its own. (A stack of matrices is left in one
-/// piece, and untrimmed, where nobody knows which of its extents is d_out.)
+/// True if each member of a stack is a parameter of its own. (A stack of matrices of unknown layout
+/// stays one untrimmed piece.)
 inline bool comes_apart(const model::classification& c) {
   return c.stacked && (c.trim || !is_matrix_kind(c.kind));
 }
 
-/// The matrix as which a tensor of a class is read, before any transpose:
+/// The matrix of a tensor of a class, before any transpose:
 ///
 ///     stack of matrices (n, rows, columns)    (n rows) x columns: one under the other
 ///     stack of vectors (n, d)                 (n d) x 1
-///     stack whose layout is not known         (n rows columns) x 1: no matrix
-///     embedding, of no rule                   extents of 1 in front don't count; of three or more
-///                                             others, (n, 1): no matrix, and none is made of it.
-///                                             A patch embedding, of four, is one: (d_out, rest)
+///     stack of unknown layout                 (n rows columns) x 1: no matrix
+///     embedding, of no rule                   without leading extents of 1; three or more others:
+///                                             (n, 1), no matrix. A patch embedding, of four, is
+///                                             a matrix: (d_out, rest)
 ///     all else                                as matrix_extents
 inline std::pair<index_t, index_t> extents_of(const io::shape_t& shape,
                                               const model::classification& c) {
@@ -65,11 +65,11 @@ inline std::pair<index_t, index_t> extents_of(const io::shape_t& shape,
   return matrix_extents(rest);
 }
 
-/// Windows on the bytes of files. The bytes are used where they lie; only where a file puts them at
-/// an address that does not suit their type are they copied, and the copies are kept until clear().
+/// Windows on the bytes of files, used in place. Bytes at an address that is not aligned to their
+/// type are copied; clear() frees the copies.
 class windows {
  public:
-  /// As matrix_extents says.
+  /// The values as the matrix of matrix_extents.
   host_const_view of(const io::tensor_entry& entry) {
     const auto [rows, columns] = matrix_extents(entry.shape);
     return of(entry, rows, columns);
@@ -88,13 +88,13 @@ class windows {
     return {data, *type, rows, columns, columns, 1};
   }
 
-  /// A view of values that are kept until clear().
+  /// A view of values that live until clear().
   host_const_view keep(host_matrix values) {
     copies_.push_back(std::move(values));
     return copies_.back();
   }
 
-  /// A copy of `under` whose first rows are those of `top`, in a type that holds both.
+  /// A copy of `under` with the first rows of `top`, in a type that holds both.
   host_const_view patched(const host_const_view& under, const host_const_view& top) {
     const bool wide = under.type == scalar_type::f64 || top.type == scalar_type::f64;
     copies_.emplace_back(wide ? scalar_type::f64 : scalar_type::f32, under.rows, under.columns);

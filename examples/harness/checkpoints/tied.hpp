@@ -10,13 +10,15 @@
 #include <string>
 #include <vector>
 
-/// Tensors that are one parameter under two names, as an embedding that is a decoder's weight too.
+/// Tied tensors: one parameter under two names, such as an embedding that is also a decoder's
+/// weight.
 namespace catmerge::harness {
 
 /// The ties of a base and its experts.
 struct tie_list {
-  std::map<std::string, std::string> owner_of;  ///< by alias: the name whose values it has
-  std::vector<std::string> contradictions;      ///< sentences on ties that the values deny
+  std::map<std::string, std::string> owner_of;  ///< by alias: the first name, with the same values
+  std::vector<std::string> contradictions;      ///< sentences on declared ties with different
+                                                ///< values
 };
 
 namespace detail {
@@ -26,13 +28,13 @@ inline bool same_bytes(const io::tensor_entry& a, const io::tensor_entry& b) {
          std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin());
 }
 
-/// Evidence on two names: which files hold both, and whether their values agree.
+/// Evidence on two names: the files that hold both, and the equality of their values.
 struct tie_evidence {
   std::string apart;       ///< the first file that holds both with different values, or empty
   bool together = false;   ///< a file holds both with the same values
   bool one = false;        ///< a file holds the first name alone
   bool other = false;      ///< a file holds the second name alone
-  bool same_shape = true;  ///< wherever they are
+  bool same_shape = true;  ///< in all files
 };
 
 inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
@@ -65,16 +67,16 @@ inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
 
 }  // namespace detail
 
-/// Which names are one parameter, in the base and in every expert: pairs that model::tie_class_of
-/// knows, unless config.json says that output and table are not tied (`declared` is false), or a
-/// file that holds both names has different values under them. A file may hold either name; the
-/// owner is a name of the base, of a table where there is one. `names`: all that take part.
+/// Finds tied names in the base and every expert: pairs that model::tie_class_of knows, unless
+/// config.json says that output and table are not tied (`declared` is false), or a file holds both
+/// with different values. A file may hold either name. The owner is a name of the base, and of a
+/// table if there is one. `names`: the candidates.
 inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::checkpoint>& experts,
                           const std::vector<std::string>& names, std::optional<bool> declared) {
   std::vector<const io::checkpoint*> files{&base};
   for (const auto& expert : experts) files.push_back(&expert);
-  // Owners come first: names of the base, and of those tables before heads.
-  std::vector<std::pair<std::string, model::tie_class>> candidates, seen;
+  // Owners come first: names of the base, tables before heads.
+  std::vector<std::pair<std::string, model::tie_class>> candidates, owners;
   for (const auto& name : names)
     if (const auto what = model::tie_class_of(name); what != model::tie_class::none)
       candidates.emplace_back(name, what);
@@ -87,7 +89,7 @@ inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::chec
                    [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
   tie_list ties;
   for (const auto& [name, what] : candidates) {
-    for (const auto& [owner, owner_class] : seen) {
+    for (const auto& [owner, owner_class] : owners) {
       if (!model::may_be_tied(what, owner_class) || ties.owner_of.contains(owner)) continue;
       const bool head =
           (what == model::tie_class::token_head) != (owner_class == model::tie_class::token_head);
@@ -101,13 +103,13 @@ inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::chec
                                         " they differ: each is merged by itself");
         continue;
       }
-      // Nobody holds both: they are one if every file has chosen one of the two.
+      // No file holds both: they are tied if every file has chosen one of the two.
       const bool alternate = evidence.one && evidence.other;
       if (!evidence.together && !alternate && !(head && declared == true)) continue;
       ties.owner_of.emplace(name, owner);
       break;
     }
-    if (!ties.owner_of.contains(name)) seen.emplace_back(name, what);
+    if (!ties.owner_of.contains(name)) owners.emplace_back(name, what);
   }
   return ties;
 }

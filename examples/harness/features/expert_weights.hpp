@@ -10,11 +10,11 @@
 
 namespace catmerge::harness {
 
-/// An expert's parameters in the shapes of the base: what it lacks, tensors or rows of a resized
-/// table, is the base's, as it is for the merge (checkpoint_set::expert_entry).
+/// An expert's parameters in the shapes of the base. Missing tensors, and missing rows of a resized
+/// table, are the base's, as in the merge (checkpoint_set::expert_entry).
 class fitted_weights final : public weight_source {
  public:
-  /// `set` outlives this.
+  /// `set` must outlive this object.
   fitted_weights(const checkpoint_set& set, index_t k)
       : base_(set.base_file()), expert_(set.expert_file(k).path(), [&set, k](const auto& name) {
           return set.expert_entry(k, name);
@@ -25,11 +25,11 @@ class fitted_weights final : public weight_source {
   weight get(const parameter& wanted) const override {
     const auto* const entry = expert_.find(wanted.name);
     if (entry == nullptr) return base_.get(wanted);
-    const weight own = expert_.get({wanted.name, entry->shape});
-    if (entry->shape == wanted.shape) return own;
-    const weight under = base_.get(wanted);
-    std::vector<float> values(under.data(), under.data() + under.size());
-    std::copy_n(own.data(), std::min(under.size(), own.size()), values.begin());
+    const weight expert = expert_.get({wanted.name, entry->shape});
+    if (entry->shape == wanted.shape) return expert;
+    const weight base = base_.get(wanted);
+    std::vector<float> values(base.data(), base.data() + base.size());
+    std::copy_n(expert.data(), std::min(base.size(), expert.size()), values.begin());
     return {wanted.shape, std::move(values)};
   }
 
@@ -37,7 +37,7 @@ class fitted_weights final : public weight_source {
   checkpoint_weights base_, expert_;
 };
 
-/// theta_0 + a (theta_k - theta_0), where a = 1 is the expert itself.
+/// theta_0 + a (theta_k - theta_0); a = 1 is the expert itself.
 class expert_weights final : public weight_source {
  public:
   expert_weights(const checkpoint_set& set, index_t k, double coefficient)

@@ -15,11 +15,10 @@
 #include <string>
 #include <vector>
 
-/// Where a merge's statistics come from: files of features, or samples that run through the
-/// networks.
+/// Sources of a merge's statistics: files of features, or samples that run through the networks.
 namespace catmerge::harness {
 
-/// What merge_stream calls a statistics source, whichever it is.
+/// A statistics source of merge_stream.
 class merge_statistics {
  public:
   merge_statistics() = default;
@@ -28,11 +27,11 @@ class merge_statistics {
   virtual ~merge_statistics() = default;
   virtual std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) = 0;
   virtual void release(const parameter_group& group) = 0;
-  /// Sentences on what was given and not used.
+  /// Sentences on unused statistics.
   virtual std::vector<std::string> unused() const { return {}; }
 };
 
-/// A sentence on names of a task's file that nobody asked for; nothing if there are none.
+/// A sentence on unused names of a task's file; none if all are used.
 inline std::vector<std::string> unused_sentence(const std::string& what, const std::string& task,
                                                 const std::vector<std::string>& names) {
   if (names.empty()) return {};
@@ -43,11 +42,11 @@ inline std::vector<std::string> unused_sentence(const std::string& what, const s
   return {names.size() > 10 ? text + " ..." : text};
 }
 
-/// Statistics, and importances from files, as merge_stream asks for both.
+/// Statistics, and importances from files, as the source of both for merge_stream.
 class merge_knowledge {
  public:
-  /// importance: a file or folder per task whose tensors are named and shaped like the parameters;
-  /// or none. Throws, naming the file and the tensor, for other shapes and names.
+  /// importance: a file or folder per task, with tensors of the parameters' names and shapes; or
+  /// none. Throws, naming the file and the tensor, for other shapes and names.
   merge_knowledge(merge_statistics& statistics, const std::vector<task_file>& importance,
                   const checkpoint_set& set)
       : statistics_(statistics), set_(set) {
@@ -66,7 +65,7 @@ class merge_knowledge {
   std::optional<host_const_view> importance(index_t k, const parameter_info& p) {
     if (files_.empty()) return std::nullopt;
     const auto part = set_.piece_of(p);
-    asked_.insert(part.tensor);
+    used_.insert(part.tensor);
     const auto* entry = files_[static_cast<std::size_t>(k)].find(part.tensor);
     if (entry == nullptr) return std::nullopt;
     const auto [rows, columns] = extents_of(entry->shape, set_.class_of(part.tensor));
@@ -75,13 +74,13 @@ class merge_knowledge {
     return p.transposed ? stored.transposed() : stored;
   }
 
-  /// Sentences on statistics and importances that were given and that nobody asked for.
+  /// Sentences on unused statistics and importances.
   std::vector<std::string> unused() const {
     std::vector<std::string> sentences = statistics_.unused();
     for (std::size_t k = 0; k < files_.size(); ++k) {
       std::vector<std::string> names;
       for (const auto& name : files_[k].names())
-        if (!asked_.contains(name) && !set_.policy().left_out(name) && set_.policy().merged(name))
+        if (!used_.contains(name) && !set_.policy().left_out(name) && set_.policy().merged(name))
           names.push_back(name);
       for (auto& text : unused_sentence("importances", set_.tasks()[k], names))
         sentences.push_back(std::move(text));
@@ -112,11 +111,11 @@ class merge_knowledge {
   merge_statistics& statistics_;
   const checkpoint_set& set_;
   std::vector<io::checkpoint> files_;
-  std::set<std::string> asked_;  // tensors
+  std::set<std::string> used_;  // tensors in use
   windows windows_;
 };
 
-/// For methods that need none.
+/// No statistics, for methods that need none.
 class without_statistics final : public merge_statistics {
  public:
   std::optional<statistics_view<host>> get(index_t, const parameter_info&) override { return {}; }
@@ -132,7 +131,7 @@ class file_statistics final : public merge_statistics {
     for (const auto& task : set.tasks())
       for (const auto& file : files)
         if (file.task == task) files_.emplace_back(file.path);
-    std::set<std::string> parameters;  // those that are merged, members of stacks among them
+    std::set<std::string> parameters;  // the merged ones and all members of stacks
     for (const auto& group : set.groups())
       for (const auto& p : group) {
         parameters.insert(p.name);
@@ -150,10 +149,10 @@ class file_statistics final : public merge_statistics {
   std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const auto* entry = files_[static_cast<std::size_t>(k)].find(p.name);
     if (entry == nullptr) return std::nullopt;
-    asked_.insert(p.name);
+    used_.insert(p.name);
     const statistics_view<host> view{entry->form, windows_.of(*entry->data),
                                      static_cast<double>(entry->row_count)};
-    // Here rather than in the merge, which would name one of those that share these statistics.
+    // The merge would name another parameter that shares these statistics.
     if (!context<host>().all_finite(view.data))
       io::fail(files_[static_cast<std::size_t>(k)].path(), entry->data->name,
                "the features of '" + tasks_[static_cast<std::size_t>(k)] +
@@ -167,13 +166,13 @@ class file_statistics final : public merge_statistics {
       for (const auto& p : group) file.release(p.name);
   }
 
-  /// Those of parameters that a rule leaves alone, or an option, are not missed.
+  /// Statistics of parameters that a rule or an option leaves alone do not count as unused.
   std::vector<std::string> unused() const override {
     std::vector<std::string> sentences;
     for (std::size_t k = 0; k < files_.size(); ++k) {
       std::vector<std::string> names;
       for (const auto& name : files_[k].names())
-        if (!asked_.contains(name) && !set_.left_alone(name)) names.push_back(name);
+        if (!used_.contains(name) && !set_.left_alone(name)) names.push_back(name);
       for (auto& text : unused_sentence("features", tasks_[k], names))
         sentences.push_back(std::move(text));
     }
@@ -187,28 +186,30 @@ class file_statistics final : public merge_statistics {
     const bool linear = p.kind == layer_kind::linear;
     if (!linear && p.kind != layer_kind::scale) return;
     const bool moment = entry.form == statistics_form::second_moment;
-    const std::string whose = " for '" + p.name + "', " + io::describe(parameter) + ", found " +
-                              io::describe(*entry.data);
+    const std::string mismatch = " for '" + p.name + "', " + io::describe(parameter) + ", found " +
+                                 io::describe(*entry.data);
     if (linear && moment)
-      io::fail(file.path(), entry.data->name, "expected rows, a factor or a Gram matrix" + whose);
+      io::fail(file.path(), entry.data->name,
+               "expected rows, a factor or a Gram matrix" + mismatch);
     const auto [rows, columns] = set_.stored_extents(p);
     const index_t width = linear && !p.transposed ? columns : rows;
     if (entry.data->shape[moment ? 0 : 1] != width)
       io::fail(file.path(), entry.data->name,
-               "expected rows of " + std::to_string(width) + " entries" + whose);
+               "expected rows of " + std::to_string(width) + " entries" + mismatch);
   }
 
   const checkpoint_set& set_;
   std::vector<std::string> tasks_;
   std::vector<io::statistics_file> files_;
-  std::set<std::string> asked_;
+  std::set<std::string> used_;
   windows windows_;
 };
 
-/// What one task's samples say of the inputs of one block's parameters, gathered while it runs.
+/// Statistics of one task's samples for one block's parameters, gathered during a run.
 class block_recorder final : public recorder {
  public:
-  /// kinds: what to record, by name: rows or Gram matrices for linears, second moments for scales.
+  /// kinds: the parameters to record, by name: rows or Gram matrices for linears, second moments
+  /// for scales.
   explicit block_recorder(const std::map<std::string, layer_kind>& kinds) : kinds_(kinds) {}
 
   bool wants(const std::vector<std::string>& names) override {
@@ -220,7 +221,7 @@ class block_recorder final : public recorder {
   void record(const std::vector<std::string>& names, matrix rows) override {
     const host_const_view x(rows.data(), scalar_type::f32, rows.rows(), rows.cols(), rows.cols(),
                             1);
-    // Names of one call share their input: the first one that is wanted owns the statistics.
+    // Names of one call share their input: the first one in `kinds` owns the statistics.
     std::string owner;
     for (const auto& name : names) {
       const auto wanted = kinds_.find(name);
@@ -243,7 +244,7 @@ class block_recorder final : public recorder {
     return moments_.at(owner->second).view();
   }
 
-  /// The name whose statistics serve each recorded name.
+  /// The owner of the statistics of each recorded name.
   const std::map<std::string, std::string>& owners() const { return owner_; }
 
   void clear() {
@@ -259,10 +260,10 @@ class block_recorder final : public recorder {
   std::map<std::string, std::string> owner_;
 };
 
-/// One task's samples on their way through one network: a few at a time, all of them one block.
+/// A run of one task's samples through one network, in batches that are all at the same block.
 class sample_run {
  public:
-  /// count: how many of the file's samples, from the first; 0 for all.
+  /// count: the number of samples, from the first of the file; 0 for all.
   sample_run(const network& net, const std::string& file, index_t count,
              std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds)
       : net_(net),
@@ -278,17 +279,17 @@ class sample_run {
     restart();
   }
 
-  /// Back to the first block.
+  /// Returns to the first block.
   void restart() {
     record_.clear();
     states_.clear();
-    // Eight samples: the rows of a block that are recorded at a time stay small, products large.
+    // Eight samples: the recorded rows of a block stay few, products large.
     constexpr index_t batch = 8;
     for (index_t first = 0; first < count_; first += batch)
       states_.push_back(samples_->load(first, std::min(batch, count_ - first)));
   }
 
-  /// Runs the next block; what it recorded replaces what the one before did.
+  /// Runs the next block; its statistics replace those of the block before.
   void advance(const executor& threads) {
     record_.clear();
     for (auto& state : states_) net_.run(state.next_block, *weights_, state, &record_, threads);
@@ -305,7 +306,7 @@ class sample_run {
   block_recorder record_;
 };
 
-/// Samples, one file per task: all experts advance together, block by block, just ahead of the
+/// Samples, one file per task. All experts advance together, block by block, just ahead of the
 /// merge.
 class sample_statistics final : public merge_statistics {
  public:
@@ -329,14 +330,14 @@ class sample_statistics final : public merge_statistics {
           runs_.push_back(std::make_unique<sample_run>(
               net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient),
               kinds_));
-    // The merge asks in the order of the blocks; what no block uses comes last.
+    // The merge goes in the order of the blocks; parameters of no block come last.
     set.sort_groups([this](const std::string& name) { return rank(name); });
   }
 
   std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) override {
     const std::size_t block = rank(p.name);
     if (block == blocks_) return std::nullopt;
-    if (block + 1 < done_) {  // another pass over the parameters has begun
+    if (block + 1 < done_) {  // the next pass over the parameters begins
       for (auto& run : runs_) run->restart();
       done_ = 0;
     }
@@ -344,7 +345,7 @@ class sample_statistics final : public merge_statistics {
       if (done_ + 1 < blocks_) prefetch(done_ + 1);
       threads_(std::ssize(runs_), [this](index_t i) {
         runs_[static_cast<std::size_t>(i)]->advance(threads_);
-        let_go(i, done_);
+        release_tables(i, done_);
       });
     }
     return runs_[static_cast<std::size_t>(k)]->recorded().find(p.name);
@@ -358,15 +359,15 @@ class sample_statistics final : public merge_statistics {
     return found == block_of_.end() ? blocks_ : found->second;
   }
 
-  /// The system reads the next block of every expert while this one runs.
+  /// Prefetches the next block of every expert.
   void prefetch(std::size_t block) const {
     for (index_t k = 0; k < std::ssize(set_.tasks()); ++k)
       for (const auto& name : names_[block]) set_.expert_file(k).prefetch(name);
   }
 
-  /// Tables of embeddings are large and merged last: they don't stay in memory until then. What is
-  /// trimmed is wanted next.
-  void let_go(index_t k, std::size_t block) const {
+  /// Releases tables of embeddings: they are large and merged last. Trimmed parameters are needed
+  /// next and stay.
+  void release_tables(index_t k, std::size_t block) const {
     for (const auto& name : names_[block])
       if (!kinds_.contains(name)) set_.expert_file(k).release(name);
   }

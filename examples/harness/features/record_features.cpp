@@ -16,8 +16,8 @@ namespace catmerge::harness {
 
 namespace {
 
-/// What a block recorded, kept in the form in which it is written.
-struct kept_statistics {
+/// A block's statistics in the form of the file.
+struct recorded_statistics {
   statistics_form form;
   host_matrix data;
   index_t rows;
@@ -43,7 +43,7 @@ void record_features(const features_request& request) {
   sample_run run(*network, request.samples, request.sample_count,
                  std::make_unique<checkpoint_weights>(model), kinds);
 
-  std::map<std::string, kept_statistics> kept;
+  std::map<std::string, recorded_statistics> kept;
   std::map<std::string, std::string> aliases;
   progress terminal;
   for (std::size_t block = 0; block < network->block_count(); ++block) {
@@ -58,7 +58,8 @@ void record_features(const features_request& request) {
       const auto s = *run.recorded().find(name);
       host_matrix copy(s.data.type, s.data.rows, s.data.columns);
       c.assign(s.data, copy);
-      kept.emplace(name, kept_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
+      kept.emplace(name,
+                   recorded_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
     }
     for (const auto& p : network->parameters(block)) model.release(p.name);
   }

@@ -9,18 +9,18 @@
 
 namespace catmerge::harness {
 
-/// What record_features is asked for: one field per option of `catmerge features`.
+/// The arguments of record_features: one field per option of `catmerge features`.
 struct features_request {
   std::string model, samples, output;
-  std::string config;              ///< the network's config.json, if not the model's own
+  std::string config;              ///< the network's config.json; empty: the model's own
   std::vector<std::string> rules;  ///< PATTERN=KIND
-  index_t sample_count = 0;        ///< the first so many; 0: all
+  index_t sample_count = 0;        ///< from the first; 0: all
   bool overwrite = false;
   unsigned threads = default_threads();
 };
 
-/// Runs samples through a network and writes what enters each of its linear and scale parameters,
-/// as io::statistics_file reads it. Throws catmerge::error, naming the file.
+/// Runs samples through a network and writes the inputs of each of its linear and scale parameters,
+/// for io::statistics_file. Throws catmerge::error, naming the file.
 void record_features(const features_request& request);
 
 }  // namespace catmerge::harness

@@ -14,8 +14,8 @@ namespace catmerge::harness {
 using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using row_vector = Eigen::Matrix<float, 1, Eigen::Dynamic>;
 
-/// Rows that belong to somebody else. Everything that the layers take and return is one of these
-/// two contiguous kinds: each further kind would instantiate Eigen's products once more.
+/// Borrowed rows. Layers take and return only these two contiguous kinds: each further kind would
+/// instantiate Eigen's products once more.
 using matrix_view = Eigen::Map<const matrix>;
 using mutable_view = Eigen::Map<matrix>;
 using vector_view = Eigen::Map<const row_vector>;
@@ -42,10 +42,10 @@ inline std::vector<index_t> equal_offsets(index_t count, index_t rows) {
   return offsets;
 }
 
-/// Consecutive samples that are computed together.
+/// Consecutive samples of one computation.
 struct chunk {
   index_t first;                     ///< its first sample
-  std::span<const index_t> offsets;  ///< where its samples begin in the batch, and where it ends
+  std::span<const index_t> offsets;  ///< the first row of each sample in the batch, and the end
 
   index_t count() const { return std::ssize(offsets) - 1; }
   index_t row() const { return offsets.front(); }
@@ -62,12 +62,12 @@ inline matrix first_rows(const matrix& x, const chunk& samples) {
 }
 
 /// Cuts samples into chunks and calls work(chunk) for each on `run`. offsets: the rows of sample i
-/// are offsets[i] ... offsets[i + 1] - 1. The chunks depend on nothing but these lengths, so
-/// results have the same bits at any number of threads.
+/// are offsets[i] ... offsets[i + 1] - 1. The chunks depend on these lengths alone, so results have
+/// the same bits at any number of threads.
 template <class Work>
 void for_chunks(const std::vector<index_t>& offsets, const executor& run, const Work& work) {
-  // A few hundred rows make products efficient, and more would not fit a cache; a constant, so that
-  // results don't depend on the machine. A longer sample is a chunk of its own.
+  // A few hundred rows make products efficient; more would not fit a cache. A constant makes
+  // results independent of the machine. A longer sample is a chunk of its own.
   constexpr index_t most_rows = 256;
   std::vector<chunk> chunks;
   for (std::size_t first = 0; first + 1 < offsets.size();) {

@@ -9,7 +9,7 @@
 #include <harness/networks/weights.hpp>
 #include <vector>
 
-/// Layers by the names of their parameters: which those are, and how they are loaded.
+/// Layers with a weight and a bias: their parameters, and loading them by name.
 namespace catmerge::harness {
 
 inline void add_linear(std::vector<parameter>& list, const affine_names& n, index_t out,
@@ -27,10 +27,10 @@ inline linear load_linear(const weight_source& from, const affine_names& n, inde
   return {from.get({n.weight, {out, in}}), from.get({n.bias, {out}})};
 }
 
-/// A layer norm whose normalised input, which is what enters its scale, is recorded.
+/// A layer norm. It records its normalised input, which is the input of its scale.
 class recorded_norm {
  public:
-  /// rows: of the whole batch.
+  /// rows: those of the whole batch.
   recorded_norm(const weight_source& from, const affine_names& n, index_t width, float epsilon,
                 index_t rows, tape& recorded)
       : norm_{from.get({n.weight, {width}}), from.get({n.bias, {width}}), epsilon},

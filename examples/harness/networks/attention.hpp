@@ -7,7 +7,7 @@
 
 namespace catmerge::harness {
 
-/// Each row becomes exp(row) / sum exp(row); the row's maximum is taken off first, so nothing
+/// Each row becomes exp(row) / sum exp(row). The row's maximum is subtracted first, so nothing
 /// overflows.
 inline void softmax_rows(matrix& x) {
   for (index_t i = 0; i < x.rows(); ++i) {

@@ -14,18 +14,18 @@
 
 namespace catmerge::harness {
 
-/// The parameters of a checkpoint. What it stores as F32 is used where it lies, everything else is
-/// converted when it is asked for. Values that are not finite are an error.
+/// The parameters of a checkpoint. F32 values are used in place, others are converted at each
+/// request. Values that are not finite are an error.
 class checkpoint_weights : public weight_source {
  public:
   /// The tensor of that name, or null; entries outlive this object.
   using finder = std::function<const io::tensor_entry*(const std::string& name)>;
 
-  /// `file` is named in messages.
+  /// Messages name `file`.
   checkpoint_weights(std::filesystem::path file, finder find)
       : file_(std::move(file)), find_(std::move(find)) {}
 
-  /// `from` outlives this object.
+  /// `from` must outlive this object.
   explicit checkpoint_weights(const io::checkpoint& from)
       : checkpoint_weights(from.path(),
                            [&from](const std::string& name) { return from.find(name); }) {}
@@ -43,7 +43,7 @@ class checkpoint_weights : public weight_source {
     if (entry.type == io::dtype::f32 && io::is_aligned(entry)) {
       weight values(wanted.shape, io::values_of<float>(entry).data());
       if (values.vector().allFinite()) return values;
-      // Otherwise the slow path finds out where.
+      // Otherwise the slow path below finds the element.
     }
     std::vector<float> values(entry.bytes.size() / io::size_of(entry.type));
     read_floats(entry, file_, 0, static_cast<index_t>(values.size()), values.data());

@@ -16,9 +16,9 @@
 
 namespace catmerge::harness {
 
-/// An object of a config.json whose values are read with checks; every error names the file and the
-/// key, with the object's own key before it ("vision_config.hidden_size"). A null counts as absent,
-/// as in Python. The file's parsed contents outlive this.
+/// An object of a config.json. Its values are checked when they are read; every error names the
+/// file and the key with its path ("vision_config.hidden_size"). A null counts as absent, as in
+/// Python. The file's parsed contents must outlive this object.
 class config_object {
  public:
   config_object(std::filesystem::path file, const nlohmann::json& values, std::string prefix = {})
@@ -45,17 +45,17 @@ class config_object {
 
   bool has(const std::string& key) const { return find(key) != nullptr; }
 
-  /// A size or a count: an integer from 1 to 2^20 (larger than any that exists, small enough that
-  /// products of three fit an index_t). An error if it is absent and has no fallback.
+  /// A size or a count: an integer from 1 to 2^20 (larger than any in use; products of three fit an
+  /// index_t). An error if it is absent and has no fallback.
   index_t size(const std::string& key, std::optional<index_t> fallback = {}) const {
     return integer(key, 1, fallback);
   }
-  /// As size, or 0: an index.
+  /// An index: an integer from 0 on, otherwise as size.
   index_t index(const std::string& key, std::optional<index_t> fallback = {}) const {
     return integer(key, 0, fallback);
   }
 
-  /// A number that is positive also in float32.
+  /// A number that is positive, also in float32.
   double positive(const std::string& key, double fallback) const {
     const nlohmann::json* value = find(key);
     if (value == nullptr) return fallback;
@@ -89,7 +89,7 @@ class config_object {
     return *known;
   }
 
-  /// An error unless `key` is absent, false, or `usual`: anything else would be another network.
+  /// An error unless `key` is absent, false, or `usual`: other values mean another network.
   void require_usual(const std::string& key, const nlohmann::json& usual = false) const {
     const nlohmann::json* value = find(key);
     if (value == nullptr || *value == usual || *value == false) return;
@@ -106,7 +106,7 @@ class config_object {
     return list;
   }
 
-  /// Whether the list under `key` has the string `item`; false if there is no such list.
+  /// True if the list under `key` has the string `item`; false if there is no such list.
   bool lists(const std::string& key, const std::string& item) const {
     const nlohmann::json* value = find(key);
     if (value == nullptr || !value->is_array()) return false;
@@ -128,7 +128,7 @@ class config_object {
       if (fallback) return *fallback;
       io::fail(file_, "lacks the key " + io::in_quotes(prefix_ + key));
     }
-    if (value->is_number_integer()) {  // true for unsigned ones too
+    if (value->is_number_integer()) {  // true also for unsigned integers
       const bool fits = !value->is_number_unsigned() ||
                         value->get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
       const std::int64_t number = fits ? value->get<std::int64_t>() : -1;

@@ -13,22 +13,22 @@
 
 namespace catmerge::harness {
 
-/// Where a layer's two norms stand.
+/// The place of a layer's two norms.
 enum class norm_place : unsigned char {
   before,  ///< x += attention(norm(x)), x += mlp(norm(x)): CLIP
   after    ///< x = norm(x + attention(x)), x = norm(x + mlp(x)): BERT
 };
 
-/// What the parameters of an encoder layer are called.
+/// The names of an encoder layer's parameters.
 struct encoder_names {
   affine_names norm1;             ///< of the attention
-  std::vector<affine_names> qkv;  ///< q, k and v; or one whose rows are those of q, then k, then v
+  std::vector<affine_names> qkv;  ///< q, k and v; or one with the rows of q, then k, then v
   affine_names out;               ///< the attention's output projection
   affine_names norm2;             ///< of the MLP
   affine_names fc1, fc2;          ///< the MLP's two linears
 };
 
-/// What all encoder layers of a network have in common.
+/// The shape common to all encoder layers of a network.
 struct encoder_shape {
   index_t width = 0;      ///< d
   index_t mlp_width = 0;  ///< columns between fc1 and fc2
@@ -38,8 +38,8 @@ struct encoder_shape {
   norm_place norms = norm_place::before;
 };
 
-/// out(attention(q(x), k(x), v(x))): what enters q, k and v is recorded once under all their names,
-/// and what enters `out`.
+/// out(attention(q(x), k(x), v(x))). Recorded: the input of q, k and v, once under all their names,
+/// and the input of `out`.
 class self_attention {
  public:
   self_attention(const weight_source& from, const encoder_names& n, const encoder_shape& s,
@@ -75,7 +75,7 @@ class self_attention {
   std::size_t qkv_in_, out_in_;
 };
 
-/// fc2(activation(fc1(x))): what enters both is recorded.
+/// fc2(activation(fc1(x))). Recorded: the inputs of both.
 class mlp {
  public:
   mlp(const weight_source& from, const encoder_names& n, const encoder_shape& s, index_t rows,
@@ -116,7 +116,7 @@ inline std::vector<parameter> encoder_parameters(const encoder_names& n, const e
   return list;
 }
 
-/// Advances all rows of `state` by one encoder layer, in place. Recorded: what enters every linear
+/// Advances all rows of `state` by one encoder layer, in place. Recorded: the input of every linear
 /// and every scale.
 inline void run_encoder_layer(const encoder_names& n, const encoder_shape& s,
                               const weight_source& from, activations& state, tape& recorded,
@@ -126,7 +126,7 @@ inline void run_encoder_layer(const encoder_names& n, const encoder_shape& s,
   const auto norm = [&](const affine_names& names, std::optional<recorded_norm>& layer) {
     layer.emplace(from, names, s.width, s.epsilon, rows, recorded);
   };
-  // In the order in which inputs enter, as recorders are promised.
+  // In the order of the inputs, which recorders expect.
   std::optional<recorded_norm> norm1, norm2;
   if (before) norm(n.norm1, norm1);
   const self_attention attention(from, n, s, rows, recorded);

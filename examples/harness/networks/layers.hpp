@@ -8,11 +8,11 @@
 #include <optional>
 #include <string_view>
 
-/// The layers that the families of transformers share. Each takes the rows of a chunk, tokens x
-/// width, and knows nothing of samples.
+/// Layers common to the families of transformers. Each takes the rows of a chunk, tokens x width,
+/// and does not know samples.
 namespace catmerge::harness {
 
-/// y = x W^T + b.  W: d_out x d_in, as checkpoints store it; b: d_out or absent.
+/// y = x W^T + b.  W: d_out x d_in as in checkpoints; b: d_out or absent.
 struct linear {
   weight kernel;
   std::optional<weight> bias;
@@ -26,14 +26,14 @@ struct linear {
   }
 };
 
-/// y = gamma o (x - mean) / sqrt(variance + eps) + beta, each row by itself; the variance is the
-/// mean of squares (not Bessel's).
+/// y = gamma o (x - mean) / sqrt(variance + eps) + beta, each row alone; the variance is the mean
+/// of squares (not Bessel's).
 struct layer_norm {
   weight scale;  ///< gamma, d
   weight shift;  ///< beta, d
   float epsilon;
 
-  /// The normalised input, which is what enters the scale.
+  /// The normalised input, which is the input of the scale.
   matrix normalise(const matrix_view& x) const {
     matrix y(x.rows(), x.cols());
     const auto width = static_cast<float>(x.cols());
@@ -57,8 +57,8 @@ enum class activation : unsigned char {
   quick_gelu  ///< x / (1 + exp(-1.702 x))
 };
 
-/// By the names that configurations use ("hidden_act"); none for any other, such as the
-/// tanh approximations ("gelu_new", "gelu_pytorch_tanh").
+/// The activation of a name in configurations ("hidden_act"); none for others, such as the tanh
+/// approximations ("gelu_new", "gelu_pytorch_tanh").
 inline std::optional<activation> activation_named(std::string_view name) {
   if (name == "gelu") return activation::gelu;
   if (name == "quick_gelu") return activation::quick_gelu;

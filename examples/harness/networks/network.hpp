@@ -15,8 +15,7 @@
 
 namespace catmerge::harness {
 
-/// What a row of text reads from the embedding tables: the rows of the tables of words, positions
-/// and types.
+/// A token's rows in the embedding tables of words, positions and types.
 struct token {
   index_t word, position, type;
 };
@@ -27,15 +26,15 @@ struct activations {
   /// The rows of sample i are offsets[i] ... offsets[i + 1] - 1: samples + 1 numbers.
   std::vector<index_t> offsets = {0};
   std::size_t next_block = 0;  ///< the block that runs next
-  /// A row per token, in the order sample, token. Before the first block images lie here, one row
-  /// of pixels per sample; after the last the output does, a row per sample.
+  /// A row per token, in the order sample, token. Before the first block of an image network it
+  /// holds a row of pixels per sample; after the last block the output, a row per sample.
   matrix hidden;
-  std::vector<token> text;  ///< before the first block of a text network: a token per row
+  std::vector<token> text;  ///< before the first block of a text network: one per row
 
   index_t samples() const { return std::ssize(offsets) - 1; }
 };
 
-/// A file of inputs, opened and checked: read in batches, never all at once.
+/// An open, checked file of inputs. It is read in batches, never all at once.
 class sample_reader {
  public:
   sample_reader() = default;
@@ -49,16 +48,16 @@ class sample_reader {
   virtual activations load(index_t first, index_t count) const = 0;
 };
 
-/// What a network puts out for a sample, which decides which heads fit it (head.hpp).
+/// The kind of a network's output, which decides which heads fit it (head.hpp).
 enum class output_kind : unsigned char {
-  embedding,   ///< of an image, compared by its direction alone (CLIP)
+  embedding,   ///< of an image, compared by direction alone (CLIP)
   pooled,      ///< the first token's row after the pooler (BERT)
-  first_token  ///< the first token's row as it is (RoBERTa)
+  first_token  ///< the first token's row (RoBERTa)
 };
 
-/// A network as a list of resumable blocks: whoever runs it may stop after any block, keep the
-/// activations, and go on later, with the same weights or with others. It holds names and shapes,
-/// no parameter values, so one object serves a base and all its experts.
+/// A network as a list of resumable blocks: a caller may stop after any block, keep the
+/// activations, and go on later, with the same weights or others. It holds names and shapes, no
+/// parameter values, so one object serves a base and all its experts.
 ///
 ///   activations state = samples->load(0, samples->size());
 ///   for (std::size_t b = 0; b < net.block_count(); ++b) net.run(b, weights, state, &recorder);
@@ -72,7 +71,7 @@ class network {
 
   virtual std::size_t block_count() const = 0;
 
-  /// The parameters that block uses. Every parameter belongs to exactly one block.
+  /// The parameters of a block. Every parameter belongs to exactly one block.
   virtual std::vector<parameter> parameters(std::size_t block) const = 0;
 
   /// Columns of the output.
@@ -83,10 +82,10 @@ class network {
   /// Opens a file of this network's inputs and checks that they fit.
   virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;
 
-  /// Advances `state` by one block. Only this block's parameters are asked for, and let go at the
-  /// end. If `record` is given it receives the block's inputs (recorder.hpp), for all samples of
-  /// the state together: cut the samples into several states to bound the memory.
-  /// Precondition: state.next_block == block (std::logic_error otherwise).
+  /// Advances `state` by one block. Only this block's parameters are loaded, and released at the
+  /// end. If `record` is given, it receives the block's inputs (recorder.hpp) for all samples of
+  /// the state together: cut the samples into several states to bound the memory. Precondition:
+  /// state.next_block == block (std::logic_error otherwise).
   void run(std::size_t block, const weight_source& weights, activations& state,
            recorder* record = nullptr, const executor& threads = {}) const {
     if (block != state.next_block || block >= block_count()) {
@@ -111,7 +110,7 @@ inline void check_weights(const network& net, const weight_source& weights) {
   }
 }
 
-/// Runs the blocks that are left and returns the output, a row per sample.
+/// Runs the remaining blocks and returns the output, a row per sample.
 inline matrix run_all(const network& net, const weight_source& weights, activations state,
                       recorder* record = nullptr, const executor& threads = {}) {
   while (state.next_block < net.block_count()) {

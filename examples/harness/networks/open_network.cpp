@@ -55,9 +55,9 @@ std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::
   if (top.has("model_cfg") || top.has("vision_cfg")) {
     return make_clip_vision(read_open_clip(top), weights);
   }
-  // Early configurations of CLIP do not say what they are.
-  const bool sees = top.has("vision_config") || top.has("image_size");
-  const std::string type = top.text("model_type", sees ? "clip" : "");
+  // Early configurations of CLIP have no model_type.
+  const bool is_vision = top.has("vision_config") || top.has("image_size");
+  const std::string type = top.text("model_type", is_vision ? "clip" : "");
   if (type == "clip" || type == "clip_vision_model") {
     return make_clip_vision(read_hugging_face_clip(top), weights);
   }

@@ -9,13 +9,12 @@
 
 namespace catmerge::harness {
 
-/// The network that a checkpoint (a base or any expert: they share names) holds the parameters of,
-/// by the configuration named or, if that is empty, the one in its folder: config.json, or
-/// OpenCLIP's open_clip_config.json. Which family it is of is said there, which names its
-/// parameters have is found out from the checkpoint. Throws catmerge::error naming the file and the
-/// key or the tensor.
+/// The network of a checkpoint (a base or any expert: they share names). The configuration is the
+/// file named or, if that is empty, config.json or OpenCLIP's open_clip_config.json in the
+/// checkpoint's folder. The configuration decides the family, the checkpoint the names of
+/// parameters. Throws catmerge::error naming the file and the key or the tensor.
 ///
-/// Compiled once, in open_network.cpp: the layers are slow to compile.
+/// open_network.cpp compiles it once: the layers are slow to compile.
 std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config);
 
 }  // namespace catmerge::harness

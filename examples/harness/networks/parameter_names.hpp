@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-/// What the families have in common in finding their parameters among a checkpoint's names.
+/// Helpers that find a network's parameters among a checkpoint's names.
 namespace catmerge::harness {
 
 /// The names of a layer's two parameters in a checkpoint.
@@ -25,16 +25,16 @@ inline affine_names affine(const std::string& module) {
   return {module + ".weight", module + ".bias"};
 }
 
-/// What stands before `suffix` in the one name that ends with it ("", "bert.", "model.bert.", ...);
-/// none if no name does. Throws catmerge::error, naming `file` and `what`, which the suffix marks,
-/// if two do.
+/// The prefix before `suffix` in the one name that ends with it ("", "bert.", "model.bert.", ...);
+/// none if no name does. Throws catmerge::error if two do, naming `file` and `what`, the parameter
+/// of that suffix.
 inline std::optional<std::string> prefix_before(const std::vector<std::string>& names,
                                                 std::string_view suffix, const std::string& what,
                                                 const std::filesystem::path& file) {
   const std::string* found = nullptr;
   for (const std::string& name : names) {
     if (!name.ends_with(suffix)) continue;
-    // A part of a name ends with a dot: "my_embeddings" is not "embeddings".
+    // A component of a name ends with a dot: "my_embeddings" is not "embeddings".
     if (name.size() > suffix.size() && name[name.size() - suffix.size() - 1] != '.') continue;
     if (found != nullptr) {
       io::fail(file, "two tensors could be the " + what + ": " + io::in_quotes(*found) + " and " +
@@ -46,10 +46,10 @@ inline std::optional<std::string> prefix_before(const std::vector<std::string>& 
   return found->substr(0, found->size() - suffix.size());
 }
 
-/// Throws if a name says that there are more encoder layers than the configuration counts (the
-/// network would run, and be another one), and if it counts more than there are tensors (their
-/// names alone would fill the memory). layers_prefix: what stands before a layer's number;
-/// `source`: the key and the file that `layers` is from.
+/// Throws if a name belongs to an encoder layer beyond the configuration's count (the network would
+/// run, and be another one), or if the count exceeds the number of tensors (the names alone would
+/// fill the memory). layers_prefix: the part of a name before a layer's number; `source`: the key
+/// and the file of `layers`.
 inline void check_depth(const std::vector<std::string>& names, const std::string& layers_prefix,
                         index_t layers, const std::string& source,
                         const std::filesystem::path& file) {

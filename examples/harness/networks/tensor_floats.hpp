@@ -14,9 +14,9 @@
 
 namespace catmerge::harness {
 
-/// Elements first ... first + count - 1 of a floating-point tensor (F64, F32, F16, BF16) in
-/// float32. Throws error, naming `file` and the tensor, for other types and if
-/// one of these elements is not finite.
+/// Reads elements first ... first + count - 1 of a floating-point tensor (F64, F32, F16, BF16) as
+/// float32. Throws error, naming `file` and the tensor, for other types and if one of these
+/// elements is not finite.
 inline void read_floats(const io::tensor_entry& entry, const std::filesystem::path& file,
                         index_t first, index_t count, float* to) {
   const auto type = io::scalar_of(entry.type);

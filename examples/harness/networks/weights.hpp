@@ -11,21 +11,20 @@
 
 namespace catmerge::harness {
 
-/// A parameter that a network asks for: its name in the checkpoint, and the shape that follows from
-/// the configuration.
+/// A parameter of a network: its name in the checkpoint, and its shape by the configuration.
 struct parameter {
   std::string name;
   io::shape_t shape;
 };
 
-/// The values of one parameter in float32, row-major: borrowed from memory that outlives this
+/// The values of one parameter in float32, row-major: borrowed from memory that must outlive this
 /// object (a mapped file), or owned (converted, computed). Cheap to copy and to move.
 class weight {
  public:
   weight() = default;
-  /// Borrows: `values` holds as many floats as the shape says.
+  /// Borrows `values`, as many floats as the shape says.
   weight(io::shape_t shape, const float* values) : shape_(std::move(shape)), values_(values) {}
-  /// Owns.
+  /// Owns the values.
   weight(io::shape_t shape, std::vector<float> values)
       : shape_(std::move(shape)),
         owner_(std::make_shared<const std::vector<float>>(std::move(values))),
@@ -55,7 +54,7 @@ class weight {
     return result;
   }
 
-  /// d_in x d_out as d_out x d_in, copied. Precondition: a matrix.
+  /// A d_in x d_out matrix as d_out x d_in, copied. Precondition: it is a matrix.
   weight transposed() const {
     std::vector<float> values(static_cast<std::size_t>(size()));
     mutable_view(values.data(), shape_[1], shape_[0]) = rows().transpose();
@@ -68,9 +67,9 @@ class weight {
   const float* values_ = nullptr;
 };
 
-/// Where a network finds its parameters: a checkpoint (checkpoint_weights.hpp), two of them mixed
-/// (mixed_weights), or whatever a caller computes on the fly. Networks ask from the caller's thread
-/// only, once per parameter and block.
+/// The source of a network's parameters: a checkpoint (checkpoint_weights.hpp), two of them mixed
+/// (mixed_weights), or computed values. Networks call it on the caller's thread only, once per
+/// parameter and block.
 class weight_source {
  public:
   weight_source() = default;
@@ -78,16 +77,16 @@ class weight_source {
   weight_source& operator=(const weight_source&) = delete;
   virtual ~weight_source() = default;
 
-  /// Throws catmerge::error naming the file, the tensor, the expected and the found shape, unless
-  /// the parameter is there in the shape wanted.
+  /// Throws catmerge::error, naming the file, the tensor, the expected and the found shape, unless
+  /// the parameter exists in the shape wanted.
   virtual void check(const parameter& wanted) const = 0;
 
-  /// The values; checks first. Valid as long as this source is.
+  /// The values, checked. Valid during the life of this source.
   virtual weight get(const parameter& wanted) const = 0;
 };
 
-/// theta_0 + a (theta_k - theta_0), one parameter at a time, in float32: the network that gives the
-/// features of task k in the port's preset (a = alpha). Both sources outlive this one.
+/// theta_0 + a (theta_k - theta_0), one parameter at a time, in float32: the network of task k's
+/// features in the port's preset (a = alpha). Both sources must outlive this one.
 class mixed_weights : public weight_source {
  public:
   mixed_weights(const weight_source& base, const weight_source& expert, double coefficient)

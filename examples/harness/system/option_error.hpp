@@ -8,9 +8,9 @@
 
 namespace catmerge::harness {
 
-/// A request that cannot be met as it stands, with the option of the command line that is to
-/// blame: what() is "OPTION: REASON". The program ends with status 2 for it, as for a command line
-/// that cannot be parsed.
+/// The error of a request that cannot be met, with the command-line option at fault: what() is
+/// "OPTION: REASON". The program then ends with status 2, as for a command line that cannot be
+/// parsed.
 class option_error : public error {
  public:
   option_error(std::string option, std::string reason)
@@ -23,7 +23,7 @@ class option_error : public error {
   std::string option_, reason_;
 };
 
-/// Returns make(). A catmerge::error in it becomes the option's.
+/// Returns make(). A catmerge::error of it is rethrown with the option's name.
 template <class Make>
 auto blaming(const std::string& option, const Make& make) -> decltype(make()) {
   try {

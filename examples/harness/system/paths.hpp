@@ -12,7 +12,7 @@
 /// Outputs must not replace inputs.
 namespace catmerge::harness {
 
-/// A path as the system sees it, whatever links, dots and slashes it is written with.
+/// A path as the system resolves it: without links, dots and a slash at the end.
 inline std::filesystem::path resolved(const std::string& path) {
   std::error_code ignored;
   auto place = std::filesystem::weakly_canonical(path, ignored);
@@ -20,13 +20,13 @@ inline std::filesystem::path resolved(const std::string& path) {
   return place.has_filename() ? place : place.parent_path();
 }
 
-/// Whether `inner` is `outer` or lies in it, at any depth.
+/// True if `inner` is `outer` or lies in it, at any depth.
 inline bool is_within(const std::filesystem::path& inner, const std::filesystem::path& outer) {
   return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
-/// Throws if `output` is an input, lies in one that is a folder, or is a folder that one lies in:
-/// it may be replaced as a whole.
+/// Throws if `output` is an input, lies in an input that is a folder, or is a folder that holds an
+/// input: a merge may replace the whole output.
 inline void require_apart(const std::string& output, const std::vector<std::string>& inputs) {
   if (output.empty()) throw error("an output has no name: expected that of a file or a folder");
   const auto place = resolved(output);

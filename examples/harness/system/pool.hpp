@@ -15,16 +15,16 @@
 
 namespace catmerge::harness {
 
-/// As many threads as the machine runs at once: the default of --threads.
+/// The number of threads that the machine runs at once: the default of --threads.
 inline unsigned default_threads() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-/// The program's one thread pool: an executor for the library and the networks. Tasks are handed
-/// out in order. A task may run tasks of its own: threads that have nothing else to do help.
+/// The program's one thread pool: an executor for the library and the networks. Tasks start in
+/// order. A task may run tasks of its own: idle threads help.
 class pool {
  public:
-  /// `threads` in all, the caller's among them.
+  /// `threads` includes the caller's.
   explicit pool(unsigned threads) {
     for (unsigned i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
   }
@@ -34,7 +34,7 @@ class pool {
     {
       const std::lock_guard lock(mutex_);
       closing_ = true;
-      tell();
+      notify();
     }
     for (auto& worker : workers_) worker.join();
   }
@@ -48,7 +48,7 @@ class pool {
     index_t count;
     const std::function<void(index_t)>* task;
     std::atomic<index_t> next{0};
-    std::size_t helpers = 0;  // threads in it besides the one that asked
+    std::size_t helpers = 0;  // threads in it besides the caller's
     std::exception_ptr failure{};
   };
 
@@ -57,23 +57,23 @@ class pool {
       for (index_t i = 0; i < count; ++i) task(i);
       return;
     }
-    job mine{count, &task};
+    job current{count, &task};
     {
       const std::lock_guard lock(mutex_);
-      jobs_.push_back(&mine);
-      tell();
+      jobs_.push_back(&current);
+      notify();
     }
-    take_tasks(mine);
+    run_tasks(current);
     std::unique_lock lock(mutex_);
-    // Until the helpers are done there may be tasks of theirs to help with: jobs younger than this
-    // one. (An older one could keep this thread for long.)
-    while (mine.helpers > 0) {
-      const auto place = std::find(jobs_.begin(), jobs_.end(), &mine);
+    // Helpers may have started tasks in the meantime: jobs younger than this one, with which this
+    // thread helps. (An older job could keep it for long.)
+    while (current.helpers > 0) {
+      const auto place = std::find(jobs_.begin(), jobs_.end(), &current);
       if (!help(lock, static_cast<std::size_t>(place - jobs_.begin()) + 1)) sleep(lock);
     }
-    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &mine));
+    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &current));
     lock.unlock();
-    if (mine.failure) std::rethrow_exception(mine.failure);
+    if (current.failure) std::rethrow_exception(current.failure);
   }
 
   void work() {
@@ -82,45 +82,45 @@ class pool {
       if (!help(lock, 0)) sleep(lock);
   }
 
-  /// Takes tasks of the oldest job, from place `first` on, that has some left; false if none has.
+  /// Runs tasks of the oldest unfinished job from place `first` on. False if there is none.
   bool help(std::unique_lock<std::mutex>& lock, std::size_t first) {
     for (std::size_t i = first; i < jobs_.size(); ++i) {
       job& other = *jobs_[i];
       if (other.next.load() >= other.count) continue;
       ++other.helpers;
       lock.unlock();
-      take_tasks(other);
+      run_tasks(other);
       lock.lock();
-      if (--other.helpers == 0) tell();
+      if (--other.helpers == 0) notify();
       return true;
     }
     return false;
   }
 
-  /// Waits until somebody tells; at first without sleep, from which it takes long to wake.
+  /// Waits for a notification, first by spinning: waking from sleep takes long.
   void sleep(std::unique_lock<std::mutex>& lock) {
-    const std::uint64_t before = told_;
+    const std::uint64_t before = notifications_;
     lock.unlock();
-    for (int i = 0; i < 100 && told_ == before; ++i) std::this_thread::yield();
+    for (int i = 0; i < 100 && notifications_ == before; ++i) std::this_thread::yield();
     lock.lock();
     ++sleepers_;
-    change_.wait(lock, [&] { return told_ != before; });
+    change_.wait(lock, [&] { return notifications_ != before; });
     --sleepers_;
   }
 
-  void tell() {
-    ++told_;
+  void notify() {
+    ++notifications_;
     if (sleepers_ > 0) change_.notify_all();
   }
 
-  void take_tasks(job& from) {
-    for (index_t i; (i = from.next.fetch_add(1)) < from.count;) {
+  void run_tasks(job& current) {
+    for (index_t i; (i = current.next.fetch_add(1)) < current.count;) {
       try {
-        (*from.task)(i);
+        (*current.task)(i);
       } catch (...) {
         const std::lock_guard lock(mutex_);
-        if (!from.failure) from.failure = std::current_exception();
-        from.next = from.count;
+        if (!current.failure) current.failure = std::current_exception();
+        current.next = current.count;
       }
     }
   }
@@ -129,7 +129,7 @@ class pool {
   std::mutex mutex_;
   std::condition_variable change_;  // of jobs_, of a job's helpers, of closing_
   std::vector<job*> jobs_;          // oldest first
-  std::atomic<std::uint64_t> told_{0};
+  std::atomic<std::uint64_t> notifications_{0};
   std::size_t sleepers_ = 0;
   bool closing_ = false;
 };

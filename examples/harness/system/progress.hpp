@@ -14,25 +14,25 @@
 
 namespace catmerge::harness {
 
-/// How much is said on the standard error.
+/// The amount of messages on the standard error.
 enum class verbosity {
-  quiet,   ///< errors alone
+  quiet,   ///< errors only
   normal,  ///< warnings; progress on a terminal
-  verbose  ///< and every phase of long work, with its time
+  verbose  ///< also every phase of long work, with its time
 };
 
 inline verbosity verbosity_of(bool quiet, bool verbose) {
   return quiet ? verbosity::quiet : verbose ? verbosity::verbose : verbosity::normal;
 }
 
-/// The largest size that this process has had in memory, in bytes.
+/// The largest size of this process in memory so far, in bytes.
 inline std::uint64_t peak_memory() {
   struct rusage usage {};
   return ::getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::uint64_t>(usage.ru_maxrss) * 1024
                                                : 0;
 }
 
-/// The size that it has in memory now, in bytes; 0 where the system does not say.
+/// The present size of this process in memory, in bytes; 0 if the system does not tell.
 inline std::uint64_t memory_now() {
   std::ifstream file("/proc/self/statm");
   std::uint64_t whole = 0, resident = 0;
@@ -52,20 +52,20 @@ inline std::string clock_text(double seconds) {
   return text;
 }
 
-/// What long work says of itself: on a terminal one line that is written over, with the phase, what
-/// is done of it, the time left and the memory in use; a line per phase if verbose; else nothing.
+/// Progress of long work. On a terminal: one line, overwritten, with the phase, the steps done, the
+/// time left and the memory in use. If verbose: a line per phase. Otherwise nothing.
 class progress {
  public:
   explicit progress(verbosity how = verbosity::normal)
-      : shown_(how != verbosity::quiet && ::isatty(STDERR_FILENO) == 1),
-        told_(how == verbosity::verbose) {}
+      : on_terminal_(how != verbosity::quiet && ::isatty(STDERR_FILENO) == 1),
+        logs_phases_(how == verbosity::verbose) {}
   progress(const progress&) = delete;
   progress& operator=(const progress&) = delete;
   ~progress() { clear(); }
 
-  /// `done` of `total` steps of a phase; the first call with another name begins it.
+  /// Shows `done` of `total` steps of a phase. A new name begins a new phase.
   void show(const std::string& phase, std::ptrdiff_t done, std::ptrdiff_t total) {
-    if (!shown_ && !told_) return;
+    if (!on_terminal_ && !logs_phases_) return;
     const auto now = clock::now();
     if (phase != phase_) {
       end_phase();
@@ -74,11 +74,11 @@ class progress {
       drawn_ = {};
     }
     steps_ = done;
-    if (!shown_ || now - drawn_ < std::chrono::milliseconds(100)) return;
+    if (!on_terminal_ || now - drawn_ < std::chrono::milliseconds(100)) return;
     drawn_ = now;
     const double spent = seconds(began_, now);
     std::string line = phase + ' ' + std::to_string(done) + '/' + std::to_string(total);
-    // What is left is told once it can be guessed.
+    // The time left is shown once it can be estimated.
     if (done > 0 && done < total && spent > 1)
       line += ", " +
               clock_text(spent * static_cast<double>(total - done) / static_cast<double>(done)) +
@@ -89,7 +89,7 @@ class progress {
     dirty_ = true;
   }
 
-  /// Ends the phase; the line is gone.
+  /// Ends the phase and erases the line.
   void clear() {
     end_phase();
     phase_.clear();
@@ -105,13 +105,13 @@ class progress {
   void end_phase() {
     if (dirty_) std::cerr << "\r\x1b[K" << std::flush;
     dirty_ = false;
-    if (told_ && !phase_.empty())
+    if (logs_phases_ && !phase_.empty())
       std::cerr << "catmerge: " << phase_ << ": " << steps_ << " in "
                 << clock_text(seconds(began_, clock::now())) << ", " << memory_now() / 1000000
                 << " MB\n";
   }
 
-  bool shown_, told_, dirty_ = false;
+  bool on_terminal_, logs_phases_, dirty_ = false;
   std::string phase_;
   std::ptrdiff_t steps_ = 0;
   clock::time_point began_, drawn_;

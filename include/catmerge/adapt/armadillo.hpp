@@ -10,8 +10,8 @@
 
 /// @file
 /// Armadillo: Mat, Col, Row and their subviews (X.rows(a, b), X.submat(...), X.col(j) ...) of float
-/// or double, column-major as Armadillo stores them. Nothing is copied. Expressions such as A + B
-/// and views through index vectors are no tensors: evaluate them into a Mat first.
+/// or double, column-major as in Armadillo, without a copy. Expressions such as A + B and views
+/// through index vectors are no tensors: evaluate them into a Mat first.
 namespace catmerge {
 
 namespace detail {
@@ -63,7 +63,7 @@ struct foreign_type<T> : mistaken_as<armadillo_mistake<T>(), typename T::elem_ty
 template <class T>
 inline constexpr bool armadillo_vector = T::is_col || T::is_row;
 
-/// Where results go: Mat, Col or Row.
+/// The type of results: Mat, Col or Row.
 template <class T, class S = typename T::elem_type>
 using armadillo_result =
     std::conditional_t<T::is_col, arma::Col<S>,
@@ -78,8 +78,7 @@ armadillo_result<T> make_armadillo(index_t rows, index_t columns) {
     return armadillo_result<T>(n, m);
 }
 
-/// The window on t, whose columns lie `stride` elements apart. A vector of either orientation is
-/// d x 1.
+/// The window on t with columns `stride` elements apart. A vector of either orientation is d x 1.
 template <class S, class T>
 strided_view<S> armadillo_window(S* data, const T& t, arma::uword stride) {
   const auto n = static_cast<index_t>(t.n_rows), m = static_cast<index_t>(t.n_cols),
@@ -92,7 +91,7 @@ strided_view<S> armadillo_window(S* data, const T& t, arma::uword stride) {
 
 }  // namespace detail
 
-/// Armadillo: a Mat is a matrix, Col and Row are vectors, and results are of the same family.
+/// Armadillo: a Mat is a matrix, Col and Row are vectors; results are of the same family.
 template <detail::armadillo_dense T>
 struct tensor_traits<T> {
   /// @cond specialisation
@@ -110,10 +109,10 @@ struct tensor_traits<T> {
   /// @endcond
 };
 
-/// Armadillo's subviews, windows on a Mat, likewise.
+/// Armadillo's subviews, windows on a Mat.
 //
-// Armadillo keeps a reference to a const Mat in them, and itself writes through it where they came
-// from a Mat that is not const; those of a const Mat are const.
+// They keep a reference to a const Mat. Armadillo itself writes through it if they came from a
+// mutable Mat; those of a const Mat are const.
 template <detail::armadillo_part T>
 struct tensor_traits<T> {
   /// @cond specialisation

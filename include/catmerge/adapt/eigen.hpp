@@ -11,15 +11,15 @@ namespace catmerge {
 
 namespace detail {
 
-/// The expression that an Eigen object is: itself, but for a segment of a vector a Block.
+/// The expression type of an Eigen object: itself, or a Block for a segment of a vector.
 template <class D>
 D eigen_expression(const Eigen::DenseBase<D>*);
 template <class T>
 using eigen_expression_t = decltype(eigen_expression(static_cast<const T*>(nullptr)));
 
-/// Eigen objects whose elements lie in memory: Matrix, Array, Map, Ref, and Block, segment and
-/// transpose of these, row- or column-major, fixed or dynamic. (An expression such as a + b is
-/// none: write (a + b).eval().)
+/// Eigen objects with elements in memory: Matrix, Array, Map, Ref, and Block, segment and transpose
+/// of these, row- or column-major, fixed or dynamic. (An expression such as a + b is none: write (a
+/// + b).eval().)
 template <class T>
 concept eigen_dense = requires {
   typename eigen_expression_t<T>;
@@ -27,8 +27,8 @@ concept eigen_dense = requires {
   requires(Eigen::internal::traits<eigen_expression_t<T>>::Flags & Eigen::DirectAccessBit) != 0;
 };
 
-/// Where results go: the same family (Matrix or Array), orientation and storage order, with dynamic
-/// extents and the compute type.
+/// The type of results: the same family (Matrix or Array), orientation and storage order, with
+/// dynamic extents and the compute type.
 template <class T>
 struct eigen_result {
   using C = compute_t<typename T::Scalar>;
@@ -43,7 +43,7 @@ struct eigen_result {
                                   Eigen::Array<C, rows, columns, order>>;
 };
 
-/// The object, dense or not, that an Eigen object is.
+/// The type of an Eigen object, dense or not.
 template <class D>
 D eigen_object(const Eigen::EigenBase<D>*);
 template <class T>
@@ -65,8 +65,8 @@ struct foreign_type<T> : mistaken_as<eigen_mistake<T>(), typename T::Scalar> {};
 
 }  // namespace detail
 
-/// Eigen: compile-time vectors (VectorXf, RowVectorXd, ArrayXf ...) are vectors, everything else is
-/// a matrix; nothing is copied, whatever the strides.
+/// Eigen: compile-time vectors (VectorXf, RowVectorXd, ArrayXf ...) are vectors, all others
+/// matrices. Nothing is copied, whatever the strides.
 template <class T>
 requires detail::eigen_dense<T>
 struct tensor_traits<T> {

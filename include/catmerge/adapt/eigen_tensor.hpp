@@ -25,7 +25,7 @@ strided_view<S> eigen_tensor_window(S* data, const T& t) {
     return {data, t.dimension(0), t.dimension(1), 1, t.dimension(0)};
 }
 
-/// S: the element type, const where the tensor is only read.
+/// S: the element type, const if the tensor is read-only.
 template <class T, class S>
 struct eigen_tensor_traits {
   using domain = host;
@@ -43,6 +43,10 @@ struct eigen_tensor_traits {
       return result(rows, columns);
   }
 };
+
+template <class T>
+concept eigen_vector_or_matrix = storage_scalar<typename T::Scalar> &&
+    (T::NumIndices == 1 || T::NumIndices == 2);
 
 template <class D>
 D eigen_tensor_object(const Eigen::TensorBase<D, Eigen::ReadOnlyAccessors>*);
@@ -71,7 +75,7 @@ requires(N == 1 || N == 2) struct tensor_traits<Eigen::Tensor<S, N, Options, Ind
     : detail::eigen_tensor_traits<Eigen::Tensor<S, N, Options, Index>, S> {
 };
 
-/// The same for extents that are known at compile time; results are Tensors.
+/// The same for compile-time extents; results are Tensors.
 template <storage_scalar S, class Sizes, int Options, class Index>
 requires(Sizes::count == 1 ||
          Sizes::count == 2) struct tensor_traits<Eigen::TensorFixedSize<S, Sizes, Options, Index>>
@@ -79,13 +83,11 @@ requires(Sizes::count == 1 ||
 };
 
 /// TensorMap<Tensor<float, 2>> is written to; TensorMap<const Tensor<...>> and
-/// TensorMap<Tensor<const float, 2>> are only read.
-template <class T, int Options, template <class> class MakePointer>
-requires storage_scalar<typename T::Scalar> &&(T::NumIndices == 1 || T::NumIndices == 2)  //
-    struct tensor_traits<Eigen::TensorMap<T, Options, MakePointer>>
+/// TensorMap<Tensor<const float, 2>> are read-only.
+template <detail::eigen_vector_or_matrix T, int Options, template <class> class MakePointer>
+struct tensor_traits<Eigen::TensorMap<T, Options, MakePointer>>
     : detail::eigen_tensor_traits<
           Eigen::TensorMap<T, Options, MakePointer>,
-          std::conditional_t<std::is_const_v<T>, const typename T::Scalar, typename T::Scalar>> {
-};
+          std::conditional_t<std::is_const_v<T>, const typename T::Scalar, typename T::Scalar>> {};
 
 }  // namespace catmerge

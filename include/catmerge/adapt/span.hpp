@@ -9,9 +9,9 @@
 
 namespace catmerge {
 
-/// A matrix over memory that somebody else owns: a span with a shape. Row after row, `row_stride`
-/// elements from one row to the next (default: none between them). S is const where the matrix is
-/// only read. For other strides, or a bare pointer, use a strided_view: it is a tensor too.
+/// A matrix over foreign memory: a span with a shape. Rows follow each other, `row_stride` elements
+/// apart (default: without gaps). S is const if the matrix is read-only. For other strides, or a
+/// bare pointer, use a strided_view: it is a tensor too.
 template <storage_scalar S>
 class flat_matrix {
  public:
@@ -24,8 +24,8 @@ class flat_matrix {
                   detail::shape_text(rows, columns));
   }
 
-  /// Rows `row_stride` elements apart. Throws catmerge::error where rows overlap or the last one
-  /// ends behind the values.
+  /// Rows `row_stride` elements apart. Throws catmerge::error if rows overlap or the last one ends
+  /// behind the values.
   flat_matrix(std::span<S> values, index_t rows, index_t columns, index_t row_stride)
       : values_(values), rows_(rows), columns_(columns), stride_(row_stride) {
     const bool fits =
@@ -48,7 +48,7 @@ class flat_matrix {
   index_t rows_, columns_, stride_;
 };
 
-/// A row-major matrix that owns its memory: what operations on flat_matrix return.
+/// A row-major matrix that owns its memory: the result of operations on flat_matrix.
 template <compute_scalar C>
 class flat_array {
  public:
@@ -90,7 +90,7 @@ struct tensor_traits<flat_matrix<S>> {
   /// @endcond
 };
 
-/// A matrix; a const one is only read.
+/// A matrix, read-only if const.
 template <class C>
 struct tensor_traits<flat_array<C>> {
   /// @cond specialisation
@@ -108,7 +108,7 @@ struct tensor_traits<flat_array<C>> {
   /// @endcond
 };
 
-/// A window given by a pointer, extents and strides: a matrix of any layout.
+/// A window with a pointer, extents and strides: a matrix of any layout.
 ///
 ///     const catmerge::strided_view<const float> w{pointer, rows, columns, row_stride, 1};
 template <storage_scalar S>
@@ -136,7 +136,7 @@ struct tensor_traits<std::span<S>> {
   /// @endcond
 };
 
-/// A vector; a const one is only read. Results are std::vector of the compute type.
+/// A vector, read-only if const. Results are std::vector of the compute type.
 template <storage_scalar S, class Allocator>
 struct tensor_traits<std::vector<S, Allocator>> {
   /// @cond specialisation

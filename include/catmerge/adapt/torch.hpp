@@ -15,36 +15,36 @@
 
 namespace catmerge {
 
-/// The operations of tensor/context.hpp by libtorch's own, on one device, which only the list's
-/// small results leave. Gradients are not recorded; parameters that require them are written to all
-/// the same. What libtorch throws itself (no memory, no such device) passes through.
+/// The operations of tensor/context.hpp by libtorch, on one device. Only the small results in that
+/// list leave the device. Gradients are not recorded; parameters that require them are written to
+/// as well. Errors of libtorch (no memory, no such device) pass through.
 ///
-/// Other than on the host, what needs converting is converted whole, not in blocks, and double
-/// becomes float16 or bfloat16 by way of float, rounded twice.
+/// Unlike on the host, operands are converted whole, not in blocks, and double becomes float16 or
+/// bfloat16 by way of float, rounded twice.
 ///
-/// Bits: on a processor, elementwise operations and sums give the same at any number of threads
-/// (at::set_num_threads). Products and eigenvectors are the BLAS's and LAPACK's: Debian's reference
-/// ones gave the same, MKL (in PyTorch's own binaries) the same products, and other eigenvectors at
-/// 2 threads than at 1 from 100 x 100 on. So the same bits are to be expected from the same binary
+/// Bits: on a processor, elementwise operations and sums are equal at any number of threads
+/// (at::set_num_threads). Products and eigenvectors are those of BLAS and LAPACK. Debian's
+/// reference ones were equal, too; MKL (in PyTorch's own binaries) gave equal products, but other
+/// eigenvectors at 2 threads than at 1 from 100 x 100 on. So expect equal bits from the same binary
 /// at the same number of threads. For other devices see libtorch's notes on reproducibility.
-/// Products of floats are less exact where the program has allowed that (TF32, bfloat16 passes:
-/// at::Context::setFloat32MatmulPrecision); libtorch does not by default.
+/// Products of floats are less exact if the program has allowed that (TF32, bfloat16 passes:
+/// at::Context::setFloat32MatmulPrecision); libtorch's default does not.
 template <>
 class context<torch_domain> {
  public:
-  using domain = torch_domain;          ///< of the tensors that it computes on
-  using view = torch_view;              ///< a matrix that is written to
-  using const_view = torch_const_view;  ///< a matrix that is read
+  using domain = torch_domain;          ///< of its operands
+  using view = torch_view;              ///< a matrix to write
+  using const_view = torch_const_view;  ///< a matrix to read
   using matrix = torch_matrix;          ///< owns a matrix, on the context's device
 
-  /// Computes on the processor.
+  /// A context on the processor.
   context() = default;
-  /// Computes on a device; one without an index ("cuda") is the current one of its kind.
+  /// A context on a device; one without an index ("cuda") is the current one of its kind.
   explicit context(at::Device device) : device_(nothing().to(device).device()) {}
-  /// Computes where this tensor lives.
+  /// A context on the device of this tensor.
   explicit context(const const_view& like) : device_(like.tensor.device()) {}
 
-  /// Where all operands of this context's operations must live; they throw error otherwise.
+  /// The device of all operands; operations throw error for others.
   at::Device device() const { return device_; }
 
   /// @cond specialisation
@@ -191,8 +191,8 @@ class context<torch_domain> {
     if (std::ssize(counts) != index_t{1} << digit.bits)
       throw error("count_keys: " + std::to_string(counts.size()) + " counts for digits of " +
                   std::to_string(digit.bits) + " bits");
-    // detail::order_key in signed integers, which libtorch shifts with their sign: by 63 to all
-    // ones or none. Elsewhere a mask leaves nothing of what the sign was shifted into.
+    // detail::order_key in signed integers. libtorch shifts them arithmetically: by 63 to all ones
+    // or none. After other shifts a mask clears the sign's copies.
     at::Tensor key = x.tensor.to(at::kDouble).add(0.0).view(at::kLong);
     key.bitwise_xor_(key.__rshift__(63).bitwise_or_((std::numeric_limits<int64_t>::min)()));
     const auto low = [](int bits) { return (int64_t{1} << bits) - 1; };
@@ -231,7 +231,7 @@ class context<torch_domain> {
   }
 
   void concurrently(index_t count, const std::function<void(index_t)>& f) {
-    for (index_t i = 0; i < count; ++i) f(i);  // the device, and libtorch's threads, are one queue
+    for (index_t i = 0; i < count; ++i) f(i);  // the device and libtorch's threads are one queue
   }
 
   small_matrix to_host(const const_view& x) {
@@ -249,7 +249,7 @@ class context<torch_domain> {
   /// @endcond
 
  private:
-  /// While it lives, what was made in inference mode can be written to.
+  /// Allows writing to tensors of inference mode during its lifetime.
   using access = std::optional<c10::InferenceMode>;
 
   /// Throws unless all operands live on this context's device.
@@ -265,7 +265,7 @@ class context<torch_domain> {
     return y.tensor.is_inference() ? access(std::in_place) : access();
   }
 
-  /// The same, and they must have one shape: libtorch would repeat what is smaller.
+  /// Throws also unless all have one shape: libtorch would broadcast.
   template <class... Views>
   access elementwise(const const_view& y, const Views&... x) const {
     if (((rows(x) != rows(y) || columns(x) != columns(y)) || ...))
@@ -293,13 +293,13 @@ class context<torch_domain> {
     if (sum.defined()) add(alpha, sum, y);
   }
 
-  /// What arithmetic on these is done in.
+  /// The scalar type of arithmetic on these.
   template <class... Views>
   static at::ScalarType compute(const Views&... v) {
     return ((v.tensor.scalar_type() == at::kDouble) || ...) ? at::kDouble : at::kFloat;
   }
 
-  /// f on y itself, or on a copy in the compute type that is then rounded into y.
+  /// Applies f to y itself, or to a copy in the compute type that is then rounded into y.
   template <class F>
   static void in_place(const view& y, const F& f) {
     const at::Tensor t = y.tensor.to(compute(y));
@@ -321,17 +321,17 @@ class context<torch_domain> {
     return x;
   }
 
-  /// y += alpha x, in double if one of them is.
+  /// y += alpha x, in double if x or y is.
   static void add(double alpha, const at::Tensor& x, const view& y) {
     const auto c = compute(y, const_view{x});
-    if (y.tensor.scalar_type() == c || x.scalar_type() == c)  // the type libtorch computes in, too
+    if (y.tensor.scalar_type() == c || x.scalar_type() == c)  // libtorch computes in this type
       y.tensor.add_(x, alpha);
     else
       y.tensor.copy_(y.tensor.to(c).add_(x, alpha));
   }
 
-  /// The sum of a vector, in pieces that one thread each adds up: libtorch's threads share a sum of
-  /// more than 32768 numbers among them.
+  /// The sum of a vector, in pieces of one thread each: libtorch splits a sum of more than 32768
+  /// numbers among its threads.
   static at::Tensor total(const at::Tensor& x) {
     constexpr int64_t piece = 4096;
     const int64_t count = x.numel() / piece, all = count * piece;
@@ -340,13 +340,14 @@ class context<torch_domain> {
         .add(x.narrow(0, all, x.numel() - all).sum());
   }
 
-  /// An empty tensor, of which others are made.
+  /// An empty tensor to make others from.
   static at::Tensor nothing() {
     static double memory = 0;
     return at::from_blob(&memory, {0}, at::kDouble);
   }
 
-  /// Eigen's memory as a tensor. (from_blob takes no const; what is const is only read.)
+  /// Eigen's memory as a tensor. (from_blob takes no const; the tensor of a const matrix is only
+  /// read.)
   static at::Tensor on_host(const small_matrix& m) {
     return at::from_blob(const_cast<double*>(m.data()), {m.cols(), m.rows()}, at::kDouble).t();
   }

@@ -20,11 +20,11 @@
 #endif
 
 /// @file
-/// xtensor: everything of rank 1 or 2 whose elements lie in memory at fixed strides: xarray,
-/// xtensor, xtensor_fixed, buffers taken in by xt::adapt, and the views that are windows on one of
-/// those (xt::view with ranges, xt::strided_view, xt::transpose). Row- and column-major. Nothing is
-/// copied. Expressions (a + b), views through xt::keep, lazy reshapes of views are no tensors:
-/// evaluate them with xt::eval first.
+/// xtensor: objects of rank 1 or 2 with elements in memory at fixed strides: xarray, xtensor,
+/// xtensor_fixed, buffers of xt::adapt, and views that are windows on one of those (xt::view with
+/// ranges, xt::strided_view, xt::transpose). Row- and column-major, without a copy. Expressions (a
+/// + b), views through xt::keep and lazy reshapes of views are no tensors: evaluate them with
+/// xt::eval first.
 namespace catmerge {
 
 namespace detail {
@@ -53,12 +53,12 @@ struct foreign_type<T> : mistaken_as<!storage_scalar<typename T::value_type> ? m
                                                                              : mistake::expression,
                                      typename T::value_type> {};
 
-/// The tensor's own static layout, where a container can have it (views are of any).
+/// The tensor's own static layout, if a container can have it (views may have any).
 template <class T>
 inline constexpr xt::layout_type xtensor_layout =
     T::static_layout == xt::layout_type::any ? xt::layout_type::row_major : T::static_layout;
 
-/// (xtensor stores stride 0 on axes of extent 1; host_view puts that right.)
+/// (xtensor stores stride 0 on axes of extent 1; host_view corrects that.)
 template <class S, class X>
 strided_view<S> xtensor_window(S* data, X& x) {
   data += x.data_offset();
@@ -72,8 +72,8 @@ strided_view<S> xtensor_window(S* data, X& x) {
 
 }  // namespace detail
 
-/// xtensor: rank 1 is a vector, 2 a matrix, an xarray what it is at run time (its view throws
-/// catmerge::error for other ranks); results are xtensor or xarray, in the layout of T.
+/// xtensor: rank 1 is a vector, 2 a matrix. An xarray has its rank at run time (its view throws
+/// catmerge::error for other ranks). Results are xtensor or xarray, in the layout of T.
 template <detail::xtensor_tensor T>
 struct tensor_traits<T> {
   /// @cond specialisation
@@ -82,7 +82,7 @@ struct tensor_traits<T> {
   static constexpr int rank = dynamic ? dynamic_rank : static_cast<int>(detail::xtensor_rank<T>);
   static constexpr xt::layout_type layout = detail::xtensor_layout<T>;
   using C = compute_t<typename T::value_type>;
-  /// xarray for what has its rank at run time, else xtensor.
+  /// xarray for a rank at run time, else xtensor.
   using result = std::conditional_t<dynamic, xt::xarray<C, layout>,
                                     xt::xtensor<C, dynamic ? 1 : detail::xtensor_rank<T>, layout>>;
 

@@ -15,19 +15,19 @@
 #include <vector>
 
 /// @file
-/// Files and folders that appear whole or not at all: they are built beside their target under the
-/// name `TARGET.partial-XXXXXXXX`, and renamed. What is not committed is removed; after a kill the
-/// partial one may be left, the target is untouched.
+/// Files and folders that appear whole or not at all. They are built beside their target under the
+/// name `TARGET.partial-XXXXXXXX` and renamed. Without a commit they are removed; a kill may leave
+/// the partial one and does not touch the target.
 namespace catmerge::io {
 
-/// What becomes of a target that is there already.
+/// The treatment of a target that exists.
 enum class existing {
   refuse,  ///< an error, and the target stays
-  replace  ///< it is there, whole, until the new one takes its place
+  replace  ///< the target stays whole until the new one takes its place
 };
 
 namespace detail {
-/// Whether anything has this name, be it a link to nothing.
+/// True if anything has this name, even a link to nothing.
 inline bool is_taken(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::exists(std::filesystem::symlink_status(path, ignored));
@@ -40,7 +40,7 @@ inline void require_free(const std::filesystem::path& target) {
 }
 
 namespace detail {
-/// `TARGET.partial-XXXXXXXX`: in the same folder, hence on the same file system. The random digits
+/// `TARGET.partial-XXXXXXXX`, in the same folder and so on the same file system. The random digits
 /// keep two writers apart; they never reach the contents.
 inline std::filesystem::path partial_path(const std::filesystem::path& target) {
   constexpr std::string_view digits = "0123456789abcdef";
@@ -50,7 +50,7 @@ inline std::filesystem::path partial_path(const std::filesystem::path& target) {
   return target.string() + suffix;
 }
 
-/// Makes a rename in `folder` survive a power failure, where the system can.
+/// Makes a rename in `folder` survive a power failure, if the system can.
 inline void sync_folder(const std::filesystem::path& folder) {
   const int descriptor =
       ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -64,8 +64,8 @@ inline void sync_folder(const std::filesystem::path& folder) {
   fail_system(to, "cannot rename the finished " + from.string(), errno);
 }
 
-/// Whether the system can do what `renameat2` is asked for with these flags, and did it. Throws
-/// error where it can and something else is wrong.
+/// Calls `renameat2` with these flags. False if the system lacks it or the flags; throws error on
+/// any other failure.
 inline bool renamed_with_flags([[maybe_unused]] const std::filesystem::path& from,
                                [[maybe_unused]] const std::filesystem::path& to,
                                [[maybe_unused]] unsigned flags) {
@@ -83,7 +83,7 @@ constexpr unsigned no_replace = RENAME_NOREPLACE, exchange = RENAME_EXCHANGE;
 constexpr unsigned no_replace = 0, exchange = 0;
 #endif
 
-/// `to` now is what `from` was; throws error if the name has been taken meanwhile.
+/// Renames `from` to `to`. Throws error if `to` has come into being meanwhile.
 inline void rename_to_free(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (!renamed_with_flags(from, to, no_replace)) {
     require_free(to);  // rename(2) would replace a file or an empty folder
@@ -92,14 +92,14 @@ inline void rename_to_free(const std::filesystem::path& from, const std::filesys
   sync_folder(to.parent_path());
 }
 
-/// `to` now is what `from` was; a file of that name is gone.
+/// Renames `from` to `to`, replacing a file of that name.
 inline void rename_over_file(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0) fail_rename(from, to);
   sync_folder(to.parent_path());
 }
 
-/// The two exchange their names at once, where the system can. Elsewhere there is a moment without
-/// any `to`; a kill in it leaves both beside, under their partial names.
+/// Exchanges the two names at once, if the system can. Elsewhere `to` is missing for a moment; a
+/// kill in it leaves both folders under their partial names.
 inline void exchange_folders(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (!renamed_with_flags(from, to, exchange)) {
     const std::filesystem::path aside = partial_path(to);
@@ -112,22 +112,22 @@ inline void exchange_folders(const std::filesystem::path& from, const std::files
                       (back ? "" : "; what was there is now " + aside.string()),
                   code);
     }
-    std::rename(aside.c_str(), from.c_str());  // else the old one stays aside
+    std::rename(aside.c_str(), from.c_str());  // on failure the old one stays aside
   }
   sync_folder(to.parent_path());
 }
 }  // namespace detail
 
-/// The folders around an output that were not there: made at once, removed again unless they are
-/// kept, those that something else lies in by then excepted.
+/// The missing folders around an output. They are made at once and removed again unless kept; a
+/// folder that has been filled meanwhile stays.
 class missing_parents {
  public:
-  /// Makes them. Throws error, naming `target`, where the system cannot.
+  /// Makes the folders. Throws error, naming `target`, if the system cannot.
   explicit missing_parents(const std::filesystem::path& target) {
     std::vector<std::filesystem::path> missing;  // innermost first
     for (auto folder = target.parent_path(); !folder.empty() && !detail::is_taken(folder);
          folder = folder.parent_path()) {
-      // (A name that ends in a slash has itself without one for a parent.)
+      // (The parent of a name that ends in a slash is the same name without it.)
       if (folder.has_filename()) missing.push_back(folder);
     }
     for (; !missing.empty(); missing.pop_back()) {
@@ -144,7 +144,7 @@ class missing_parents {
   missing_parents& operator=(const missing_parents&) = delete;
   ~missing_parents() { remove(); }
 
-  /// They stay, also after a power failure.
+  /// Keeps the folders, also after a power failure.
   void keep() {
     for (const auto& folder : made_) detail::sync_folder(folder.parent_path());
     made_.clear();
@@ -158,12 +158,12 @@ class missing_parents {
   std::vector<std::filesystem::path> made_;  // outermost first
 };
 
-/// A file that takes its target's place when it is committed. Folders around it that are missing
-/// are made; without a commit they go, too.
+/// A file that takes its target's place when it is committed. Missing folders around it are made,
+/// and removed if there is no commit.
 class atomic_file {
  public:
-  /// Throws error if the folder cannot be made or written, if the target is a folder, and, where
-  /// that is refused, if it exists.
+  /// Throws error if the folder cannot be made or written, if the target is a folder, or if it
+  /// exists and `how` refuses that.
   explicit atomic_file(std::filesystem::path target, existing how = existing::replace)
       : target_(checked(std::move(target), how)),
         how_(how),
@@ -177,17 +177,17 @@ class atomic_file {
     if (!committed_) ::unlink(partial_.c_str());
   }
 
-  /// The target, as it was given.
+  /// The target, as given.
   const std::filesystem::path& path() const { return target_; }
 
-  /// As output_file::write_at: throws error where the system cannot write.
+  /// As output_file::write_at.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes,
                 std::string_view tensor = {}) const {
     file_.write_at(offset, bytes, tensor);
   }
 
-  /// The target now is this file. Throws error where the system cannot write or rename; the target
-  /// is then what it was before.
+  /// Puts this file in the target's place. Throws error if the system cannot write or rename; the
+  /// target is then unchanged.
   void commit() {
     file_.close();
     if (how_ == existing::replace)
@@ -216,17 +216,17 @@ class atomic_file {
   bool committed_ = false;
 };
 
-/// A folder that takes its target's place when it is committed. Folders around it that are missing
-/// are made; without a commit they go, too.
+/// A folder that takes its target's place when it is committed. Missing folders around it are made,
+/// and removed if there is no commit.
 class atomic_folder {
  public:
-  /// Says of a file in the target, by its name relative to it, that it may go.
+  /// True if a file of the target, named relative to it, may be lost.
   using dispensable = std::function<bool(const std::filesystem::path& name)>;
 
-  /// Where a target is to be replaced, each file in it must be dispensable, or one that the new
-  /// folder has, too: a mistyped name must not cost a home directory. A link to a folder stays, and
-  /// what it leads to is replaced. Throws error if the folder around the target cannot be made or
-  /// written, if the target is there but no folder, and, where that is refused, if it exists.
+  /// A target is replaced only if each file in it is dispensable or also in the new folder: a
+  /// mistyped name must not cost a home directory. A link to a folder stays; the folder that it
+  /// leads to is replaced. Throws error if the folder around the target cannot be made or written,
+  /// if the target is no folder, or if it exists and `how` refuses that.
   explicit atomic_folder(const std::filesystem::path& target, existing how = existing::refuse,
                          dispensable may_go = {})
       : target_(resolved(target)),
@@ -250,11 +250,11 @@ class atomic_folder {
 
   /// The target, without a slash at its end.
   const std::filesystem::path& path() const { return target_; }
-  /// Where to put the files meanwhile.
+  /// The folder that holds the files until the commit.
   const std::filesystem::path& partial() const { return partial_; }
 
-  /// Throws error, naming the file, if the target holds one that would be lost. commit() does this,
-  /// too; earlier is better.
+  /// Throws error, naming the file, if a file of the target would be lost. commit() checks this,
+  /// too; an earlier check saves work.
   void check_replaceable() const {
     namespace fs = std::filesystem;
     std::error_code problem, ignored;
@@ -271,9 +271,9 @@ class atomic_folder {
     if (problem) fail(target_, "cannot list the folder: " + problem.message());
   }
 
-  /// The target now is this folder; what it replaces is removed. Precondition: the files in it are
-  /// closed. Throws error where the system cannot rename, where files would be lost, and if
-  /// something else has appeared under the name meanwhile.
+  /// Puts this folder in the target's place and removes the replaced one. Precondition: the files
+  /// in it are closed. Throws error if the system cannot rename, if files would be lost, or if
+  /// something of that name has appeared meanwhile.
   void commit() {
     check_replaceable();
     detail::sync_folder(partial_);
@@ -288,7 +288,7 @@ class atomic_folder {
   }
 
  private:
-  /// Without a slash at the end; a link to a folder, and ".", as the folder itself.
+  /// The target without a slash at its end; a link to a folder, and ".", is resolved.
   static std::filesystem::path resolved(const std::filesystem::path& target) {
     std::filesystem::path path = target.filename().empty() ? target.parent_path() : target;
     std::error_code ignored;

@@ -18,31 +18,35 @@
 
 namespace catmerge::io {
 
-/// How a table of named tensors lies on the disk.
+/// The layout of a table of named tensors on the disk.
 enum class checkpoint_format {
-  safetensors_file,     ///< one file, or an index that was named itself
+  safetensors_file,     ///< one file, or an index named itself
   npy_folder,           ///< NAME.npy for each tensor
   hugging_face_folder,  ///< model.safetensors (or shards and their index), config.json and more
 };
 
-/// Named tensors on the disk, whatever the format: a safetensors file; an index of such files
-/// (NAME.json), read as if they were one; a Hugging Face folder, which
-/// holds model.safetensors, or model.safetensors.index.json and its shards, usually with
-/// config.json beside; or a folder of .npy files, one for each tensor. Nothing is read but headers
-/// until a tensor's bytes are touched. Reading is thread-safe.
+/// Named tensors on the disk, in any of these formats:
+/// - a safetensors file;
+/// - an index of such files (NAME.json), read as one file;
+/// - a Hugging Face folder: model.safetensors, or model.safetensors.index.json and its shards,
+///   usually with config.json;
+/// - a folder of .npy files, one for each tensor.
 ///
-/// Where an index and its shards disagree, the shards count, as for transformers: a tensor that a
-/// shard holds is there, whether the index lists it or not (warnings()); one that no shard holds is
-/// not (absent()). Of a tensor in two shards, the one counts that the index lists.
+/// Only headers are read until a tensor's bytes are touched. Reading is thread-safe.
+///
+/// If an index and its shards disagree, the shards count, as for transformers: a tensor of a shard
+/// is there even if the index does not list it (warnings()); a listed tensor that no shard holds is
+/// not (absent()). If two shards hold a tensor, the one in the index counts.
 ///
 ///     const catmerge::io::checkpoint base("clip-vit-base-patch32");
 ///     for (const std::string& name : base.names()) use(base.at(name).bytes), base.release(name);
 ///
-/// Entries stay valid while the object lives, also after it is moved.
+/// Entries stay valid while the object lives, also after a move.
 class checkpoint {
  public:
   /// Throws error, naming the file and the tensor, if there is no checkpoint, if a file breaks its
-  /// format, if a shard is missing, or if two have a tensor that the index lists for neither.
+  /// format, if a shard is missing, or if two shards hold a tensor and the index lists it for
+  /// neither.
   explicit checkpoint(std::filesystem::path path) : path_(std::move(path)) {
     namespace fs = std::filesystem;
     std::error_code ignored;
@@ -74,20 +78,19 @@ class checkpoint {
   checkpoint(checkpoint&&) = default;             ///< Entries stay valid.
   checkpoint& operator=(checkpoint&&) = default;  ///< Entries of the right-hand side stay valid.
 
-  /// What is odd about the files but does not keep them from being read: a sentence each, naming
-  /// file and tensors.
+  /// Oddities of the files that do not prevent reading: a sentence each, naming file and tensors.
   const std::vector<std::string>& warnings() const { return warnings_; }
-  /// Tensors that the index lists and no shard has, by name. They are not among names().
+  /// Names of tensors that the index lists and no shard holds; names() lacks them.
   const std::vector<std::string>& absent() const { return absent_; }
 
-  /// The file or folder that it was opened by.
+  /// The path of the file or folder, as given.
   const std::filesystem::path& path() const { return path_; }
-  /// What was found there.
+  /// The format found there.
   checkpoint_format format() const { return format_; }
 
-  /// Of all tensors: in the order of the file, or of the shards' names; .npy files by name.
+  /// Names of all tensors, in the order of the file or of the shards' names; .npy files by name.
   const std::vector<std::string>& names() const { return names_; }
-  /// How many tensors there are.
+  /// The number of tensors.
   std::size_t size() const { return names_.size(); }
 
   /// The tensor of that name, or null.
@@ -99,8 +102,8 @@ class checkpoint {
     return *entry;
   }
 
-  /// Gives tensors other names: new_name(name) is asked for each. Entries keep the name that their
-  /// file has. Throws error where two tensors get the same name.
+  /// Renames each tensor to new_name(name). Entries keep the name in their file. Throws error if
+  /// two tensors get the same name.
   template <class NewName>
   void rename(const NewName& new_name) {
     std::vector<std::string> names;
@@ -118,11 +121,11 @@ class checkpoint {
       fail(path_, std::next(twice)->entry->name,
            "would get the name of another tensor, " + in_quotes(twice->name));
     }
-    names_ = std::move(names);  // the strings stay where they are
+    names_ = std::move(names);  // the strings keep their addresses
     tensors_ = std::move(tensors);
   }
 
-  /// Of all files together; where shards disagree on a key, the first one counts.
+  /// The metadata of all files; if shards disagree on a key, the first one counts.
   const metadata_t& metadata() const { return metadata_; }
 
   /// config.json in the folder, if the checkpoint is a folder and has one.
@@ -136,8 +139,8 @@ class checkpoint {
     return config;
   }
 
-  /// As mapped_file::release, for a tensor or a part of its bytes. A name that is not there is
-  /// passed over, and so is a tensor that lies in memory (see npy_file).
+  /// As mapped_file::release, for a tensor or a part of its bytes. Does nothing for an unknown name
+  /// and for a tensor in memory (see npy_file).
   void release(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) found.file->release(found.entry->bytes);
   }
@@ -145,7 +148,7 @@ class checkpoint {
   void release(std::string_view name, std::span<const std::byte> part) const {
     if (const mapping found = mapping_of(name); found.file) found.file->release(part);
   }
-  /// As mapped_file::prefetch, for a tensor; what release passes over is passed over.
+  /// As mapped_file::prefetch; does nothing for the same tensors as release.
   void prefetch(std::string_view name) const {
     if (const mapping found = mapping_of(name); found.file) {
       found.file->prefetch(found.entry->bytes);
@@ -160,7 +163,7 @@ class checkpoint {
   struct mapping {
     const tensor_entry* entry = nullptr;
     const mapped_file* file = nullptr;  // null if the bytes are not mapped
-    std::string_view name{};            // the entry's, or one of names_ after a rename
+    std::string_view name{};            // of the entry, or of names_ after a rename
   };
 
   static void sort_by_name(std::vector<mapping>& tensors) {
@@ -191,11 +194,12 @@ class checkpoint {
     require_shards(index_path, index);
     for (const std::string& file_name : index.files) files_.emplace_back(folder / file_name);
 
-    // Where each tensor is: where the index says or, if it is not there, where else it is found.
+    // The file of each tensor: the one in the index or, without an index entry, the one that holds
+    // it.
     struct place {
       std::size_t file;
       bool listed;                       // in the index, for this file
-      std::optional<std::size_t> other;  // a file that has it, too
+      std::optional<std::size_t> other;  // another file that holds it
     };
     std::map<std::string_view, place> places;
     for (std::size_t i = 0; i < files_.size(); ++i) {
@@ -244,7 +248,7 @@ class checkpoint {
     }
   }
 
-  /// Throws error naming the first file that the index lists and the folder has not.
+  /// Throws error naming the first file of the index that the folder lacks.
   void require_shards(const std::filesystem::path& index_path, const shard_index& index) const {
     const std::filesystem::path folder = index_path.parent_path();
     std::error_code ignored;

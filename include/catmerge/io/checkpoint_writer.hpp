@@ -18,24 +18,25 @@
 
 namespace catmerge::io {
 
-/// The format to write: a safetensors file if the name ends in .safetensors, else the base's own.
+/// The format to write: a safetensors file if the name ends in .safetensors, else the base's
+/// format.
 inline checkpoint_format output_format(const std::filesystem::path& output,
                                        checkpoint_format base) {
   return output.extension() == ".safetensors" ? checkpoint_format::safetensors_file : base;
 }
 
-/// Writes a checkpoint in any of the formats. It is built beside its target and renamed, file or
-/// folder. See tensor_sink.
+/// Writes a checkpoint in any of the formats. The file or folder is built beside its target and
+/// renamed. See tensor_sink.
 class checkpoint_writer final : public tensor_sink {
  public:
-  /// What is written beside the tensors, and how.
+  /// The format, the files beside the tensors, and their limits.
   struct options {
     checkpoint_format format = checkpoint_format::safetensors_file;  ///< see output_format
-    metadata_t metadata = {};            ///< .npy files have no place for it
-    std::vector<side_file> beside = {};  ///< written into an output that is a folder
+    metadata_t metadata = {};                                        ///< not written to .npy files
+    std::vector<side_file> beside = {};  ///< written if the output is a folder
     std::uint64_t most_in_shard = 0;     ///< bytes, in a Hugging Face folder; 0: one file
-    /// Of a target that is there already. A folder is replaced only if nothing is lost but weights:
-    /// see atomic_folder.
+    /// The treatment of a target that exists. A folder is replaced only if nothing but weights is
+    /// lost: see atomic_folder.
     existing target = existing::refuse;
   };
 
@@ -73,7 +74,8 @@ class checkpoint_writer final : public tensor_sink {
   }
 
  private:
-  /// What sharded_writer makes: model.safetensors, model-00001-of-00002.safetensors, their index.
+  /// True for the names of sharded_writer: model.safetensors, model-00001-of-00002.safetensors,
+  /// their index.
   static bool is_shard(const std::filesystem::path& name) {
     const std::string text = name.string();
     return text == "model.safetensors.index.json" ||
@@ -81,7 +83,7 @@ class checkpoint_writer final : public tensor_sink {
             name.extension() == ".safetensors");
   }
 
-  std::unique_ptr<atomic_folder> folder_;  // around sink_, where that writes files in a folder
+  std::unique_ptr<atomic_folder> folder_;  // around sink_, if that writes files in a folder
   std::unique_ptr<tensor_sink> sink_;
 };
 

@@ -24,7 +24,7 @@ void convert_elements(const std::byte* from, std::byte* to, std::size_t count) {
   }
 }
 
-/// Calls `use` with a value of the type that `type` names.
+/// Calls `use` with a value of the C++ type of `type`.
 template <class Use>
 void with_scalar(scalar_type type, Use&& use) {
   switch (type) {
@@ -37,10 +37,10 @@ void with_scalar(scalar_type type, Use&& use) {
 
 }  // namespace detail
 
-/// Converts a block of values between the floating-point types, rounding each once to the nearest,
-/// ties to even; what is too large becomes infinite, as IEEE 754 says. Equal types are copied bit
-/// for bit. Neither block needs to be aligned; they must not overlap.
-/// Throws error unless `from` holds whole elements, and as many of them as `to`.
+/// Converts a block of values between the floating-point types. Each is rounded once to the
+/// nearest, ties to even; a value beyond the range becomes infinite, as IEEE 754 says. Equal types
+/// are copied bit for bit. The blocks may be unaligned and must not overlap. Throws error unless
+/// `from` holds whole elements, and as many of them as `to`.
 inline void convert(std::span<const std::byte> from, scalar_type from_type, std::span<std::byte> to,
                     scalar_type to_type) {
   const std::size_t count = from.size() / size_of(from_type);

@@ -96,8 +96,7 @@ constexpr std::size_t size_of(dtype type) {
   return row.bits / 8;
 }
 
-/// What an address must be a multiple of to read elements there: their size, or 1 if they are
-/// smaller than a byte.
+/// The alignment in bytes of an element in memory: its size, or 1 if it is smaller than a byte.
 constexpr std::size_t alignment_of(dtype type) {
   return bits_of(type) < 8 ? 1 : bits_of(type) / 8;
 }

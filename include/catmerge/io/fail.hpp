@@ -11,19 +11,19 @@
 #include <vector>
 
 /// @file
-/// How messages about files are worded: `FILE: what`, or ``FILE: tensor 'NAME': what``.
+/// Messages about files: `FILE: what`, or ``FILE: tensor 'NAME': what``.
 
 /// Files: checkpoints (safetensors, Hugging Face folders, folders of .npy) and statistics of
-/// features. Reading maps and checks before it believes; writing appears whole or not at all. Needs
-/// nlohmann-json and POSIX. Wherever these docs say "throws error", it is catmerge::error, and
-/// names the file and the tensor.
+/// features. A reader maps a file and checks it first; a written file appears whole or not at all.
+/// Needs nlohmann-json and POSIX. "Throws error" means catmerge::error, with a message that names
+/// the file and the tensor.
 namespace catmerge::io {
 
-/// Text from a file as a message shows it: in quotes, with control characters in hexadecimal
-/// (`\x0a`), and cut short after 200 bytes (a hostile name may be megabytes long).
+/// A file's text for a message: in quotes, with control characters in hexadecimal (`\x0a`), cut
+/// after 200 bytes (a hostile name may be megabytes long).
 inline std::string in_quotes(std::string_view text) {
   std::size_t shown_size = std::min<std::size_t>(text.size(), 200);
-  for (int i = 0; i < 3 && shown_size < text.size(); ++i) {  // not within a character of UTF-8
+  for (int i = 0; i < 3 && shown_size < text.size(); ++i) {  // keep UTF-8 characters whole
     if ((text[shown_size] & 0xc0) == 0x80) --shown_size;
   }
   constexpr std::string_view digits = "0123456789abcdef";
@@ -41,7 +41,7 @@ inline std::string in_quotes(std::string_view text) {
   return shown + (text.size() > shown_size ? "...'" : "'");
 }
 
-/// Names as a message lists them: 'a', 'b' and 3 more.
+/// A list of names for a message: 'a', 'b' and 3 more.
 inline std::string list_in_quotes(const std::vector<std::string>& names) {
   constexpr std::size_t most_listed = 5;
   std::string list;

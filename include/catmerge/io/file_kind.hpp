@@ -13,7 +13,7 @@
 #include <string_view>
 
 /// @file
-/// What a file is that is not what was expected, told by its first bytes and its name.
+/// Recognises a file of an unexpected kind by its first bytes and its name.
 namespace catmerge::io {
 
 namespace detail {
@@ -21,8 +21,8 @@ namespace detail {
 inline constexpr std::string_view export_advice =
     "turn it into safetensors with examples/export/export_checkpoint.py";
 
-/// What a zip archive holds, told by the name of its first member, which follows a header of 30
-/// bytes and whose length stands at byte 26.
+/// The contents of a zip archive, by the name of its first member. The name follows a header of 30
+/// bytes; its length stands at byte 26.
 inline std::string zip_kind(std::string_view text) {
   std::string_view member;
   if (text.size() > 30) {
@@ -42,7 +42,7 @@ inline std::string zip_kind(std::string_view text) {
          std::string(export_advice) + ")";
 }
 
-/// Whether the text begins with `word`, after white space and in letters of any case.
+/// True if the text begins with `word`, after white space and in letters of any case.
 inline bool begins_with_tag(std::string_view text, std::string_view word) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) {
     text.remove_prefix(1);
@@ -55,12 +55,12 @@ inline bool begins_with_tag(std::string_view text, std::string_view word) {
 
 }  // namespace detail
 
-/// What a file is, as a predicate that says what to do: "is a pointer of Git LFS ...". Empty if it
-/// is of no kind known here; safetensors are none of them.
+/// The kind of a file and a remedy, as a predicate: "is a pointer of Git LFS ...". Empty for an
+/// unknown kind and for safetensors.
 inline std::string describe_other_file(const std::filesystem::path& file,
                                        std::span<const std::byte> bytes) {
   using namespace std::string_view_literals;
-  // All that is looked at lies in the first bytes.
+  // All signatures lie in the first bytes.
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()),
                               std::min<std::size_t>(bytes.size(), 4096));
   if (text.empty()) return "is empty: download or write it again";
@@ -75,7 +75,7 @@ inline std::string describe_other_file(const std::filesystem::path& file,
     return "is a text in XML, perhaps a server's message in place of the file: download it again";
   }
   if (text.starts_with("PK\x03\x04"sv)) return detail::zip_kind(text);
-  // A pickle of protocol 2 to 5: what torch.save wrote before its zip archives, and still can.
+  // A pickle of protocol 2 to 5: torch.save wrote it before its zip archives, and still can.
   if (text.size() > 1 && text[0] == '\x80' && text[1] >= 2 && text[1] <= 5) {
     return "is a pickle of Python, as older PyTorch files are: " +
            std::string(detail::export_advice);
@@ -112,14 +112,14 @@ inline std::string describe_other_file(const std::filesystem::path& file,
            "from";
   }
   if (text.size() >= 16 && text.find_first_not_of('\0') == std::string_view::npos) {
-    return "begins with nothing but zeros, as a download does that was not finished: download it "
+    return "begins with nothing but zeros, as an unfinished download does: download it "
            "again";
   }
   return {};
 }
 
-/// Throws error about a file that is not what was expected: what it is, or `otherwise` if it is of
-/// no kind known here.
+/// Throws error about a file of an unexpected kind: its description, or `otherwise` if the kind is
+/// unknown.
 [[noreturn]] inline void fail_unexpected(const std::filesystem::path& file,
                                          std::span<const std::byte> bytes,
                                          const std::string& otherwise) {

@@ -13,7 +13,7 @@
 #include <string>
 
 /// @file
-/// The 8-bit floats of today's checkpoints. A float holds each of their values exactly.
+/// The 8-bit floats of today's checkpoints. Each of their values is exact in a float.
 ///
 ///     type          bits           bias   infinities   not a number
 ///     F8_E4M3       1 sign, 4, 3   7      none         S.1111.111           (OCP's E4M3, "FN")
@@ -30,7 +30,7 @@ struct float8_format {
   int mantissa_bits;
   int bias;
   bool only_minus_zero_is_nan;  ///< "FNUZ": finite, and zero has no sign
-  bool has_infinity;            ///< as IEEE 754: the largest exponent is for them and for NaNs
+  bool has_infinity;            ///< as IEEE 754: the largest exponent means infinity or NaN
 };
 
 constexpr std::optional<float8_format> float8_format_of(dtype type) {
@@ -72,7 +72,7 @@ constexpr float decode_float8(float8_format format, unsigned code) {
 
 }  // namespace detail
 
-/// Whether values of that type can be decoded here: it is one of the five 8-bit floats.
+/// True for the five 8-bit floats.
 constexpr bool is_float8(dtype type) {
   return type == dtype::f8_e8m0 || detail::float8_format_of(type).has_value();
 }
@@ -91,8 +91,7 @@ constexpr float decode_float8(dtype type, std::byte value) {
   return detail::decode_float8(*format, code);
 }
 
-/// The values of all 256 codes, for tensors that are decoded as a whole. Throws error for other
-/// types.
+/// The values of all 256 codes, to decode whole tensors. Throws error for other types.
 constexpr std::array<float, 256> float8_table(dtype type) {
   std::array<float, 256> table{};
   for (std::size_t code = 0; code < table.size(); ++code) {

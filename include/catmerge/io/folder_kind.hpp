@@ -17,7 +17,7 @@ namespace catmerge::io {
 
 namespace detail {
 
-/// Whether a name is that of a shard: ends in -00001-of-00002.safetensors.
+/// True for the name of a shard: it ends in -00001-of-00002.safetensors.
 inline bool is_shard_name(std::string_view name) {
   const auto of = name.rfind("-of-");
   return of != std::string_view::npos && of > 5 && name.ends_with(".safetensors") &&
@@ -26,7 +26,7 @@ inline bool is_shard_name(std::string_view name) {
 
 }  // namespace detail
 
-/// What a folder holds in place of a checkpoint, and what to do: a sentence. Throws error if it
+/// The contents of a folder that is no checkpoint, and a remedy: a sentence. Throws error if it
 /// cannot be listed.
 inline std::string describe_other_folder(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
@@ -44,19 +44,19 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
   if (problem) fail(folder, "cannot list the folder: " + problem.message());
   std::sort(names.begin(), names.end());
   std::sort(folders.begin(), folders.end());
-  const auto such = [&](auto&& test) {
+  const auto names_with = [&](auto&& test) {
     std::vector<std::string> found;
     std::copy_if(names.begin(), names.end(), std::back_inserter(found), test);
     return found;
   };
   const auto ending_in = [&](std::initializer_list<std::string_view> ends) {
-    return such([&](std::string_view name) {
+    return names_with([&](std::string_view name) {
       return std::any_of(ends.begin(), ends.end(), [&](auto end) { return name.ends_with(end); });
     });
   };
   const auto path_of = [&](const std::string& name) { return (folder / name).string(); };
 
-  const auto adapters = such([](std::string_view name) {
+  const auto adapters = names_with([](std::string_view name) {
     return name == "adapter_config.json" || name.starts_with("adapter_model.");
   });
   if (!adapters.empty()) {
@@ -64,7 +64,7 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
            "), not a network: merge it into the network that it was trained on first (peft: "
            "merge_and_unload, then save_pretrained) and name the result";
   }
-  const auto indices = such([](std::string_view name) {
+  const auto indices = names_with([](std::string_view name) {
     return name.find(".safetensors.index.") != std::string_view::npos && name.ends_with(".json");
   });
   if (!indices.empty()) {
@@ -94,8 +94,7 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
   if (!others.empty()) {
     return "holds weights in a format that is not read here (" + list_in_quotes(others) +
            "): use the safetensors files of the same network, or load it where it was made and "
-           "save "
-           "it as safetensors";
+           "save it as safetensors";
   }
   const std::string expected =
       "no checkpoint in this folder: expected model.safetensors, model.safetensors.index.json or "

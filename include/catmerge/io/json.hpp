@@ -29,19 +29,19 @@ inline std::span<const std::byte> as_bytes(std::string_view text) {
 
 namespace detail {
 
-/// Builds the value that the parser reads, refusing keys that an object has twice and deep nesting,
-/// in time linear in the text but for a logarithm. (The parser's own way with a callback looks at
-/// all members of an object again after each: minutes for a large header.)
+/// Builds the parsed value. Refuses duplicate keys and deep nesting, in time n log n of the text's
+/// length. (The parser's own callback mode looks at all members of an object again after each one:
+/// minutes for a large header.)
 class json_builder {
  public:
   using member_user = std::function<void(const std::string& key, nlohmann::json& value)>;
 
-  /// With `use`, members of the outermost object go there one by one, and are dropped then.
+  /// With `use`, each member of the outermost object is passed to it and then dropped.
   json_builder(std::string_view text, const std::filesystem::path& file, const std::string& part,
                member_user use = {})
       : text_(text), file_(file), part_(part), use_(std::move(use)) {}
 
-  /// Reads the text: its value, apart from members that were handed over.
+  /// Parses the text and returns its value, without members passed to `use`.
   nlohmann::json run() {
     // The parser takes a zero byte for the end of the text and would accept anything after it.
     if (text_.find('\0') != std::string_view::npos) fail_invalid("it contains a zero byte");
@@ -49,7 +49,7 @@ class json_builder {
     return std::move(root_);
   }
 
-  // What the parser calls.
+  // The parser's callbacks.
   bool null() { return scalar(nullptr); }
   bool boolean(bool value) { return scalar(value); }
   bool number_integer(nlohmann::json::number_integer_t value) { return scalar(value); }
@@ -77,14 +77,14 @@ class json_builder {
   }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::json::exception& problem) {
-    // Not the parser's own words: they quote what it read last, be it megabytes or not UTF-8.
-    constexpr int beyond_double = 406;  // its number for that, in its documentation
+    // Not the parser's own words: they quote its last input, which may be megabytes or not UTF-8.
+    constexpr int beyond_double = 406;  // the parser's documented number of this error
     fail_invalid(problem.id == beyond_double ? "a number is beyond the range of a double"
                                              : "an error at its byte " + std::to_string(position));
   }
 
  private:
-  /// Whether the outermost object is open, nothing in it is, and its members are handed over.
+  /// True if members of the outermost object go to `use` and only that object is open.
   bool is_handing_over() const { return use_ && open_.size() == 1 && root_.is_object(); }
 
   bool scalar(nlohmann::json value) {
@@ -126,24 +126,24 @@ class json_builder {
   member_user use_;
   nlohmann::json root_, member_;
   std::string name_;                   // of member_
-  std::vector<nlohmann::json*> open_;  // objects and arrays that have not ended, outermost first
-  nlohmann::json* next_ = nullptr;     // where the value of the last key goes
+  std::vector<nlohmann::json*> open_;  // open objects and arrays, outermost first
+  nlohmann::json* next_ = nullptr;     // the place of the last key's value
   std::set<std::string> handed_over_;  // a tree: no choice of names makes it slow
 };
 
 }  // namespace detail
 
-/// Parses a JSON text that comes from outside: one value, nothing after it but white space, UTF-8,
-/// no key twice in an object (the parser alone would keep the last without a word), nested at most
-/// 64 levels deep (files of models need five). Throws error naming `file` and `part`, the part of
-/// the file that the text is ("header").
+/// Parses a JSON text from outside. It must be one value, in UTF-8, followed by nothing but white
+/// space, without duplicate keys (the parser alone would keep the last in silence), nested at most
+/// 64 levels deep (files of models need five). Throws error naming `file` and the `part` of it that
+/// the text is ("header").
 inline nlohmann::json parse_json(std::string_view text, const std::filesystem::path& file,
                                  const std::string& part) {
   return detail::json_builder(text, file, part).run();
 }
 
-/// Parses such a text that is one object, and calls use(name, value) for each member in the order
-/// of the text: no more than one of them is in memory at a time. `use` may move from the value.
+/// Parses such a text of one object and calls use(name, value) for each member in the order of the
+/// text. Only one member is in memory at a time. `use` may move from the value.
 template <class Use>
 void for_each_member(std::string_view text, const std::filesystem::path& file,
                      const std::string& part, Use use) {

@@ -13,10 +13,10 @@
 
 namespace catmerge::io {
 
-/// A regular file, mapped read-only: its bytes without a copy, read by the system page by page as
-/// they are touched. The address outlives moves of the object.
+/// A regular file, mapped read-only: its bytes without a copy. The system reads each page at its
+/// first use. The address outlives moves of the object.
 ///
-/// Precondition: nobody shortens the file while it is mapped (touching what is gone is SIGBUS).
+/// Precondition: nobody shortens the file while it is mapped (a read past its end is SIGBUS).
 /// Replacing it by a rename, as our writers do, is harmless: the old contents stay mapped.
 class mapped_file {
  public:
@@ -40,7 +40,7 @@ class mapped_file {
     data_ = static_cast<std::byte*>(address);
   }
 
-  /// The mapping stays at its address; `other` is left without one.
+  /// Moves the mapping, which keeps its address; `other` has none afterwards.
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),
         data_(std::exchange(other.data_, nullptr)),
@@ -56,13 +56,13 @@ class mapped_file {
     if (data_ != nullptr) ::munmap(data_, size_);
   }
 
-  /// The path that it was opened by, for messages.
+  /// The path of the file, as given, for messages.
   const std::filesystem::path& path() const { return path_; }
-  /// The whole file; empty for an empty one. At the start of a page of memory.
+  /// The whole file, empty or at the start of a page of memory.
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
-  /// Gives back the memory of the whole pages inside `part` (a part of bytes()); they are read
-  /// again when they are touched again.
+  /// Frees the memory of the whole pages inside `part` (a part of bytes()). The next use reads them
+  /// again.
   void release(std::span<const std::byte> part) const {
     const std::size_t begin = round_up(offset_of(part));
     const std::size_t part_end = offset_of(part) + part.size();

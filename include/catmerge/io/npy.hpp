@@ -20,7 +20,7 @@
 namespace catmerge::io {
 
 namespace detail {
-/// Column-major bytes of `size`-byte elements in row-major order.
+/// Reorders column-major bytes of `size`-byte elements to row-major order.
 inline std::vector<std::byte> to_row_major(std::span<const std::byte> values, const shape_t& shape,
                                            std::size_t size) {
   const std::size_t rank = shape.size();
@@ -33,7 +33,7 @@ inline std::vector<std::byte> to_row_major(std::span<const std::byte> values, co
   std::size_t from = 0;
   for (std::size_t to = 0; to < result.size(); to += size) {
     std::memcpy(&result[to], &values[from], size);
-    for (std::size_t axis = rank; axis-- > 0;) {  // the next position, the last axis fastest
+    for (std::size_t axis = rank; axis-- > 0;) {  // the next position; the last axis runs fastest
       from += stride[axis];
       if (++position[axis] < shape[axis]) break;
       from -= stride[axis] * static_cast<std::size_t>(shape[axis]);
@@ -43,7 +43,7 @@ inline std::vector<std::byte> to_row_major(std::span<const std::byte> values, co
   return result;
 }
 
-/// Turns the bytes of each number around; a complex one is two numbers.
+/// Reverses the bytes of each number; a complex value is two numbers.
 inline void swap_bytes(std::span<std::byte> values, dtype type) {
   const std::size_t size = type == dtype::c64 ? 4 : size_of(type);
   for (std::size_t at = 0; at < values.size(); at += size) {
@@ -52,9 +52,9 @@ inline void swap_bytes(std::span<std::byte> values, dtype type) {
 }
 }  // namespace detail
 
-/// An array in a .npy file as a tensor: mapped, not copied. A column-major array (fortran_order) of
-/// more than one axis is copied into row-major order when it is opened, big-endian values are
-/// copied into little-endian order, and such a copy takes its size in memory.
+/// An array in a .npy file as a tensor: mapped, not copied. Exceptions: a column-major array
+/// (fortran_order) of more than one axis is copied into row-major order, and big-endian values into
+/// little-endian order, when the file is opened. Such a copy takes its size in memory.
 class npy_file {
  public:
   /// Throws error if the file cannot be mapped or breaks the format (see npy_header.hpp).
@@ -72,13 +72,13 @@ class npy_file {
               is_copy() ? std::span<const std::byte>(copy_) : values};
   }
 
-  /// The path that it was opened by.
+  /// The path of the file, as given.
   const std::filesystem::path& path() const { return file_.path(); }
   /// The whole file, header included.
   const mapped_file& mapping() const { return file_; }
-  /// The array under the name given, row-major; the bytes stay valid when the object is moved.
+  /// The array under the given name, row-major; the bytes stay valid after a move.
   const tensor_entry& entry() const { return entry_; }
-  /// Whether the entry's bytes are a copy in memory, not the mapped file.
+  /// True if the entry's bytes are a copy in memory, not the mapped file.
   bool is_copy() const { return !copy_.empty(); }
 
  private:
@@ -90,8 +90,8 @@ class npy_file {
 /// Writes a folder of .npy files, NAME.npy for each tensor.
 class npy_folder_writer final : public tensor_sink {
  public:
-  /// Throws error if the folder exists (unless it is to be replaced), cannot be made, a name cannot
-  /// be a file's name (it is empty, begins with a dot or holds a slash), or NumPy has no such type.
+  /// Throws error if the folder exists (unless it is to be replaced) or cannot be made, if a name
+  /// is no file name (empty, with a dot at its start or a slash), or if NumPy lacks a type.
   npy_folder_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
                     existing how = existing::refuse)
       : ledger_(path, std::move(tensors)),
@@ -118,8 +118,8 @@ class npy_folder_writer final : public tensor_sink {
     folder_.commit();
   }
 
-  /// Where other files may be put before commit(). Arrays of a folder that is replaced go, and so
-  /// do files that the new one has, too; others are an error (atomic_folder).
+  /// The folder for other files, which may be written before commit(). A replaced folder may lose
+  /// arrays and files that the new one has, too; other losses are an error (atomic_folder).
   const atomic_folder& folder() const { return folder_; }
 
  private:

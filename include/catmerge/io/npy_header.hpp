@@ -26,18 +26,18 @@
 ///     the rest    the values
 namespace catmerge::io {
 
-/// What the header of a .npy file says.
+/// The header of a .npy file.
 struct npy_header {
   dtype type = dtype::f32;      ///< of the elements
   shape_t shape;                ///< extents in the order of NumPy's shape
   bool fortran_order = false;   ///< column-major values
-  bool big_endian = false;      ///< values of several bytes have the most significant one first
+  bool big_endian = false;      ///< the most significant byte comes first
   std::size_t data_offset = 0;  ///< of the values in the file
 };
 
 namespace detail {
 
-/// NumPy has no name for bfloat16 and smaller floats.
+/// NumPy lacks bfloat16 and smaller floats.
 inline constexpr std::array<std::pair<std::string_view, dtype>, 13> npy_types = {
     {{"|b1", dtype::boolean},
      {"|u1", dtype::u8},
@@ -53,7 +53,7 @@ inline constexpr std::array<std::pair<std::string_view, dtype>, 13> npy_types = 
      {"<i8", dtype::i64},
      {"<u8", dtype::u64}}};
 
-/// Reads the header's Python dictionary; only what NumPy itself writes is understood.
+/// Parses the header's Python dictionary, in the form that NumPy writes.
 class npy_dictionary_parser {
  public:
   npy_dictionary_parser(std::string_view text, const std::filesystem::path& file)
@@ -63,7 +63,7 @@ class npy_dictionary_parser {
     npy_header header;
     bool seen[3] = {};
     expect('{');
-    while (!take('}')) {
+    while (!accept('}')) {
       const std::string_view key = string("a key");
       const int field = key == "descr" ? 0 : key == "fortran_order" ? 1 : key == "shape" ? 2 : -1;
       if (field < 0) bad("unknown key " + in_quotes(key));
@@ -72,7 +72,7 @@ class npy_dictionary_parser {
       if (field == 0) std::tie(header.type, header.big_endian) = type();
       if (field == 1) header.fortran_order = boolean();
       if (field == 2) header.shape = shape();
-      if (take(',')) continue;
+      if (accept(',')) continue;
       expect('}');
       break;
     }
@@ -88,22 +88,23 @@ class npy_dictionary_parser {
   void skip_space() {
     rest_.remove_prefix(std::min(rest_.find_first_not_of(" \t\r\n"), rest_.size()));
   }
-  bool take(char c) {
+  bool accept(char c) {
     skip_space();
     if (rest_.empty() || rest_.front() != c) return false;
     rest_.remove_prefix(1);
     return true;
   }
-  bool take(std::string_view word) {
+  bool accept(std::string_view word) {
     skip_space();
     if (rest_.substr(0, word.size()) != word) return false;
     rest_.remove_prefix(word.size());
     return true;
   }
   void expect(char c) {
-    if (!take(c)) bad(std::string("expected '") + c + "', found " + in_quotes(rest_.substr(0, 20)));
+    if (!accept(c))
+      bad(std::string("expected '") + c + "', found " + in_quotes(rest_.substr(0, 20)));
   }
-  /// A string literal; NumPy writes none with escapes here.
+  /// A string literal without escapes, which NumPy does not write here.
   std::string_view string(const char* what) {
     skip_space();
     const char quote = rest_.empty() ? '\0' : rest_.front();
@@ -130,19 +131,19 @@ class npy_dictionary_parser {
     bad("unsupported type " + in_quotes(descr));
   }
   bool boolean() {
-    if (take("True")) return true;
-    if (take("False")) return false;
+    if (accept("True")) return true;
+    if (accept("False")) return false;
     bad("fortran_order: expected True or False, found " + in_quotes(rest_.substr(0, 20)));
   }
-  /// A tuple: (), (3,), (3, 4), with or without a comma at the end from two extents on.
+  /// A tuple: (), (3,), (3, 4); from two extents on, a comma at the end is optional.
   shape_t shape() {
     shape_t result;
     expect('(');
-    bool comma = true;  // whether an extent may follow
-    while (!take(')')) {
+    bool comma = true;  // true if an extent may follow
+    while (!accept(')')) {
       if (!comma) bad("the shape: expected ',' or ')', found " + in_quotes(rest_.substr(0, 20)));
       result.push_back(extent());
-      comma = take(',');
+      comma = accept(',');
       if (!comma && result.size() == 1) bad("the shape: expected a tuple");
     }
     return result;
@@ -175,8 +176,8 @@ inline std::string_view npy_descr(dtype type) {
   return {};
 }
 
-/// Reads the header of a whole .npy file and checks that the values fill the rest exactly. Nothing
-/// is allocated by the word of the header. Throws error naming `file`.
+/// Parses the header of a whole .npy file. The values must fill the rest exactly. No allocation
+/// relies on the header's numbers. Throws error naming `file`.
 inline npy_header parse_npy_header(std::span<const std::byte> bytes,
                                    const std::filesystem::path& file) {
   const std::string_view text = as_text(bytes);
@@ -208,7 +209,7 @@ inline npy_header parse_npy_header(std::span<const std::byte> bytes,
 }
 
 /// The first bytes of a .npy file (version 1.0, row-major), a multiple of 64 of them as NumPy
-/// writes. `file` is for messages: throws error if NumPy has no such type.
+/// writes. Throws error, naming `file`, if NumPy lacks the type.
 inline std::string make_npy_header(const tensor_info& info, const std::filesystem::path& file) {
   const std::string_view descr = npy_descr(info.type);
   if (descr.empty()) {

@@ -17,17 +17,16 @@ namespace catmerge::io {
 
 /// A new file that is written at given offsets and closed with everything on the disk.
 ///
-/// A full disk, a quota and a size limit are errors that name the file and the tensor. Where a size
-/// limit is set (ulimit -f), the program must ignore SIGXFSZ, or the system ends it first:
-/// `std::signal(SIGXFSZ, SIG_IGN)`.
+/// Errors of a full disk, a quota and a size limit name the file and the tensor. Under a size limit
+/// (ulimit -f) the program must ignore SIGXFSZ, or the system ends it first: `std::signal(SIGXFSZ,
+/// SIG_IGN)`.
 class output_file {
  public:
-  /// Whether the file is new, or one that was closed and is written further.
+  /// `create` makes a new file; `again` reopens a closed one to write on.
   enum class opening { create, again };
 
-  /// Creates `path`, which must not exist, or opens it again. Messages name `reported`, the file
-  /// that the user asked for, where this one only stands in for it. Throws error where the system
-  /// cannot.
+  /// Creates `path`, which must not exist, or opens it again. Messages name `reported`, the final
+  /// name of a temporary file. Throws error if the system cannot.
   output_file(const std::filesystem::path& path, std::filesystem::path reported,
               opening how = opening::create)
       : reported_(std::move(reported)),
@@ -37,7 +36,7 @@ class output_file {
     if (descriptor_ >= 0) return;
     fail_system(reported_, how == opening::create ? "cannot create" : "cannot open again", errno);
   }
-  /// The same, reported under its own name.
+  /// @overload
   explicit output_file(const std::filesystem::path& path) : output_file(path, path) {}
 
   output_file(const output_file&) = delete;
@@ -47,7 +46,7 @@ class output_file {
   }
 
   /// Writes all bytes at `offset`. Threads may write disjoint ranges at the same time. Throws error
-  /// where the system cannot; `tensor`, if not empty, is named in it.
+  /// if the system cannot; the message names `tensor`, if not empty.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes,
                 std::string_view tensor = {}) const {
     while (!bytes.empty()) {
@@ -66,7 +65,7 @@ class output_file {
     }
   }
 
-  /// Brings everything to the disk and closes the file. Throws error where the system cannot: some
+  /// Flushes everything to the disk and closes the file. Throws error if the system cannot: some
   /// report a full disk only here.
   void close() {
     if (::fsync(descriptor_) != 0) fail_system(reported_, "cannot write to the disk", errno);

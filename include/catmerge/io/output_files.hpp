@@ -17,44 +17,43 @@
 
 namespace catmerge::io {
 
-/// New files that are written at given offsets, in any order, however many they are: only some are
-/// open at a time. One that must make room is brought to the disk and closed, and opened again when
-/// its turn comes.
+/// Any number of new files that are written at given offsets, in any order. Only some are open at a
+/// time: the one unused for longest is flushed and closed to make room, and reopened when needed.
 class output_files {
  public:
-  /// A file to come.
+  /// A planned file.
   struct plan {
     std::filesystem::path path;      ///< must not exist
     std::filesystem::path reported;  ///< the name in messages
     std::string head;                ///< its first bytes
   };
 
-  /// A merge goes through its tensors in an order near that of the files, so it has one or two in
-  /// hand; systems allow for 256 open files and more.
+  /// The limit of open files. A merge goes through its tensors almost in the order of the files, so
+  /// it needs one or two at a time; systems allow 256 open files and more.
   static constexpr std::size_t most_open = 16;
 
-  /// Nothing is made before the first write.
+  /// Creates no file before the first write.
   explicit output_files(std::vector<plan> plans) {
     files_.reserve(plans.size());
     for (plan& each : plans) files_.emplace_back(std::move(each));
   }
 
-  /// How many there are.
+  /// The number of files.
   std::size_t size() const { return files_.size(); }
 
-  /// As output_file::write_at, in the file of that number. (Of more than most_open threads at once,
-  /// each has its file.)
+  /// As output_file::write_at, in file `number`. (More than most_open threads may write at once:
+  /// then more files are open.)
   void write_at(std::size_t number, std::uint64_t offset, std::span<const std::byte> bytes,
                 std::string_view tensor = {}) {
-    const use file(*this, number);
+    const open_lock file(*this, number);
     file->write_at(offset, bytes, tensor);
   }
 
-  /// Makes the files that nothing was written to, brings all to the disk and closes them. Throws
-  /// error where the system cannot.
+  /// Creates the files without a write, flushes all to the disk and closes them. Throws error if
+  /// the system cannot.
   void close() {
     for (std::size_t i = 0; i < files_.size(); ++i) {
-      if (!files_[i].is_made) use(*this, i);
+      if (!files_[i].is_made) open_lock(*this, i);
       close(files_[i]);
     }
   }
@@ -65,22 +64,22 @@ class output_files {
     plan planned;
     bool is_made = false;
     std::unique_ptr<output_file> open;
-    int users = 0;                // threads that write to it now
-    std::uint64_t last_used = 0;  // by clock_
+    int users = 0;                // threads that are writing to it
+    std::uint64_t last_used = 0;  // a time of clock_
   };
 
-  /// While it lives, the file is open.
-  class use {
+  /// Keeps a file open during its lifetime.
+  class open_lock {
    public:
-    use(output_files& all, std::size_t number) : all_(all), slot_(all.files_[number]) {
+    open_lock(output_files& all, std::size_t number) : all_(all), slot_(all.files_[number]) {
       const std::lock_guard lock(all_.mutex_);
       all_.open(slot_);
       ++slot_.users;
       slot_.last_used = ++all_.clock_;
     }
-    use(const use&) = delete;
-    use& operator=(const use&) = delete;
-    ~use() {
+    open_lock(const open_lock&) = delete;
+    open_lock& operator=(const open_lock&) = delete;
+    ~open_lock() {
       const std::lock_guard lock(all_.mutex_);
       --slot_.users;
     }
@@ -103,7 +102,7 @@ class output_files {
     wanted.is_made = true;
   }
 
-  /// Closes the file that has waited longest, if any waits.
+  /// Closes the file that has been unused for longest, if any is unused.
   void make_room() {
     slot* oldest = nullptr;
     for (slot& each : files_) {

@@ -5,7 +5,7 @@
 #include <catmerge/error.hpp>
 
 /// @file
-/// What reading and writing files takes of the system: POSIX. The core takes nothing of it.
+/// The system headers (POSIX) that reading and writing files needs. The core needs none.
 #ifdef _WIN32
 #error catmerge/io maps and writes files by POSIX, which Windows lacks: use the core there, \
     <catmerge/catmerge.hpp> and <catmerge/methods.hpp>, on tensors that you read yourself (or WSL).

@@ -12,13 +12,13 @@
 
 namespace catmerge::io {
 
-/// A safetensors file, mapped into memory: nothing is copied, and nothing but the header is read
-/// until an entry's bytes are touched.
+/// A safetensors file, mapped into memory without a copy. Only the header is read until an entry's
+/// bytes are touched.
 ///
 ///     const catmerge::io::safetensors_file file("model.safetensors");
 ///     for (const auto& entry : file.entries()) std::cout << entry.name << describe(entry) << '\n';
 ///
-/// Entries stay valid while the object lives, also after it is moved.
+/// Entries stay valid while the object lives, also after a move.
 class safetensors_file {
  public:
   /// Throws error if the file cannot be mapped or breaks the format (see safetensors_header.hpp).
@@ -30,12 +30,12 @@ class safetensors_file {
               [](const tensor_entry* a, const tensor_entry* b) { return a->name < b->name; });
   }
 
-  /// The path that it was opened by.
+  /// The path of the file, as given.
   const std::filesystem::path& path() const { return file_.path(); }
   /// The whole file, header included.
   const mapped_file& mapping() const { return file_; }
 
-  /// In the order in which they lie in the file.
+  /// The tensors in the order of their offsets.
   const std::vector<tensor_entry>& entries() const { return contents_.entries; }
   /// The texts under `__metadata__`; empty if there are none.
   const metadata_t& metadata() const { return contents_.metadata; }

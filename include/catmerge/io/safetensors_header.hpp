@@ -24,14 +24,14 @@
 ///                      ...}
 ///     the rest  the values; offsets count from the start of this part
 ///
-/// The tensors cover the values without gap or overlap. What the reference implementation
-/// (github.com/huggingface/safetensors, safetensors/src/tensor.rs) refuses is refused here.
+/// The tensors cover the values without gap or overlap. A file that the reference implementation
+/// refuses (github.com/huggingface/safetensors, safetensors/src/tensor.rs) is refused here, too.
 namespace catmerge::io {
 
 /// The reference implementation's limit, which keeps a hostile file from filling the memory.
 inline constexpr std::uint64_t safetensors_longest_header = 100'000'000;
 
-/// What a safetensors file holds.
+/// The contents of a safetensors file.
 struct safetensors_contents {
   std::vector<tensor_entry> entries;  ///< point into the file's bytes; in the order of offsets
   metadata_t metadata;                ///< the texts under `__metadata__`
@@ -39,7 +39,7 @@ struct safetensors_contents {
 
 namespace detail {
 
-inline std::string shown(const nlohmann::json& value) {
+inline std::string json_in_quotes(const nlohmann::json& value) {
   constexpr auto replace = nlohmann::json::error_handler_t::replace;
   return in_quotes(value.dump(-1, ' ', false, replace));
 }
@@ -51,16 +51,16 @@ inline bool is_index(const nlohmann::json& value) {
              static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
 }
 
-/// A tensor and the offsets that the header gives it; not yet known to lie in the file.
+/// A tensor and its offsets in the header, not yet checked against the file's size.
 struct placed_entry : tensor_entry {
   std::uint64_t begin = 0, end = 0;
 };
 
-/// One tensor of the header; checked by itself, not yet against the file and the others.
+/// Parses one tensor of the header and checks it alone, without the file and the other tensors.
 inline placed_entry parse_safetensors_entry(const std::filesystem::path& file,
                                             const std::string& name, const nlohmann::json& info) {
   const auto member = [&](const char* key) -> const nlohmann::json& {
-    if (!info.is_object()) fail(file, name, "expected an object, found " + shown(info));
+    if (!info.is_object()) fail(file, name, "expected an object, found " + json_in_quotes(info));
     const auto found = info.find(key);
     if (found == info.end()) fail(file, name, std::string("has no ") + key);
     return *found;
@@ -71,12 +71,13 @@ inline placed_entry parse_safetensors_entry(const std::filesystem::path& file,
   const nlohmann::json& type = member("dtype");
   const auto known =
       type.is_string() ? parse_dtype(type.get_ref<const std::string&>()) : std::nullopt;
-  if (!known) fail(file, name, "unknown dtype " + shown(type));
+  if (!known) fail(file, name, "unknown dtype " + json_in_quotes(type));
   entry.type = *known;
 
   const nlohmann::json& shape = member("shape");
   if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_index)) {
-    fail(file, name, "shape: expected a list of non-negative integers, found " + shown(shape));
+    fail(file, name,
+         "shape: expected a list of non-negative integers, found " + json_in_quotes(shape));
   }
   entry.shape = shape.get<shape_t>();
   const auto size = byte_count(entry);
@@ -85,7 +86,7 @@ inline placed_entry parse_safetensors_entry(const std::filesystem::path& file,
   const nlohmann::json& offsets = member("data_offsets");
   if (!offsets.is_array() || offsets.size() != 2 || !is_index(offsets[0]) ||
       !is_index(offsets[1])) {
-    fail(file, name, "data_offsets: expected [begin, end], found " + shown(offsets));
+    fail(file, name, "data_offsets: expected [begin, end], found " + json_in_quotes(offsets));
   }
   entry.begin = offsets[0].get<std::uint64_t>();
   entry.end = offsets[1].get<std::uint64_t>();
@@ -103,7 +104,7 @@ inline placed_entry parse_safetensors_entry(const std::filesystem::path& file,
   return entry;
 }
 
-/// Sorts the tensors by offset; they must cover the values exactly. Then each gets its bytes.
+/// Sorts the tensors by offset, checks that they cover the values exactly, and sets their bytes.
 inline void place_safetensors_entries(const std::filesystem::path& file,
                                       std::vector<placed_entry>& entries,
                                       std::span<const std::byte> values) {
@@ -112,7 +113,7 @@ inline void place_safetensors_entries(const std::filesystem::path& file,
   });
   std::uint64_t covered = 0;
   const placed_entry* previous = nullptr;
-  const placed_entry* beyond = nullptr;  // the first that does not lie in the file
+  const placed_entry* beyond = nullptr;  // the first beyond the file's end
   for (const placed_entry& entry : entries) {
     if (entry.begin < covered) {
       fail(file, entry.name, "overlaps tensor " + in_quotes(previous->name));
@@ -144,8 +145,8 @@ inline void place_safetensors_entries(const std::filesystem::path& file,
 
 }  // namespace detail
 
-/// Reads the bytes of a whole safetensors file, checking all of it but the values. `file` is for
-/// messages: throws error, naming the file, the tensor, what was expected and what was found.
+/// Parses the bytes of a whole safetensors file and checks all of it but the values. Throws error
+/// that names the file, the tensor, the expected and the found.
 inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
                                               const std::filesystem::path& file) {
   constexpr std::size_t prefix = 8;
@@ -187,7 +188,7 @@ inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
     for (const auto& [key, text] : info.items()) {
       if (!text.is_string()) {
         fail(file, "__metadata__: " + in_quotes(key) + ": expected a string, found " +
-                       detail::shown(text));
+                       detail::json_in_quotes(text));
       }
       contents.metadata.emplace(key, std::move(text.get_ref<std::string&>()));
     }
@@ -197,8 +198,8 @@ inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
   return contents;
 }
 
-/// The first bytes of a safetensors file: length and header, padded with spaces to a multiple of 8,
-/// for tensors whose values follow in the order given. Precondition: byte_count of each exists.
+/// The first bytes of a safetensors file: length and header, padded with spaces to a multiple of 8.
+/// The values follow in the order given. Precondition: each tensor has a byte_count.
 /// Throws error if a text is not UTF-8 or the header exceeds the format's limit.
 inline std::string make_safetensors_header(const std::filesystem::path& file,
                                            const std::vector<tensor_info>& tensors,

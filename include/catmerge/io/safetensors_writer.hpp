@@ -17,13 +17,13 @@
 
 namespace catmerge::io {
 
-/// The layout of a safetensors file: that of the reference implementation, byte for byte apart from
-/// the order of metadata. Larger types come first, by name among equal types, so that every tensor
-/// is aligned to its type. It keeps account of what has been written.
+/// The layout of a safetensors file, byte for byte that of the reference implementation but for the
+/// order of metadata. Larger types come first, sorted by name within a type, so that every tensor
+/// is aligned to its type. The ledger counts the bytes written.
 class safetensors_layout {
  public:
-  /// Throws error if a name is declared twice or is "__metadata__", or text is not UTF-8. `file` is
-  /// for messages.
+  /// Throws error, naming `file`, if a name is declared twice or is "__metadata__", or if a text is
+  /// not UTF-8.
   safetensors_layout(const std::filesystem::path& file, std::vector<tensor_info> tensors,
                      const metadata_t& metadata)
       : ledger_(file, in_file_order(std::move(tensors))) {
@@ -42,9 +42,9 @@ class safetensors_layout {
 
   /// The file's first bytes. May be moved away.
   std::string& header() { return header_; }
-  /// What is written of each tensor.
+  /// The bytes written of each tensor.
   write_ledger& ledger() { return ledger_; }
-  /// Where in the file the next byte of a tensor goes.
+  /// The position in the file of a tensor's next byte.
   std::uint64_t position(const write_ledger::slot& slot) const {
     return offsets_[static_cast<std::size_t>(&slot - ledger_.slots().data())] + slot.written;
   }
@@ -66,8 +66,8 @@ class safetensors_layout {
 /// disk.
 class safetensors_writer final : public tensor_sink {
  public:
-  /// Writes the header. Throws error as safetensors_layout does, if the file cannot be made, and,
-  /// where that is refused, if it exists.
+  /// Writes the header. Throws error as safetensors_layout does, if the file cannot be made, or if
+  /// it exists and `how` refuses that.
   safetensors_writer(const std::filesystem::path& path, std::vector<tensor_info> tensors,
                      const metadata_t& metadata = {}, existing how = existing::replace)
       : layout_(path, std::move(tensors), metadata), file_(path, how) {

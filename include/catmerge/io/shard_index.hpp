@@ -18,7 +18,7 @@ struct shard_index {
   std::set<std::string> files;                 ///< every shard, once
 };
 
-/// Reads an index. Throws error if it is not of that form, or if a file's name holds a path: an
+/// Reads an index. Throws error if it is not of that form or if a file's name holds a path: an
 /// index from outside must not reach out of its folder.
 inline shard_index read_shard_index(const std::filesystem::path& path) {
   const mapped_file file(path);

@@ -21,9 +21,9 @@
 namespace catmerge::io {
 
 /// Cuts tensors into shards of at most `most` bytes of values (0: one shard), in their order, as
-/// Hugging Face's libraries do: a tensor that does not fit beside those before it begins the next
-/// shard, one that is larger than `most` gets a shard of its own. Never empty.
-/// Precondition: byte_count of each is known.
+/// Hugging Face's libraries do: a tensor that does not fit into the current shard begins the next
+/// one; a tensor larger than `most` gets a shard of its own. The result is never empty.
+/// Precondition: each has a byte_count.
 inline std::vector<std::vector<tensor_info>> plan_shards(std::vector<tensor_info> tensors,
                                                          std::uint64_t most) {
   std::vector<std::vector<tensor_info>> shards(1);
@@ -40,19 +40,19 @@ inline std::vector<std::vector<tensor_info>> plan_shards(std::vector<tensor_info
   return shards;
 }
 
-/// Writes model.safetensors into a folder or, where the tensors exceed a shard's size,
-/// model-00001-of-0000N.safetensors and their index, model.safetensors.index.json. However many
-/// they are, few are open at a time (see output_files). The folder is the caller's: usually the
-/// partial one of an atomic_folder, since several files do not appear at once.
+/// Writes model.safetensors into a folder or, if the tensors exceed a shard's size,
+/// model-00001-of-0000N.safetensors and their index, model.safetensors.index.json. Few of the files
+/// are open at a time (see output_files). The folder is the caller's: usually the partial one of an
+/// atomic_folder, since several files do not appear at once.
 class sharded_writer final : public tensor_sink {
  public:
-  /// `most`: bytes of values in a shard, 0 for no limit. Messages name `reported`, the folder that
-  /// this one stands in for. Throws error as safetensors_layout does.
+  /// `most`: bytes of values in a shard, 0 for no limit. Messages name `reported`, the final name
+  /// of the folder. Throws error as safetensors_layout does.
   sharded_writer(std::filesystem::path folder, std::vector<tensor_info> tensors,
                  const metadata_t& metadata, std::uint64_t most, std::filesystem::path reported)
       : folder_(std::move(folder)), reported_(std::move(reported)) {
-    // The names, types and shapes are checked all together: what is declared twice might lie in two
-    // shards. (Its slots are not used.)
+    // Names, types and shapes are checked across shards: two of them might declare the same tensor.
+    // (Its slots are not used.)
     const write_ledger all(reported_, tensors);
     for (const auto& slot : all.slots()) total_ += slot.size;
     auto shards = plan_shards(std::move(tensors), most);
@@ -80,7 +80,7 @@ class sharded_writer final : public tensor_sink {
     if (shards_.size() == 1) return;
     nlohmann::ordered_json index;
     index["metadata"]["total_size"] = total_;
-    std::map<std::string, std::string> map;  // in the order of the names
+    std::map<std::string, std::string> map;  // sorted by name
     for (const auto& [name, shard] : shard_of_)
       map.emplace(name, shard_name(shard, shards_.size()));
     index["weight_map"] = map;

@@ -15,14 +15,14 @@
 
 namespace catmerge::io {
 
-/// A file that belongs to a checkpoint's folder beside its weights: a configuration, a tokenizer.
+/// A file beside a checkpoint's weights in its folder: a configuration, a tokenizer.
 struct side_file {
   std::filesystem::path name;    ///< inside the folder, such as "1_Pooling/config.json"
-  std::filesystem::path source;  ///< whose contents it gets; empty if `text` says what they are
-  std::string text = {};         ///< the contents where there is no source
+  std::filesystem::path source;  ///< a file to copy; empty if `text` holds the contents
+  std::string text = {};         ///< the contents if there is no source
 };
 
-/// Whether a name is that of weights, in any of the usual formats, or of an index of weights.
+/// True for names of weights, in any of the usual formats, and of indices of weights.
 inline bool is_weights_name(const std::filesystem::path& name) {
   constexpr std::array<std::string_view, 14> formats = {
       ".safetensors", ".bin",       ".pt",   ".pth", ".ckpt", ".h5", ".msgpack",
@@ -33,7 +33,7 @@ inline bool is_weights_name(const std::filesystem::path& name) {
 }
 
 namespace detail {
-/// Whether a folder is a checkpoint of its own, or cannot be listed.
+/// True if a folder is a checkpoint of its own, or cannot be listed.
 inline bool holds_weights(const std::filesystem::path& folder) {
   std::error_code problem;
   for (std::filesystem::directory_iterator it(folder, problem), end; !problem && it != end;
@@ -44,10 +44,9 @@ inline bool holds_weights(const std::filesystem::path& folder) {
 }
 }  // namespace detail
 
-/// The files of a folder and of the folders in it, apart from weights, from folders that hold
-/// weights, from what begins with a dot and what a kill left unfinished, in the order of their
-/// names. Links to files count as files; links to folders are passed over. Throws error if a folder
-/// cannot be listed.
+/// The files of a folder and of its subfolders, sorted by name. Left out are weights, folders that
+/// hold weights, names that begin with a dot, and the remains of a killed run. Links to files count
+/// as files; links to folders are left out. Throws error if a folder cannot be listed.
 inline std::vector<side_file> side_files(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::vector<side_file> found;
@@ -69,8 +68,8 @@ inline std::vector<side_file> side_files(const std::filesystem::path& folder) {
   return found;
 }
 
-/// Writes the files into a folder. Messages name `reported`, where the folder only stands in for
-/// that. Throws error where a source cannot be read or the system cannot write.
+/// Writes the files into a folder. Messages name `reported`, the final name of the folder. Throws
+/// error if a source cannot be read or the system cannot write.
 inline void write_side_files(const std::vector<side_file>& files,
                              const std::filesystem::path& folder,
                              const std::filesystem::path& reported) {

@@ -17,23 +17,23 @@
 #include <vector>
 
 /// @file
-/// Files of features: statistics of the rows that enter parameters. A safetensors file (or a folder
-/// of .npy files, which has no metadata and so holds plain rows only) with, for a parameter P,
+/// Files of features: statistics of a parameter's input rows. A safetensors file (or a folder of
+/// .npy files, which has no metadata and so holds plain rows only) holds, for a parameter P,
 ///
 ///     P                   the rows themselves, n x d_in (for a scale: the normalised input, n x d)
 ///     P::factor           R with R^T R = X^T X, any number of rows x d_in
 ///     P::gram             X^T X, d_in x d_in
 ///     P::second_moment    mean of x_j^2 over the rows, d
 ///
-/// in F64, F32, F16 or BF16, and in the metadata
+/// in F64, F32, F16 or BF16. Its metadata hold
 ///
-///     "rows:P" = "120"    the number of rows n; needed for all but plain rows
+///     "rows:P" = "120"    the number of rows n; required unless the entry is plain rows
 ///     "alias:Q" = "P"     Q has the same input as P; one level, and Q has no entry of its own
 namespace catmerge::io {
 
-using catmerge::statistics_form;  // what the library takes (features.hpp)
+using catmerge::statistics_form;  // the forms that the library takes
 
-/// What follows a parameter's name: "", "::factor", ...
+/// The suffix of the data's name: "", "::factor", ...
 constexpr std::string_view suffix_of(statistics_form form) {
   switch (form) {
     case statistics_form::rows: break;
@@ -44,12 +44,12 @@ constexpr std::string_view suffix_of(statistics_form form) {
   return "";
 }
 
-/// The statistics of one parameter's input, as a file holds them.
+/// The statistics of one parameter's input.
 struct statistics_entry {
-  statistics_form form = statistics_form::rows;  ///< which of the four `data` is
+  statistics_form form = statistics_form::rows;  ///< the form of `data`
   const tensor_entry* data = nullptr;  ///< in an open file, never null; shaped by the form
-  std::int64_t row_count = 0;          ///< n >= 1, the rows that were seen
-  std::string owner;  ///< the parameter whose entry it is: equal for those that share it
+  std::int64_t row_count = 0;          ///< n >= 1, the number of input rows
+  std::string owner;  ///< the parameter of the entry: equal for those that share it
 };
 
 namespace detail {
@@ -80,7 +80,7 @@ inline void check_statistics_tensor(const std::filesystem::path& file, const ten
   }
 }
 
-/// A decimal number of at least one row.
+/// A decimal number that is at least 1.
 inline std::int64_t parse_row_count(const std::filesystem::path& file, const std::string& tensor,
                                     const std::string& text) {
   const bool decimal = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
@@ -93,7 +93,7 @@ inline std::int64_t parse_row_count(const std::filesystem::path& file, const std
 
 }  // namespace detail
 
-/// A file of features, opened: everything in it is checked but the values.
+/// An open file of features. All of it is checked but the values.
 class statistics_file {
  public:
   /// Throws error, naming the file and the tensor, if the file cannot be read or breaks the format.
@@ -110,25 +110,25 @@ class statistics_file {
     read_metadata();
   }
 
-  /// The file or folder that it was opened by.
+  /// The path of the file or folder, as given.
   const std::filesystem::path& path() const { return tensors_.path(); }
 
   /// The parameters that have statistics: in the order of the file, then the aliases by name.
   const std::vector<std::string>& names() const { return names_; }
 
-  /// The statistics of a parameter, its own or those it shares; null if it has none.
+  /// The statistics of a parameter, its own or shared ones; null if there are none.
   const statistics_entry* find(std::string_view parameter) const {
     const auto found = entries_.find(parameter);
     return found == entries_.end() ? nullptr : &found->second;
   }
-  /// The same. Throws error if it has none.
+  /// The same. Throws error if there are none.
   const statistics_entry& at(std::string_view parameter) const {
     const statistics_entry* const entry = find(parameter);
     if (entry == nullptr) fail(path(), parameter, "has no statistics in the file");
     return *entry;
   }
 
-  /// As mapped_file::release, for the parameter's data, which others may share.
+  /// As mapped_file::release, for the parameter's data, which other parameters may share.
   void release(std::string_view parameter) const {
     if (const auto* const entry = find(parameter)) tensors_.release(entry->data->name);
   }
@@ -200,18 +200,18 @@ class statistics_file {
 /// Writes a file of features; see the top of this header for the format, tensor_sink for the use.
 class statistics_writer {
  public:
-  /// What will be written of one parameter.
+  /// One parameter's entry.
   struct declaration {
     std::string parameter;                         ///< its name, without "::"
-    statistics_form form = statistics_form::rows;  ///< what its data is
+    statistics_form form = statistics_form::rows;  ///< the form of its data
     dtype type = dtype::f32;                       ///< of the data: f64, f32, f16 or bf16
     shape_t shape;                                 ///< [m, d_in], [d_in, d_in] or [d], by the form
     std::int64_t row_count = 0;                    ///< n >= 1; for plain rows shape[0]
   };
 
-  /// `aliases`: parameters that share an input, each with the one whose statistics are declared.
-  /// Throws error for what statistics_file would refuse and, where that is asked for, for a file
-  /// that exists.
+  /// `aliases`: parameters without an entry, each with the declared parameter that has the same
+  /// input. Throws error for an entry that statistics_file would refuse, and for a file that exists
+  /// if `how` refuses that.
   statistics_writer(const std::filesystem::path& path, const std::vector<declaration>& declarations,
                     const std::map<std::string, std::string>& aliases = {},
                     metadata_t metadata = {}, existing how = existing::replace) {

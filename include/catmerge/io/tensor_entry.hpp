@@ -19,18 +19,18 @@ namespace catmerge::io {
 /// Extents of a tensor, outermost first (row-major); empty for a scalar.
 using shape_t = std::vector<index_t>;
 
-/// Free text that a file carries beside its tensors.
+/// Free text in a file beside its tensors.
 using metadata_t = std::map<std::string, std::string>;
 
-/// What a file says about a tensor, and what a writer needs to know before the first byte.
+/// The name, type and shape of a tensor, as in a file's header.
 struct tensor_info {
   std::string name;         ///< unique in its file; UTF-8
   dtype type = dtype::f32;  ///< of the elements
   shape_t shape;            ///< weights: as stored, usually [d_out, d_in]
 };
 
-/// A tensor inside an open file: `bytes` are its values in row-major, little-endian order, owned by
-/// the file object that handed it out. They may lie at any address: see is_aligned.
+/// A tensor inside an open file. `bytes` are its values in row-major, little-endian order; the file
+/// object owns them. They may lie at any address: see is_aligned.
 struct tensor_entry : tensor_info {
   std::span<const std::byte> bytes;  ///< byte_count of them
 };
@@ -73,7 +73,7 @@ inline std::string describe(const tensor_info& info) {
   return std::string(name_of(info.type)) + " " + to_string(info.shape);
 }
 
-/// Says of a tensor without a byte_count why it has none.
+/// The reason why a tensor has no byte_count, for a message.
 inline std::string no_byte_count(const tensor_info& info) {
   const auto count = element_count(info.shape);
   const std::uint64_t bits = bits_of(info.type);
@@ -89,14 +89,14 @@ inline std::string no_byte_count(const tensor_info& info) {
               : " has a negative extent");
 }
 
-/// Whether the bytes may be read in place as elements of their type. Files that our writers and the
-/// reference implementation make are aligned; a header of odd length shifts everything after it.
+/// True if the bytes may be read in place as elements of their type. Files of our writers and of
+/// the reference implementation are aligned; a header of odd length shifts everything after it.
 inline bool is_aligned(const tensor_entry& entry) {
   return reinterpret_cast<std::uintptr_t>(entry.bytes.data()) % alignment_of(entry.type) == 0;
 }
 
-/// The values in place, without a copy. Throws error if the tensor holds another type or is not
-/// aligned; convert() (io/convert.hpp) reads those.
+/// The values in place, without a copy. Throws error for another type and for unaligned bytes;
+/// convert() (io/convert.hpp) reads those.
 template <storage_scalar S>
 std::span<const S> values_of(const tensor_entry& entry) {
   if (scalar_of(entry.type) != scalar_type_v<S>) {

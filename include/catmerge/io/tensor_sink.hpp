@@ -15,9 +15,9 @@
 
 namespace catmerge::io {
 
-/// Where tensors are written to. Their names, types and shapes are declared when the sink is made;
-/// then each is written once, in any order, whole or as consecutive blocks; then commit() makes the
-/// output appear under its name. Without commit, nothing remains of it.
+/// A destination for tensors. Names, types and shapes are declared at construction. Then each
+/// tensor is written once, in any order, whole or as consecutive blocks. commit() makes the output
+/// appear under its name; without it, nothing remains.
 ///
 /// Threads may write different tensors at the same time. Every error names the file and the tensor.
 /// After an error the sink can only be destroyed.
@@ -28,28 +28,28 @@ class tensor_sink {
   tensor_sink& operator=(const tensor_sink&) = delete;
   virtual ~tensor_sink() = default;
 
-  /// Writes the next bytes of a tensor. Throws error for a name that was not declared, for more
-  /// bytes than declared, and if the system cannot write.
+  /// Writes the next bytes of a tensor. Throws error for an undeclared name, for more bytes than
+  /// declared, and if the system cannot write.
   virtual void append(std::string_view name, std::span<const std::byte> bytes) = 0;
 
-  /// Writes a whole tensor. Throws error, besides, if the number of bytes is not the one declared
-  /// or if some were written before.
+  /// Writes a whole tensor. Throws error also if the number of bytes is not the declared one or if
+  /// some were written before.
   virtual void write(std::string_view name, std::span<const std::byte> bytes) = 0;
 
-  /// Finishes the output. Throws error, naming tensors, if any of them is not complete.
+  /// Finishes the output. Throws error, naming the tensors, if any is incomplete.
   virtual void commit() = 0;
 };
 
-/// Which of the declared tensors have been written, and how far. Different names may be used by
-/// different threads at the same time.
+/// Counts the bytes written of each declared tensor. Threads may use different names at the same
+/// time.
 class write_ledger {
  public:
-  /// One declared tensor and what has been written of it.
+  /// One declared tensor and the count of its bytes written.
   struct slot {
     tensor_info info;           ///< as declared
     std::uint64_t size = 0;     ///< bytes declared
-    std::uint64_t written = 0;  ///< bytes written: the next one's position
-    bool started = false;       ///< a tensor without elements must be written, too
+    std::uint64_t written = 0;  ///< bytes written: the position of the next one
+    bool started = false;       ///< set by a write, even of no bytes
   };
 
   /// Throws error for a name declared twice and for shapes without a byte_count. `file` is for
@@ -73,8 +73,8 @@ class write_ledger {
   /// In the order of the declarations.
   const std::vector<slot>& slots() const { return slots_; }
 
-  /// The slot that `count` more bytes of a tensor go to. They count once `done` is called. Throws
-  /// error for a name that was not declared and for more bytes than declared.
+  /// The slot for `count` more bytes of a tensor; `done` counts them. Throws error for an
+  /// undeclared name and for more bytes than declared.
   slot& for_append(std::string_view name, std::size_t count) {
     slot& found = at(name);
     if (count > found.size - found.written) {
@@ -86,8 +86,8 @@ class write_ledger {
     return found;
   }
 
-  /// The slot that a whole tensor of `count` bytes goes to. Throws error, besides, if some were
-  /// written before or their number is not the one declared.
+  /// The slot for a whole tensor of `count` bytes. Throws error also if some were written before or
+  /// if `count` is not the declared number.
   slot& for_write(std::string_view name, std::size_t count) {
     slot& found = at(name);
     if (found.started) fail(file_, name, "is written twice");
@@ -99,13 +99,13 @@ class write_ledger {
     return found;
   }
 
-  /// Counts bytes that were written to where for_append or for_write said.
+  /// Counts bytes written to a slot of for_append or for_write.
   static void done(slot& to, std::size_t count) {
     to.written += count;
     to.started = true;
   }
 
-  /// Throws error naming the first tensors that are not complete, and how many there are.
+  /// Throws error with the number and the first names of incomplete tensors.
   void check_complete() const {
     constexpr int most_listed = 10;
     int missing = 0;

@@ -8,11 +8,11 @@
 
 namespace catmerge::model {
 
-/// BERT and RoBERTa (also XLM-RoBERTa and CamemBERT) as the transformers library names them. Names
-/// are understood with and without `bert.` or `roberta.` and whatever stands before that. Norms may
-/// have a `gamma` and a `beta`, as in old checkpoints. Heads (`classifier.weight`) have no rules.
+/// BERT and RoBERTa (also XLM-RoBERTa and CamemBERT), by the names of the transformers library,
+/// with or without `bert.` or `roberta.` and any prefix of it. Norms may have a `gamma` and a
+/// `beta`, as in old checkpoints. Heads (`classifier.weight`) have no rules.
 ///
-/// Left alone by default: the three embedding tables.
+/// By default the three embedding tables are left alone.
 inline name_rules hugging_face_bert() {
   using kind = parameter_kind;
   const std::string model = "{,*.}";

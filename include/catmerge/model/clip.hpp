@@ -9,12 +9,12 @@
 
 namespace catmerge::model {
 
-/// The vision transformer of CLIP as the transformers library names it: CLIPVisionModel and
-/// CLIPVisionModelWithProjection, and the vision part of CLIPModel. The text part has no rules.
-/// Names are understood with and without `vision_model.` and whatever stands before that.
+/// The vision transformer of CLIP, by the names of the transformers library: CLIPVisionModel,
+/// CLIPVisionModelWithProjection, and the vision part of CLIPModel, with or without `vision_model.`
+/// and any prefix of it. The text part has no rules.
 ///
-/// Left alone by default, as in the paper: the class, position and patch embeddings and the final
-/// projection. Each can be opted in by a rule of its own.
+/// By default the class, position and patch embeddings and the final projection are left alone, as
+/// in the paper. A rule of one's own opts in to each.
 inline name_rules hugging_face_clip_vision() {
   using kind = parameter_kind;
   const std::string model = "{,vision_model.,*.vision_model.}";
@@ -36,7 +36,8 @@ inline name_rules hugging_face_clip_vision() {
       rule(layer + "mlp.fc{1,2}.bias", kind::shift),
       rule(layer + "layer_norm{1,2}.weight", kind::scale),
       rule(layer + "layer_norm{1,2}.bias", kind::shift),
-      rule(model + "{pre_layrnorm,post_layernorm}.weight", kind::scale),  // "layrnorm": theirs
+      rule(model + "{pre_layrnorm,post_layernorm}.weight", kind::scale),  // "layrnorm" is the
+                                                                          // library's spelling
       rule(model + "{pre_layrnorm,post_layernorm}.bias", kind::shift),
       rule(model + "embeddings.{class_embedding,position_embedding.weight,patch_embedding.weight}",
            kind::embedding, false),
@@ -45,12 +46,12 @@ inline name_rules hugging_face_clip_vision() {
   });
 }
 
-/// The vision transformer of CLIP as OpenAI and OpenCLIP name it. Names begin with `visual.` or
-/// have it behind another prefix (`model.visual.`); the text part, whose layers have the same names
-/// without it, has no rules. q, k and v are one parameter, of three parts; the patch embedding is
-/// `conv1`, and `proj` is stored (d_in, d_out).
+/// The vision transformer of CLIP, by the names of OpenAI and OpenCLIP. Names begin with `visual.`
+/// or have it behind another prefix (`model.visual.`). The text part has the same names of layers
+/// without it, and no rules. q, k and v are one parameter of three parts; the patch embedding is
+/// `conv1`; `proj` is stored d_in x d_out.
 ///
-/// Left alone by default: as in hugging_face_clip_vision.
+/// By default the same parameters as in hugging_face_clip_vision are left alone.
 inline name_rules open_clip_vision() {
   using kind = parameter_kind;
   const std::string model = "{,*.}visual.";
@@ -80,9 +81,9 @@ inline name_rules open_clip_vision() {
   });
 }
 
-/// The text transformer of CLIP as OpenAI and OpenCLIP name it: the layers of open_clip_vision
-/// without "visual." before them. The text_projection is stored (d_in, d_out) and left alone, like
-/// the tables.
+/// The text transformer of CLIP, by the names of OpenAI and OpenCLIP: the layers of
+/// open_clip_vision without "visual.". The text_projection is stored d_in x d_out and left alone,
+/// like the tables.
 inline name_rules open_clip_text() {
   const std::string layer = "transformer.resblocks.*.";
   rule_list r;

@@ -5,17 +5,17 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Decoders of language models, as the transformers library names them. Tables of tokens and heads
-/// (embed_tokens, wte, lm_head) are left to the general rule, which leaves them alone.
+/// Decoders of language models, by the names of the transformers library. The general rule leaves
+/// tables of tokens and heads (embed_tokens, wte, lm_head) alone.
 namespace catmerge::model {
 
 /// Llama, Mistral, Qwen 2 and 3, Gemma 1 to 3, Phi 1 to 4, OLMo, StableLM, Granite, StarCoder 2,
 /// OPT, and the attention of DeepSeek 2 and 3. Norms that multiply by 1 + w (Gemma) are scales,
-/// too: a difference of weights is the same.
+/// too: their differences of weights are the same.
 ///
 /// Fused weights: gate_up_proj holds gate and up, one after the other. In qkv_proj (Phi-3) q, k and
-/// v are three equal parts only where queries are not grouped; then each is as square as d_in.
-/// Otherwise it is trimmed as one matrix.
+/// v are three equal parts only if queries are not grouped; then each is as square as d_in.
+/// Otherwise qkv_proj is trimmed as one matrix.
 inline name_rules llama_like() {
   const std::string layer = "layers.*.";
   rule_list r;
@@ -37,7 +37,7 @@ inline name_rules llama_like() {
   return r.rules();
 }
 
-/// GPT-2: its Conv1D stores d_in x d_out. c_attn holds q, k and v (of a cross attention k and v).
+/// GPT-2: its Conv1D stores d_in x d_out. c_attn holds q, k and v (k and v in a cross attention).
 inline name_rules gpt2() {
   const std::string block = "h.*.";
   constexpr auto in_out = matrix_layout::in_out;
@@ -51,8 +51,8 @@ inline name_rules gpt2() {
   return r.rules();
 }
 
-/// What has GPT-2's names and stores d_out x d_in all the same: GPT-Neo, GPTBigCode, the first
-/// Qwen. c_attn is one matrix: its q, k and v are not equal parts one after the other.
+/// Networks with GPT-2's names that store d_out x d_in: GPT-Neo, GPTBigCode, the first Qwen. c_attn
+/// is one matrix: its q, k and v are not equal parts one after the other.
 inline name_rules gpt2_stored_out_in() {
   rule_list r;
   r.linear("h.*.attn.{c_attn,c_proj}");
@@ -69,7 +69,7 @@ inline name_rules gpt_neo_and_j() {
   return r.rules();
 }
 
-/// GPT-NeoX (Pythia), BLOOM and Falcon: query_key_value holds q, k and v of one head after the
+/// GPT-NeoX (Pythia), BLOOM and Falcon. query_key_value holds q, k and v of one head after the
 /// other, so it is one matrix, not three.
 inline name_rules neox_like() {
   const std::string block = "{layers,h}.*.";

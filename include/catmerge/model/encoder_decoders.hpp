@@ -5,8 +5,8 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Networks that read one sequence and write another, as the transformers library names them. In
-/// the attention between them k and v take the encoder's rows, q the decoder's.
+/// Encoder-decoder networks, by the names of the transformers library. In the cross attention k and
+/// v take the encoder's rows, q the decoder's.
 namespace catmerge::model {
 
 /// T5, mT5, UMT5 and FLAN-T5.

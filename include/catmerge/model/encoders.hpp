@@ -5,7 +5,7 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Encoders of text and sound beside BERT (bert.hpp), as the transformers library names them.
+/// Encoders of text and sound other than BERT (bert.hpp), by the names of the transformers library.
 namespace catmerge::model {
 
 /// DistilBERT.
@@ -18,7 +18,7 @@ inline name_rules distilbert() {
   return r.rules();
 }
 
-/// ALBERT, whose layers share their parameters.
+/// ALBERT. Its layers share their parameters.
 inline name_rules albert() {
   const std::string layer = "albert_layer_groups.*.albert_layers.*.";
   rule_list r;
@@ -30,8 +30,8 @@ inline name_rules albert() {
   return r.rules();
 }
 
-/// DeBERTa 1 to 3, and what ELECTRA has beside BERT's names. The keys and queries of DeBERTa 2 and
-/// 3 also take the relative positions, so the values do not share their input. DeBERTa's in_proj
+/// DeBERTa 1 to 3, and ELECTRA's names beyond BERT's. The keys and queries of DeBERTa 2 and 3 also
+/// take the relative positions, so they do not share the input of the values. DeBERTa's in_proj
 /// holds q, k and v of one head after the other, so it is one matrix.
 inline name_rules deberta_and_electra() {
   const std::string attention = "encoder.layer.*.attention.self.";
@@ -47,7 +47,7 @@ inline name_rules deberta_and_electra() {
   return r.rules();
 }
 
-/// ModernBERT: Wqkv holds q, k and v, Wi what is gated and the gate, one after the other.
+/// ModernBERT. Wqkv holds q, k and v, Wi the gated half and the gate, one after the other.
 inline name_rules modernbert() {
   rule_list r;
   r.fused("layers.*.attn.Wqkv", 3);
@@ -58,8 +58,8 @@ inline name_rules modernbert() {
   return r.rules();
 }
 
-/// wav2vec 2 and HuBERT; their attention is named as in vit_like (vision.hpp). The convolution of
-/// positions is grouped: left alone.
+/// wav2vec 2 and HuBERT. Their attention has the names of vit_like (vision.hpp). The convolution of
+/// positions is grouped and left alone.
 inline name_rules wav2vec2() {
   const std::string layer = "encoder.layers.*.";
   rule_list r;

@@ -14,16 +14,16 @@
 
 namespace catmerge::model {
 
-/// What parameters are whose names no network has: by the last components of the name,
-/// which most networks choose alike, and by the number of extents.
+/// Classifies parameters that no known network names, by the last components of the name, which
+/// most networks choose alike, and by the number of extents.
 class general_rules {
  public:
-  /// None where the name and the shape do not tell. The rule's pattern says it in words.
+  /// The rule, described in words by its pattern; none if name and shape do not decide.
   static std::optional<parameter_rule> find(const io::tensor_info& info) {
-    const general_rules of(info);
-    if (const auto rule = of.buffer()) return rule;
-    if (const auto rule = of.left_alone()) return rule;
-    return of.trained();
+    const general_rules rules(info);
+    if (const auto rule = rules.buffer()) return rule;
+    if (const auto rule = rules.left_alone()) return rule;
+    return rules.trained();
   }
 
  private:
@@ -36,8 +36,8 @@ class general_rules {
       path_.push_back(rest.substr(0, dot));
       rest.remove_prefix(dot + 1);
     }
-    own_ = rest;
-    // A number (of a sequence of modules) says nothing: the module is what stands before it.
+    leaf_ = rest;
+    // The module is the last component that is not a number (of a sequence of modules).
     for (auto part = path_.rbegin(); part != path_.rend() && module_.empty(); ++part) {
       if (part->find_first_not_of("0123456789") != std::string_view::npos) module_ = lower(*part);
     }
@@ -52,18 +52,18 @@ class general_rules {
     return result;
   }
 
-  /// What training does not learn by gradients.
+  /// Values that training does not learn by gradients.
   std::optional<parameter_rule> buffer() const {
-    if (is_one_of(own_, {"running_mean", "running_var"})) {
+    if (is_one_of(leaf_, {"running_mean", "running_var"})) {
       return rule("running_mean and running_var are running statistics", kind::running_statistics);
     }
     const bool named = is_one_of(
-        own_, {"num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index",
-               "relative_coords_table", "inv_freq", "original_inv_freq", "masked_bias",
-               "causal_mask", "attn_mask", "attention_mask", "cos_cached", "sin_cached",
-               "freqs_cis", "pixel_mean", "pixel_std"});
+        leaf_, {"num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index",
+                "relative_coords_table", "inv_freq", "original_inv_freq", "masked_bias",
+                "causal_mask", "attn_mask", "attention_mask", "cos_cached", "sin_cached",
+                "freqs_cis", "pixel_mean", "pixel_std"});
     // GPT-2 and GPT-NeoX used to store their causal mask: 1 x 1 x positions x positions.
-    const bool mask = own_ == "bias" && shape_.size() == 4 && shape_[0] == 1 && shape_[1] == 1 &&
+    const bool mask = leaf_ == "bias" && shape_.size() == 4 && shape_[0] == 1 && shape_[1] == 1 &&
                       shape_[2] == shape_[3] && contains(module_, "att");
     if (!named && !mask) return std::nullopt;
     return rule("counters, positions, frequencies and masks are fixed", kind::fixed);
@@ -79,21 +79,22 @@ class general_rules {
                               "summary"}) ||
              part.starts_with("generator_") || part.starts_with("discriminator_");
     };
-    // torchvision's and ModernBERT's last layers; deeper such names are of other layers.
+    // The last layers of torchvision and ModernBERT; deeper down these names are those of other
+    // layers.
     const bool last = path_.size() == 1 && is_one_of(path_[0], {"fc", "decoder"});
     if (last || std::any_of(path_.begin(), path_.end(), is_head)) {
       return rule("heads are left alone", kind::embedding);
     }
-    const std::string own = lower(own_);
+    const std::string leaf = lower(leaf_);
     const bool parameter =
-        contains(own, "embed") || own.ends_with("_token") || own.ends_with("bias_table");
+        contains(leaf, "embed") || leaf.ends_with("_token") || leaf.ends_with("bias_table");
     const bool module = (contains(module_, "embed") && !is_norm(module_)) ||
                         is_one_of(module_, {"wte", "wpe", "shared", "relative_attention_bias",
                                             "pos_emb", "tok_emb", "token_emb"});
     const bool patches = std::any_of(path_.begin(), path_.end(), [](std::string_view part) {
       return part.starts_with("patch_embed");
     });
-    if (parameter || patches || (module && is_one_of(own, {"weight", "bias"}))) {
+    if (parameter || patches || (module && is_one_of(leaf, {"weight", "bias"}))) {
       return rule("embeddings are left alone", kind::embedding);
     }
     return std::nullopt;
@@ -103,15 +104,15 @@ class general_rules {
   std::optional<parameter_rule> trained() const {
     const std::size_t rank = shape_.size();
     const bool norm = is_norm(module_);
-    if (rank == 1 && own_ != "weight" && lower(own_).ends_with("bias")) {
+    if (rank == 1 && leaf_ != "weight" && lower(leaf_).ends_with("bias")) {
       return rule("a bias is a shift", kind::shift, true);
     }
-    if (rank == 1 && norm && own_ == "beta")
+    if (rank == 1 && norm && leaf_ == "beta")
       return rule("a norm's beta is a shift", kind::shift, true);
-    if (rank == 1 && norm && is_one_of(own_, {"weight", "gamma"})) {
+    if (rank == 1 && norm && is_one_of(leaf_, {"weight", "gamma"})) {
       return rule("a norm's weight is a scale", kind::scale, true);
     }
-    if (rank == 1 && (contains(own_, "layer_scale") || contains(module_, "layer_scale") ||
+    if (rank == 1 && (contains(leaf_, "layer_scale") || contains(module_, "layer_scale") ||
                       is_layer_scale(module_))) {
       return rule("a layer's scale is a scale", kind::scale, true);
     }
@@ -123,11 +124,11 @@ class general_rules {
       stack.stacked = true;
       return stack;
     }
-    if (own_ != "weight" || rank < 2) return std::nullopt;
+    if (leaf_ != "weight" || rank < 2) return std::nullopt;
     if (norm) return rule("norms that are no vectors are left alone", kind::embedding);
     if (rank == 2) return rule("a matrix called weight is linear", kind::linear, true);
-    // One channel per filter: depthwise, which is left alone (so is the first layer of a network
-    // for one channel, which has the same shape).
+    // One channel per filter: depthwise, and left alone. (The first layer of a network with one
+    // input channel has the same shape and is left alone, too.)
     if (shape_[1] == 1) return rule("depthwise convolutions are left alone", kind::embedding);
     return rule("a weight of more than two extents is a convolution", kind::conv, true);
   }
@@ -162,13 +163,13 @@ class general_rules {
     return false;
   }
 
-  /// "ls1", "ls2": timm's and DINOv2's.
+  /// "ls1", "ls2": the names in timm and DINOv2.
   static bool is_layer_scale(std::string_view module) { return is_one_of(module, {"ls1", "ls2"}); }
 
   const io::shape_t& shape_;
   std::vector<std::string_view> path_;  // the modules, outermost first
-  std::string_view own_;                // the parameter's own name
-  std::string module_;                  // the innermost module that has a name, in small letters
+  std::string_view leaf_;               // the parameter's own name
+  std::string module_;                  // the innermost module with a name, in lower case
 };
 
 }  // namespace catmerge::model

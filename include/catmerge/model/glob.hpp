@@ -11,16 +11,16 @@
 
 namespace catmerge::model {
 
-/// A pattern for parameter names, which must match a whole name:
+/// A pattern of whole parameter names:
 ///
 ///     *        any characters, dots included, or none
 ///     ?        one character
 ///     {a,b}    a or b; either may be empty and may hold * and ?, but no braces
 ///
-/// Everything else stands for itself: `*.{q,k,v}_proj.weight`.
+/// Every other character matches itself: `*.{q,k,v}_proj.weight`.
 class glob {
  public:
-  /// Throws error if braces do not pair up or are nested, or stand for more than 1000 patterns.
+  /// Throws error if braces do not pair up, are nested, or stand for more than 1000 patterns.
   explicit glob(std::string pattern) : pattern_(std::move(pattern)), plain_({""}) {
     std::string_view rest = pattern_;
     while (!rest.empty()) {
@@ -36,13 +36,13 @@ class glob {
     }
   }
 
-  /// The pattern as it was written.
+  /// The pattern as written.
   const std::string& pattern() const { return pattern_; }
 
-  /// The patterns without braces that it stands for: a name matches if one of them does.
+  /// The patterns without braces that this one stands for. A name matches if one of them does.
   const std::vector<std::string>& alternatives() const { return plain_; }
 
-  /// Whether the whole of `name` matches, dots and case as written.
+  /// True if the whole of `name` matches, dots and case as written.
   bool matches(std::string_view name) const {
     for (const std::string& pattern : plain_) {
       if (matches_plain(pattern, name)) return true;
@@ -50,11 +50,11 @@ class glob {
     return false;
   }
 
-  /// Whether the whole of `name` matches a pattern without braces. Only the last * ever needs
-  /// another try, so this takes at most |pattern| |name| steps.
+  /// True if the whole of `name` matches a pattern without braces. Only the last * is ever
+  /// extended, so this takes at most |pattern| |name| steps.
   static bool matches_plain(std::string_view pattern, std::string_view name) {
     std::size_t p = 0, n = 0;
-    std::size_t star = std::string_view::npos, star_end = 0;  // the last *, what it has taken
+    std::size_t star = std::string_view::npos, star_end = 0;  // the last *, the end of its match
     while (n < name.size()) {
       if (p < pattern.size() && pattern[p] == '*') {
         star = p++;
@@ -83,7 +83,7 @@ class glob {
     return parts;
   }
 
-  /// Every pattern so far, followed by each of the alternatives.
+  /// Appends each of the alternatives to every pattern so far.
   void extend(const std::vector<std::string_view>& alternatives) {
     constexpr std::size_t most = 1000;  // three lists of ten; keeps a typo from filling the memory
     std::vector<std::string> extended;

@@ -6,22 +6,22 @@
 #include <string>
 #include <string_view>
 
-/// What the parameters of a network are, by their names: kinds, rules with patterns, and the rules
+/// The kinds of a network's parameters, by their names: kinds, rules with patterns, and the rules
 /// of networks that many people fine-tune (networks.hpp). Outside the umbrella header, like io/.
 namespace catmerge::model {
 
-/// What a parameter does with its input, which decides how it is merged.
+/// The role of a parameter in its layer, which decides how it is merged.
 enum class parameter_kind : unsigned char {
-  linear,              ///< matrix: f(X) = X W
+  linear,              ///< matrix: x -> W x, W d_out x d_in
   fused_linear,        ///< several linear weights stored as one (q, k, v in one in_proj_weight)
-  conv,                ///< rank 3 or more, d_out first: a linear map on patches, (d_out, rest)
-  scale,               ///< vector: f(x) = gamma o x, x the normalised input
-  shift,               ///< vector: f(x) = x + beta; biases
-  embedding,           ///< table, or an embedding that is added to others; heads, too
-  running_statistics,  ///< floats that training measured (running_mean): the experts' mean
-  fixed,               ///< not merged at all, the base's bytes: counters, position ids, masks
-  packed,              ///< not floating-point, and no rule calls it fixed: quantised weights, say
-  unknown              ///< floating-point, but no rule names it: Task Arithmetic, and reported so
+  conv,                ///< rank 3 or more, d_out first: x -> W x on patches, W d_out x rest
+  scale,               ///< vector: x -> gamma o x, x the normalised input
+  shift,               ///< vector: x -> x + beta; biases
+  embedding,           ///< a table, or an embedding added to others; also heads
+  running_statistics,  ///< floats measured in training (running_mean): the experts' mean
+  fixed,               ///< not merged, the base's bytes: counters, position ids, masks
+  packed,              ///< not floating-point and not fixed by a rule, such as quantised weights
+  unknown              ///< floating-point without a rule: Task Arithmetic, and reported
 };
 
 /// The kind in words, for messages and reports: "linear", "fused linear", ...
@@ -41,19 +41,19 @@ constexpr std::string_view name_of(parameter_kind kind) {
   return "unknown";
 }
 
-/// Which extent of a matrix is the output's. Never guessed from the shape: nn.Linear stores
-/// (d_out, d_in); GPT-2's Conv1D, OpenCLIP's projections and embedding tables (d_in, d_out).
+/// The order of a matrix's extents, never guessed from the shape: nn.Linear stores d_out x d_in;
+/// GPT-2's Conv1D, OpenCLIP's projections and embedding tables d_in x d_out.
 enum class matrix_layout : unsigned char {
-  out_in,  ///< d_out x d_in, y = W x
-  in_out   ///< d_in x d_out, y = W^T x
+  out_in,  ///< the tensor is W, d_out x d_in
+  in_out   ///< the tensor is W^T, d_in x d_out
 };
 
-/// Where a rule comes from.
+/// The origin of a rule.
 enum class rule_source : unsigned char {
-  none,     ///< there was no rule
+  none,     ///< no rule
   network,  ///< the names of a known network
-  general,  ///< the general rule for names that no network has (general_rules.hpp)
-  user      ///< added by whoever uses the library or the program
+  general,  ///< the general rule for other names (general_rules.hpp)
+  user      ///< added by a user of the library or the program
 };
 
 /// The source in words: "none", "network", "general", "user".
@@ -67,21 +67,21 @@ constexpr std::string_view name_of(rule_source source) {
   return "none";
 }
 
-/// How one parameter is to be merged.
+/// The treatment of one parameter in a merge.
 struct classification {
-  parameter_kind kind = parameter_kind::unknown;  ///< what it does with its input
-  /// Whether the method trims it; if not, it is summed as in Task Arithmetic (running statistics,
-  /// fixed, packed: not at all).
+  parameter_kind kind = parameter_kind::unknown;  ///< its role
+  /// True if the method trims it. Otherwise it is summed as in Task Arithmetic (running statistics,
+  /// fixed and packed: not at all).
   bool trim = false;
-  matrix_layout layout = matrix_layout::out_in;  ///< of a matrix; vectors have none
-  /// Equal parts along d_out that are trimmed each on its own: rows of a matrix (columns if the
-  /// layout is in_out), stretches of a vector. 1 for what is not fused.
+  matrix_layout layout = matrix_layout::out_in;  ///< of a matrix; ignored for vectors
+  /// Equal parts along d_out, each trimmed alone: rows of a matrix (columns if the layout is
+  /// in_out), ranges of a vector. 1 if nothing is fused.
   int parts = 1;
-  /// A list of matrices (n x rows x columns) or of vectors (n x d) in one tensor, as the experts of
-  /// a mixture: each is a parameter of its own, in the layout and the parts above.
+  /// True for a list of matrices (n x rows x columns) or of vectors (n x d) in one tensor, as the
+  /// experts of a mixture. Each is a parameter of its own, with the layout and parts above.
   bool stacked = false;
-  rule_source source = rule_source::none;  ///< whose rule decided
-  std::string rule = {};                   ///< that rule: its pattern, or the general rule in words
+  rule_source source = rule_source::none;  ///< the origin of the deciding rule
+  std::string rule = {};                   ///< its pattern, or the general rule in words
 };
 
 }  // namespace catmerge::model

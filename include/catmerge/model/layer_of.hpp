@@ -7,8 +7,8 @@
 
 namespace catmerge::model {
 
-/// How a parameter of a class is merged: convolutions as linear maps on patches, what is not
-/// trimmed as layer_kind::other.
+/// The kind of layer of a classified parameter. Convolutions are linear maps on patches; parameters
+/// that are not trimmed are layer_kind::other.
 constexpr layer_kind layer_of(const classification& c) {
   if (!c.trim) return layer_kind::other;
   switch (c.kind) {

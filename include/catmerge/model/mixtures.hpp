@@ -5,16 +5,16 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Mixtures of experts: routers, experts in files of their own names, and experts in stacks. The
-/// rest of these networks is named as in decoders.hpp.
+/// Mixtures of experts: routers, experts with separate names, and stacked experts. The other names
+/// of these networks are in decoders.hpp.
 namespace catmerge::model {
 
-/// Routers and experts that stand each under a name of its own (Mixtral; Qwen 2 and 3, DeepSeek,
-/// OLMoE), shared experts, and those stacks whose layout their names tell: Llama 4's experts are
-/// n x d_in x d_out, Granite's n x d_out x d_in; both hold gate and up, one after the other.
+/// Routers and separate experts (Mixtral; Qwen 2 and 3, DeepSeek, OLMoE), shared experts, and
+/// stacks whose names tell their layout: Llama 4's experts are n x d_in x d_out, Granite's n x
+/// d_out x d_in; both hold gate and up, one after the other.
 ///
-/// `mlp.experts.gate_up_proj` alone does not tell its layout: such stacks are not trimmed unless
-/// the network is known (expert_stacks, gpt_oss_stacks).
+/// `mlp.experts.gate_up_proj` alone does not tell its layout: such stacks are trimmed only if the
+/// network is known (expert_stacks, gpt_oss_stacks).
 inline name_rules mixtures() {
   constexpr auto in_out = matrix_layout::in_out;
   const parameter_rule unknown_layout{.trim = false, .stacked = true};
@@ -26,8 +26,8 @@ inline name_rules mixtures() {
   r.shared_linear("{shared_expert,shared_experts}.{gate,up}_proj");
   r.linear("{shared_expert,shared_experts}.down_proj");
   r.linear("{mlp,block_sparse_moe,feed_forward}.{gate,router,router.layer,shared_expert_gate}");
-  r.left_alone("gate.e_score_correction_bias");  // set by the balance of loads, not by gradients
-  r.left_alone("self_attn.sinks");               // a logit per head that stands beside the scores
+  r.left_alone("gate.e_score_correction_bias");  // set by load balancing, not by gradients
+  r.left_alone("self_attn.sinks");               // a logit per head beside the scores
   r.parameter("experts.{gate_up_proj,down_proj}", unknown_layout);
   r.parameter("experts.{gate_up_proj,down_proj}_bias",
               {.kind = parameter_kind::shift, .stacked = true});
@@ -41,8 +41,8 @@ inline name_rules mixtures() {
   return r.rules();
 }
 
-/// Mixtral's, Qwen's and Granite's experts as transformers 5 keeps them: n x d_out x d_in, gate and
-/// up one after the other.
+/// The experts of Mixtral, Qwen and Granite in transformers 5: n x d_out x d_in, gate and up one
+/// after the other.
 inline name_rules expert_stacks() {
   rule_list r;
   r.parameter("{mlp,block_sparse_moe}.experts.gate_up_proj",
@@ -51,7 +51,7 @@ inline name_rules expert_stacks() {
   return r.rules();
 }
 
-/// gpt-oss: n x d_in x d_out; gate and up take turns, so gate_up_proj is one matrix.
+/// gpt-oss: n x d_in x d_out; gate and up alternate, so gate_up_proj is one matrix.
 inline name_rules gpt_oss_stacks() {
   rule_list r;
   r.parameter("mlp.experts.{gate_up_proj,down_proj}",

@@ -19,13 +19,13 @@
 
 namespace catmerge::model {
 
-/// Parameters that share their input, so that one set of statistics serves them all.
+/// Parameters with the same input: one set of statistics serves them all.
 struct shared_input {
   std::vector<std::string> names;  ///< at least one
 };
 
-/// An ordered list of rules, of which the *last* that matches a name decides: what a user adds
-/// overrides what came before, as in .gitignore.
+/// An ordered list of rules. The *last* rule that matches a name decides, as in .gitignore: a
+/// user's rules override the earlier ones.
 ///
 /// @code
 /// auto rules = catmerge::model::known_networks();
@@ -35,38 +35,38 @@ struct shared_input {
 class name_rules {
  public:
   name_rules() = default;
-  /// Adds each in turn, so that later ones override earlier ones. Throws error as add does.
+  /// Adds each in turn: later ones override earlier ones. Throws error as add does.
   explicit name_rules(const std::vector<parameter_rule>& rules) {
     for (const parameter_rule& rule : rules) add(rule);
   }
 
-  /// Throws error for a malformed pattern, for `unknown` and `packed`, and for parts and stacks
-  /// that do not fit the kind.
+  /// Throws error for a malformed pattern, for the kinds `unknown` and `packed`, and for parts and
+  /// stacks that do not fit the kind.
   void add(parameter_rule rule) {
     check(rule);
     patterns_.add(glob(rule.pattern));
     rules_.push_back(std::move(rule));
   }
 
-  /// Adds all of another list, after those that are here.
+  /// Adds all rules of another list after the present ones.
   void append(const name_rules& others) {
-    const std::vector<parameter_rule> added = others.rules_;  // others may be this list
+    const std::vector<parameter_rule> added = others.rules_;  // `others` may be *this
     for (const parameter_rule& rule : added) add(rule);
     general_ = general_ || others.general_;
   }
 
-  /// What no rule matches is what the general rule says, if it says anything.
+  /// Applies the general rule to names that no rule matches.
   void use_general_rule() { general_ = true; }
 
-  /// The rule that decides about a name, or null.
+  /// The rule that decides for a name, or null.
   const parameter_rule* find(std::string_view name) const {
     return find_if(name, [](const parameter_rule&) { return true; });
   }
 
-  /// What a parameter is. What is not arithmetic on weights (integers, booleans, 8-bit floats) is
-  /// `fixed` where the rule says so, else `packed`. Throws error, naming the tensor and the rule,
-  /// if its shape does not fit a rule of the user's: linear 2 extents, conv 3 or more, scale and
-  /// shift 1, one more for stacks, d_out divisible by the parts.
+  /// Classifies a parameter. Types without arithmetic on weights (integers, booleans, 8-bit floats)
+  /// are `fixed` if the rule says so, else `packed`. Throws error, naming the tensor and the rule,
+  /// if the shape does not fit a user's rule: linear 2 extents, conv 3 or more, scale and shift 1,
+  /// one more for stacks, d_out divisible by the parts.
   classification classify(const io::tensor_info& info) const {
     const bool computable = io::scalar_of(info.type).has_value();
     const parameter_rule* const rule = find_if(info.name, [&](const parameter_rule& r) {
@@ -83,14 +83,14 @@ class name_rules {
     if (found == nullptr) return {};
     if (const auto expected = misfit(*found, info.shape)) {
       throw error("tensor " + io::in_quotes(info.name) + ": expected " + *expected +
-                  " for what the rule '" + found->pattern + "' calls " +
+                  ", since the rule '" + found->pattern + "' calls it " +
                   std::string(name_of(found->kind)) + ", found " + io::describe(info));
     }
     return as(*found, found->kind);
   }
 
-  /// Partitions names into groups that share an input, each in the order of `names`, the groups in
-  /// the order of their first members.
+  /// Partitions names into groups that share an input. Each group keeps the order of `names`;
+  /// groups are ordered by their first members.
   std::vector<shared_input> groups(const std::vector<std::string>& names) const {
     std::vector<shared_input> result;
     std::map<std::pair<const parameter_rule*, std::string_view>, std::size_t> group_of;
@@ -128,13 +128,13 @@ class name_rules {
     const bool fused = rule.kind == kind::fused_linear;
     const bool vector = rule.kind == kind::scale || rule.kind == kind::shift;
     const bool may_have_parts = fused || rule.kind == kind::shift;
-    if (rule.kind == kind::unknown || rule.kind == kind::packed) refuse("be asked for");
+    if (rule.kind == kind::unknown || rule.kind == kind::packed) refuse("be chosen by a rule");
     if (rule.parts < (fused ? 2 : 1) || (rule.parts > 1 && !may_have_parts))
       refuse("have " + std::to_string(rule.parts) + " parts");
     if (rule.stacked && !fused && !vector && rule.kind != kind::linear) refuse("be stacked");
   }
 
-  /// The last rule that matches the name and is accepted, or null.
+  /// The last rule that matches the name and passes `accept`, or null.
   template <class Accept>
   const parameter_rule* find_if(std::string_view name, const Accept& accept) const {
     const std::size_t found =
@@ -149,7 +149,7 @@ class name_rules {
             rule.stacked, rule.source,          rule.pattern};
   }
 
-  /// What the rule expects of a shape that does not fit it.
+  /// The shape that the rule expects; none if the shape fits.
   static std::optional<std::string> misfit(const parameter_rule& rule, const io::shape_t& shape) {
     const std::size_t rank = shape.size();
     const bool vector = rule.kind == parameter_kind::scale || rule.kind == parameter_kind::shift;
@@ -157,7 +157,7 @@ class name_rules {
       case parameter_kind::linear:
       case parameter_kind::fused_linear:
         if (rule.stacked && rank != 3) return "three extents (a stack of matrices)";
-        if (!rule.stacked && rank == 3) return "two extents (a stack of them is called stacked)";
+        if (!rule.stacked && rank == 3) return "two extents (mark a stack of them as stacked)";
         if (!rule.stacked && rank != 2) return "two extents";
         break;
       case parameter_kind::conv:
@@ -187,7 +187,7 @@ class name_rules {
   bool general_ = false;
 };
 
-/// The rules of a network that people share: they pass over what they do not fit.
+/// The rules of a known network. They are skipped for shapes that they do not fit.
 inline name_rules network_rules(std::vector<parameter_rule> rules) {
   for (parameter_rule& rule : rules) rule.source = rule_source::network;
   return name_rules(rules);

@@ -16,10 +16,10 @@
 
 namespace catmerge::model {
 
-/// The rules of all networks that this library knows, for tools that are given any of them: what
-/// holds in each network that has such a name, and the general rule for the rest. Where names
-/// contradict each other, GPT-2's c_attn, c_fc and c_proj are stored d_in x d_out, and stacks of
-/// experts of unknown layout are not trimmed: rules_for knows better.
+/// The rules of all networks that this library knows, and the general rule for other names. Some
+/// names mean different things in different networks: here GPT-2's c_attn, c_fc and c_proj are
+/// stored d_in x d_out, and stacks of experts of unknown layout are not trimmed. rules_for decides
+/// by network.
 inline name_rules known_networks() {
   name_rules all;
   for (const auto& rules : {mixtures,
@@ -50,9 +50,8 @@ inline name_rules known_networks() {
   return all;
 }
 
-/// The rules for a network whose config.json has this model_type: known_networks, and where the
-/// names of two networks contradict each other, what they are in this one. A model_type that is
-/// not known, or none, is known_networks.
+/// The rules for the model_type in config.json: known_networks, and this network's meaning of
+/// ambiguous names. For an unknown or empty model_type, known_networks.
 inline name_rules rules_for(std::string_view model_type) {
   const auto is_one_of = [&](std::initializer_list<std::string_view> types) {
     return std::find(types.begin(), types.end(), model_type) != types.end();
@@ -60,7 +59,8 @@ inline name_rules rules_for(std::string_view model_type) {
   name_rules all = known_networks();
   if (is_one_of({"gpt_neo", "gpt_bigcode", "qwen"})) all.append(gpt2_stored_out_in());
   if (is_one_of({"gpt_oss"})) all.append(gpt_oss_stacks());
-  // What transformers 5 holds as Mixtral's or Qwen's experts; qwen3_vl_moe came both ways.
+  // Networks with the experts of Mixtral or Qwen in transformers 5; qwen3_vl_moe has had both
+  // layouts.
   if (is_one_of({"afmoe",
                  "cohere2_moe",
                  "deepseek_v2",

@@ -9,8 +9,8 @@
 
 namespace catmerge::model {
 
-/// The rules of a network, said by module: each module stands for its weight and its bias, behind
-/// any prefix or none.
+/// Builds the rules of a network by module. Each module stands for its weight and its bias, with or
+/// without a prefix.
 ///
 /// @code
 /// rule_list r;
@@ -20,13 +20,13 @@ namespace catmerge::model {
 /// @endcode
 class rule_list {
  public:
-  /// Linear weights d_out x d_in, as nn.Linear stores them, or as `layout` says.
+  /// Linear weights, d_out x d_in as in nn.Linear unless `layout` says otherwise.
   void linear(const std::string& module, matrix_layout layout = matrix_layout::out_in) {
     add(module + ".weight", {.layout = layout});
     add(module + ".bias", {.kind = parameter_kind::shift});
   }
 
-  /// Likewise, of modules that get the same input if they have the same parent.
+  /// Linear weights of modules that have the same input if they have the same parent.
   void shared_linear(const std::string& module) {
     add(module + ".weight", {.siblings_share_input = true});
     add(module + ".bias", {.kind = parameter_kind::shift});
@@ -51,12 +51,12 @@ class rule_list {
     add(module + ".bias", {.kind = parameter_kind::shift});
   }
 
-  /// What is left alone: summed as in Task Arithmetic.
+  /// A parameter that is left alone: summed as in Task Arithmetic.
   void left_alone(const std::string& name) {
     add(name, {.kind = parameter_kind::embedding, .trim = false});
   }
 
-  /// One parameter by its whole name.
+  /// A parameter by its whole name.
   void parameter(const std::string& name, parameter_rule rule) { add(name, std::move(rule)); }
 
   /// The rules so far, as those of a known network.

@@ -7,28 +7,28 @@
 #include <string_view>
 
 /// @file
-/// Names under which published checkpoints hold one parameter twice.
+/// Tied weights: published checkpoints may hold one parameter under two names.
 namespace catmerge::model {
 
-/// Tensors that are one parameter in a network whose weights are tied. Which of them a file holds
-/// is its writer's choice.
+/// Classes of tensors that are one parameter in a network with tied weights. A file holds either of
+/// them or both.
 enum class tie_class : unsigned char {
   none,          ///< never tied
-  token_table,   ///< an embedding of tokens: several of one network are one table (T5, BART)
-  token_head,    ///< the output's weight, which is the table where config.json ties them
+  token_table,   ///< an embedding of tokens; several in one network are one table (T5, BART)
+  token_head,    ///< the output's weight, which is the table if config.json ties them
   output_bias,   ///< the output's bias
   decoder_bias,  ///< the same under a second name (BERT, RoBERTa, ALBERT)
 };
 
 namespace detail {
-/// Whether `name` is `end`, or has it behind a dot.
+/// True if `name` is `end` or ends in a dot and `end`.
 constexpr bool is_or_ends_with(std::string_view name, std::string_view end) {
   return name.ends_with(end) &&
          (name.size() == end.size() || name[name.size() - end.size() - 1] == '.');
 }
 }  // namespace detail
 
-/// What a name may be tied to: names that transformers writes, behind any prefix.
+/// The class of a name as transformers writes it, with or without a prefix.
 constexpr tie_class tie_class_of(std::string_view name) {
   constexpr std::array<std::string_view, 6> tables = {
       "embed_tokens.weight",    "wte.weight",    "embed_in.weight",
@@ -59,7 +59,7 @@ constexpr tie_class tie_class_of(std::string_view name) {
   return tie_class::none;
 }
 
-/// Whether parameters of these classes can be one.
+/// True if parameters of these classes can be one.
 constexpr bool may_be_tied(tie_class one, tie_class other) {
   const auto of_tokens = [](tie_class c) {
     return c == tie_class::token_table || c == tie_class::token_head;

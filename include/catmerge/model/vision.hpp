@@ -5,13 +5,13 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Networks of images beside CLIP (clip.hpp), as the transformers library and torchvision name
-/// them. Tokens, positions and patch embeddings are left alone.
+/// Networks of images other than CLIP (clip.hpp), by the names of the transformers library and
+/// torchvision. Tokens, positions and patch embeddings are left alone.
 namespace catmerge::model {
 
-/// ViT, DeiT, BEiT, ViT-MAE and DINOv2, by the names of published checkpoints and by those of the
-/// modules of transformers 5. The gated mlp of DINOv2 (weights_in) holds the gate and what is
-/// gated, one after the other.
+/// ViT, DeiT, BEiT, ViT-MAE and DINOv2, by the names of published checkpoints and of the modules of
+/// transformers 5. The gated mlp of DINOv2 (weights_in) holds the gate and the gated half, one
+/// after the other.
 inline name_rules vit_like() {
   const std::string layer = "encoder.layer.*.";
   rule_list r;
@@ -75,7 +75,7 @@ inline name_rules resnet() {
 }
 
 /// The two towers of SigLIP, and the text tower of CLIP. Final projections are left alone, as in
-/// CLIP's vision tower. The vision tower of SigLIP ends in an attention whose query is a probe:
+/// CLIP's vision tower. SigLIP's vision tower ends in an attention with a probe as its query:
 /// in_proj holds q, k and v of two different inputs, so it is not trimmed.
 inline name_rules two_towers() {
   const std::string tower = "{text_model,vision_model}.";

@@ -10,9 +10,9 @@
 
 namespace catmerge::harness {
 
-/// What config.json says about a BERT or a RoBERTa.
+/// The configuration of a BERT or a RoBERTa.
 struct bert_config {
-  std::filesystem::path file;  ///< where it was read, for messages
+  std::filesystem::path file;  ///< its path, for messages
   index_t width = 0;           ///< hidden_size, d
   index_t mlp_width = 0;       ///< intermediate_size
   index_t layers = 0;          ///< num_hidden_layers
@@ -20,23 +20,23 @@ struct bert_config {
   index_t words = 0;           ///< vocab_size
   index_t positions = 0;       ///< max_position_embeddings
   index_t types = 0;           ///< type_vocab_size
-  /// RoBERTa: the positions of tokens count from pad_token_id + 1, and what a sequence puts out is
-  /// its first token; BERT: they count from 0, and the first token goes through the pooler.
+  /// RoBERTa: positions count from pad_token_id + 1, and the output is the first token's row. BERT:
+  /// they count from 0, and the output is the first token's row after the pooler.
   bool is_roberta = false;
   index_t pad = 0;  ///< RoBERTa: pad_token_id
   activation mlp_activation = activation::gelu;
   float epsilon = 1e-12F;  ///< layer_norm_eps
 };
 
-/// Whether "model_type" names what read_bert reads.
+/// True if read_bert reads this "model_type".
 inline bool is_bert(const std::string& model_type) {
   return model_type == "bert" || model_type == "roberta" || model_type == "xlm-roberta" ||
          model_type == "camembert";
 }
 
-/// Reads a config.json of transformers whose model_type is one of is_bert. Sizes must be there.
-/// Throws catmerge::error naming the file and the key, also for what would make it another network:
-/// a decoder, relative positions, an activation other than gelu and quick_gelu.
+/// Reads a config.json of transformers with a model_type of is_bert. Sizes are required. Throws
+/// catmerge::error naming the file and the key, also for settings of another network: a decoder,
+/// relative positions, an activation other than gelu and quick_gelu.
 inline bert_config read_bert(const config_object& top) {
   bert_config c;
   c.file = top.file();

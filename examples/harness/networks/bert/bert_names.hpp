@@ -13,19 +13,19 @@
 
 namespace catmerge::harness {
 
-/// What the parameters of a BERT or a RoBERTa are called in one checkpoint.
+/// The names of the parameters of a BERT or a RoBERTa in one checkpoint.
 struct bert_names {
   std::string words, positions, types;  ///< the embedding tables
   affine_names embedding_norm;
   std::vector<encoder_names> layers;
-  affine_names pooler;  ///< empty if the output does not go through one
+  affine_names pooler;  ///< empty if there is no pooler
 };
 
-/// The names that transformers gives them, behind any prefix ("", "bert.", "model.roberta.", ...),
-/// which is found out from the table of words. Old checkpoints call a norm's parameters gamma and
-/// beta. `names`: all tensors of the checkpoint. A BERT has a pooler if the checkpoint does; a
-/// RoBERTa's is left out: pretrained ones have it, but those that classify sequences go without.
-/// Throws catmerge::error naming `file`.
+/// The names of transformers with any prefix ("", "bert.", "model.roberta.", ...), which the name
+/// of the table of words decides. Old checkpoints call a norm's parameters gamma and beta. `names`:
+/// all tensors of the checkpoint. A BERT has a pooler if the checkpoint does. A RoBERTa has none
+/// here: pretrained ones have one, but those that classify sequences do not use it. Throws
+/// catmerge::error naming `file`.
 inline bert_names find_bert_names(const std::vector<std::string>& names, const bert_config& config,
                                   const std::filesystem::path& file) {
   const std::string words = "embeddings.word_embeddings.weight";

@@ -24,7 +24,7 @@ namespace catmerge::harness {
 ///
 /// Output: samples x d: BERT's pooler_output, or the first row of last_hidden_state.
 ///
-/// Recorded: what enters every linear layer and every scale: q, k and v as one group.
+/// Recorded: the input of every linear layer and every scale; q, k and v are one group.
 class bert : public network {
  public:
   bert(bert_config config, bert_names names)

@@ -13,10 +13,10 @@
 
 namespace catmerge::harness {
 
-/// What a configuration says about a CLIP vision transformer.
+/// The configuration of a CLIP vision transformer.
 struct clip_vision_config {
-  std::filesystem::path file;  ///< where it was read, for messages
-  std::string layers_key;      ///< what the file calls `layers`, for messages
+  std::filesystem::path file;  ///< its path, for messages
+  std::string layers_key;      ///< the file's key of `layers`, for messages
   index_t width = 0;           ///< hidden_size, d
   index_t mlp_width = 0;       ///< intermediate_size
   index_t layers = 0;          ///< num_hidden_layers
@@ -24,8 +24,8 @@ struct clip_vision_config {
   index_t channels = 0;        ///< num_channels
   index_t image_size = 0;      ///< pixels along each side
   index_t patch_size = 0;      ///< divides image_size
-  index_t projection = 0;  ///< projection_dim: width of image_embeds where there is a projection
-  std::string needs_projection;  ///< the key that says that there is one; empty if none does
+  index_t projection = 0;  ///< projection_dim: the width of image_embeds if there is a projection
+  std::string needs_projection;  ///< the key that requires a projection; empty if none does
   activation mlp_activation = activation::quick_gelu;
   float epsilon = 1e-5F;  ///< layer_norm_eps
 
@@ -34,18 +34,18 @@ struct clip_vision_config {
   index_t pixels() const { return channels * image_size * image_size; }
 };
 
-/// Patches beside which pixels are left over are refused: libraries drop those.
+/// Refuses patches that do not cover the image: libraries drop the pixels left over.
 inline void check_patches(const clip_vision_config& c, const config_object& at) {
   if (c.image_size % c.patch_size == 0) return;
   at.fail("patch_size", "patches of " + std::to_string(c.patch_size) +
                             " pixels do not divide image_size " + std::to_string(c.image_size));
 }
 
-/// Reads a config.json of transformers: of CLIPVisionModel, CLIPVisionModelWithProjection, or of a
-/// whole CLIPModel, whose "vision_config" is taken. transformers writes all keys of a vision
-/// model's own file, and of a nested one only those that differ from its defaults; so in a nested
-/// one those defaults stand in for what is missing, while elsewhere the sizes must be there. Throws
-/// catmerge::error naming the file and the key.
+/// Reads a config.json of transformers: of CLIPVisionModel, CLIPVisionModelWithProjection, or the
+/// "vision_config" of a whole CLIPModel. transformers writes all keys of a vision model's own file,
+/// but of a nested object only those that differ from its defaults. So the defaults replace missing
+/// keys of a nested object; elsewhere the sizes are required. Throws catmerge::error naming the
+/// file and the key.
 inline clip_vision_config read_hugging_face_clip(const config_object& top) {
   const std::optional<config_object> nested = top.find_object("vision_config");
   const config_object& at = nested ? *nested : top;
@@ -87,13 +87,13 @@ inline clip_vision_config read_hugging_face_clip(const config_object& top) {
   return c;
 }
 
-/// Reads a configuration of OpenCLIP 3.3.0: an open_clip_config.json, whose "model_cfg" is taken,
-/// or that object alone, as open_clip's own model_configs are. Keys that are absent have the
-/// defaults of its CLIPVisionCfg; a key that would make it another network, or that this does not
-/// know, is an error. Throws catmerge::error naming the file and the key.
+/// Reads a configuration of OpenCLIP 3.3.0: the "model_cfg" of an open_clip_config.json, or that
+/// object alone, as in open_clip's own model_configs. Absent keys have the defaults of its
+/// CLIPVisionCfg. An unknown key, or a value that would make it another network, is an error.
+/// Throws catmerge::error naming the file and the key.
 ///
-/// "quick_gelu" decides the activation, and OpenAI's weights need it (open_clip sets it when it
-/// loads them, whatever the file says).
+/// "quick_gelu" decides the activation. OpenAI's weights need it (open_clip sets it when it loads
+/// them, whatever the file says).
 inline clip_vision_config read_open_clip(const config_object& top) {
   const std::optional<config_object> nested = top.find_object("model_cfg");
   const config_object& model = nested ? *nested : top;
@@ -103,17 +103,17 @@ inline clip_vision_config read_open_clip(const config_object& top) {
 
   at.require_usual("pool_type", "tok");
   at.require_usual("block_type", "default");
-  // What is read below or was read above; and what changes nothing here: dropout of patches is for
-  // training, the norm after pooling is the pooled token's norm, a fixed position embedding is in
-  // the checkpoint like any other, and details of poolers and of timm's models mean nothing without
-  // the key that asks for one. Every other key asks for something else, unless it is off.
-  const std::string_view known =
+  // Keys read in this function, and keys without effect here: dropout of patches is for training,
+  // the norm after pooling is the pooled token's norm, a fixed position embedding is in the
+  // checkpoint like any other, and details of poolers and of timm's models need another key to take
+  // effect. Any other key is an error unless it is off.
+  const std::string_view known_keys =
       " layers width head_width mlp_ratio patch_size image_size pool_type block_type "
       " patch_dropout final_ln_after_pool pos_embed_type output_tokens "
       " attn_pooler_queries attn_pooler_heads timm_model_pretrained timm_pool timm_proj "
       " timm_proj_bias timm_drop timm_drop_path ";
   for (const std::string& key : at.keys()) {
-    if (known.find(" " + key + " ") == std::string_view::npos) at.require_usual(key);
+    if (known_keys.find(" " + key + " ") == std::string_view::npos) at.require_usual(key);
   }
 
   clip_vision_config c;
@@ -127,7 +127,7 @@ inline clip_vision_config read_open_clip(const config_object& top) {
     at.fail("head_width", "heads of " + std::to_string(head_width) + " do not divide width " +
                               std::to_string(c.width));
   }
-  // In double and cut, as Python's int() does.
+  // In double and truncated, as by Python's int().
   const double mlp_width = static_cast<double>(c.width) * at.positive("mlp_ratio", 4.0);
   if (!(mlp_width >= 1.0 && mlp_width <= double{1 << 20})) {
     at.fail("mlp_ratio", "the MLP would have " + std::to_string(mlp_width) + " columns");

@@ -13,8 +13,8 @@
 
 namespace catmerge::harness {
 
-/// What the parameters of a CLIP vision transformer are called in one checkpoint. The network knows
-/// no other names, so another vocabulary is another function that fills this in.
+/// The names of the parameters of a CLIP vision transformer in one checkpoint. The network takes
+/// all names from here: another vocabulary is another function that fills this in.
 struct clip_vision_names {
   std::string class_embedding;
   std::string patch_embedding;
@@ -26,7 +26,7 @@ struct clip_vision_names {
   bool projection_is_in_out = false;  ///< stored d_in x d_out
 };
 
-/// `name` if the checkpoint has it, else "". Throws if the configuration says that it must.
+/// `name` if the checkpoint has it, else "". Throws if the configuration requires it.
 inline std::string find_projection(const std::string& name, const std::vector<std::string>& names,
                                    const clip_vision_config& config,
                                    const std::filesystem::path& file) {
@@ -39,8 +39,8 @@ inline std::string find_projection(const std::string& name, const std::vector<st
   return {};
 }
 
-/// The names that transformers gives them (its "pre_layrnorm" is no slip of ours), after a prefix
-/// that ends with "vision_model." or not. There is a projection if the checkpoint has one.
+/// The names of transformers (whose own spelling is "pre_layrnorm") after a prefix, which may end
+/// with "vision_model.". There is a projection if the checkpoint has one.
 inline clip_vision_names hugging_face_names(const std::string& prefix,
                                             const std::vector<std::string>& names,
                                             const clip_vision_config& config,
@@ -72,8 +72,8 @@ inline clip_vision_names hugging_face_names(const std::string& prefix,
   return n;
 }
 
-/// The names of OpenAI's CLIP and of OpenCLIP, after a prefix that ends with "visual.": q, k and v
-/// in one weight, the projection stored d_in x d_out.
+/// The names of OpenAI's CLIP and of OpenCLIP after a prefix that ends with "visual.". q, k and v
+/// are one weight; the projection is stored d_in x d_out.
 inline clip_vision_names open_clip_names(const std::string& prefix,
                                          const std::vector<std::string>& names,
                                          const clip_vision_config& config,
@@ -100,26 +100,27 @@ inline clip_vision_names open_clip_names(const std::string& prefix,
   return n;
 }
 
-/// The names of a checkpoint, in whichever vocabulary it has them: the configuration's does not
-/// matter. `names`: all its tensors; what stands before the known part of a name is found out from
-/// the patch embedding's. Throws catmerge::error naming `file`.
+/// The names of a checkpoint in either vocabulary, whatever the configuration's is. `names`: all
+/// its tensors. The prefix is found by the patch embedding's name. Throws catmerge::error naming
+/// `file`.
 inline clip_vision_names find_clip_vision_names(const std::vector<std::string>& names,
                                                 const clip_vision_config& config,
                                                 const std::filesystem::path& file) {
-  const std::string theirs = "embeddings.patch_embedding.weight", open = "visual.conv1.weight";
+  const std::string transformers = "embeddings.patch_embedding.weight",
+                    open = "visual.conv1.weight";
   const std::string what = "patch embedding of a CLIP vision model";
-  const auto hugging_face = prefix_before(names, theirs, what, file);
+  const auto hugging_face = prefix_before(names, transformers, what, file);
   const auto open_clip = prefix_before(names, open, what, file);
   if (hugging_face && open_clip) {
     io::fail(file, "two tensors could be the " + what + ": " +
-                       io::in_quotes(*hugging_face + theirs) + " and " +
+                       io::in_quotes(*hugging_face + transformers) + " and " +
                        io::in_quotes(*open_clip + open));
   }
   if (hugging_face) return hugging_face_names(*hugging_face, names, config, file);
   if (open_clip) return open_clip_names(*open_clip + "visual.", names, config, file);
-  io::fail(file, "not a CLIP vision model: no tensor's name ends with " + io::in_quotes(theirs) +
-                     ", as in Hugging Face's, or with " + io::in_quotes(open) +
-                     ", as in OpenAI's and OpenCLIP's");
+  io::fail(file, "not a CLIP vision model: no tensor's name ends with " +
+                     io::in_quotes(transformers) + ", as in Hugging Face's, or with " +
+                     io::in_quotes(open) + ", as in OpenAI's and OpenCLIP's");
 }
 
 }  // namespace catmerge::harness

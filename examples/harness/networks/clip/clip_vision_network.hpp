@@ -28,8 +28,8 @@ namespace catmerge::harness {
 /// Output: image_embeds (samples x projection_dim), not normalised; without a projection the pooled
 /// output (samples x d).
 ///
-/// Recorded: what enters every linear layer and every scale but the patch embedding: q, k and v as
-/// one group.
+/// Recorded: the input of every scale and of every linear layer but the patch embedding; q, k and v
+/// are one group.
 class clip_vision : public network {
  public:
   clip_vision(clip_vision_config config, clip_vision_names names)
@@ -97,8 +97,8 @@ class clip_vision : public network {
     return p;
   }
 
-  /// One sample's pixels (c, h, w) -> its patches (grid * grid) x (c * p * p), patches row by row,
-  /// columns in the order channel, row, column, as the patch embedding's weights.
+  /// Unfolds one sample's pixels (c, h, w) into its patches, (grid * grid) x (c * p * p): patches
+  /// row by row, columns in the order channel, row, column, as in the patch embedding's weights.
   void unfold(const float* pixels, mutable_view patches) const {
     const index_t p = config_.patch_size;
     const index_t side = config_.image_size;

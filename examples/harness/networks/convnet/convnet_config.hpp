@@ -14,18 +14,18 @@
 
 namespace catmerge::harness {
 
-/// What a convolution and its norm turn images of some size into.
+/// The shapes of a convolution and its norm.
 struct convnet_stage {
-  index_t inputs = 0;    ///< channels that enter
-  index_t channels = 0;  ///< channels that leave
+  index_t inputs = 0;    ///< channels of the input
+  index_t channels = 0;  ///< channels of the output
   index_t stride = 0;    ///< 1 or 2
-  index_t side_in = 0;   ///< pixels along each side that enter
-  index_t side = 0;      ///< pixels along each side that leave
+  index_t side_in = 0;   ///< pixels along each side of the input
+  index_t side = 0;      ///< pixels along each side of the output
 };
 
-/// What config.json says about a convolutional network of examples/families/convnet.
+/// The configuration of a convolutional network of examples/families/convnet.
 struct convnet_config {
-  std::filesystem::path file;         ///< where it was read, for messages
+  std::filesystem::path file;         ///< its path, for messages
   index_t channels = 0;               ///< num_channels, of the images
   index_t image_size = 0;             ///< pixels along each side
   std::vector<convnet_stage> stages;  ///< channels and strides; at least one
@@ -33,7 +33,7 @@ struct convnet_config {
   float epsilon = 1e-5F;              ///< layer_norm_eps
 };
 
-/// A list of sizes under `key`; each element is read, and named in errors, as `key.0`, `key.1`, ...
+/// Reads a list of sizes under `key`. Errors name its elements `key.0`, `key.1`, ...
 inline std::vector<index_t> read_sizes(const config_object& top, const nlohmann::json& values,
                                        const std::string& key) {
   if (!top.has(key)) io::fail(top.file(), "lacks the key " + io::in_quotes(key));
@@ -49,8 +49,8 @@ inline std::vector<index_t> read_sizes(const config_object& top, const nlohmann:
   return sizes;
 }
 
-/// Reads the configuration of model_type "catmerge_convnet". Every key is needed but
-/// layer_norm_eps, and no other is understood. Throws catmerge::error naming the file and the key.
+/// Reads the configuration of model_type "catmerge_convnet". Every key but layer_norm_eps is
+/// required, and no other is allowed. Throws catmerge::error naming the file and the key.
 inline convnet_config read_convnet(const std::filesystem::path& file,
                                    const nlohmann::json& values) {
   const config_object top(file, values);
@@ -58,12 +58,12 @@ inline convnet_config read_convnet(const std::filesystem::path& file,
   if (kind != "catmerge_convnet") {
     top.fail("model_type", "expected 'catmerge_convnet', found " + io::in_quotes(kind));
   }
-  const std::string_view known =
+  const std::string_view known_keys =
       " model_type num_channels image_size channels strides projection_dim layer_norm_eps ";
   for (const std::string& key : top.keys()) {
-    if (known.find(" " + key + " ") == std::string_view::npos) {
+    if (known_keys.find(" " + key + " ") == std::string_view::npos) {
       top.fail(key, "is not a key of a catmerge_convnet, expected one of" +
-                        std::string(known.substr(0, known.size() - 1)));
+                        std::string(known_keys.substr(0, known_keys.size() - 1)));
     }
   }
   convnet_config c;
@@ -86,7 +86,7 @@ inline convnet_config read_convnet(const std::filesystem::path& file,
       top.fail("strides." + std::to_string(i),
                "expected 1 or 2, found " + std::to_string(strides[i]));
     }
-    // A 3 x 3 window with a border of one pixel stands at every stride-th pixel from the first.
+    // The 3 x 3 window, with a border of one pixel, starts at every stride-th pixel.
     const index_t next = (side - 1) / strides[i] + 1;
     c.stages.push_back({inputs, channels[i], strides[i], side, next});
     inputs = channels[i];

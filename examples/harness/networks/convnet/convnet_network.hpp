@@ -17,7 +17,7 @@
 
 namespace catmerge::harness {
 
-/// What the parameters of a convolutional network are called in one checkpoint.
+/// The names of the parameters of a convolutional network in one checkpoint.
 struct convnet_names {
   struct stage {
     affine_names conv, norm;
@@ -26,8 +26,8 @@ struct convnet_names {
   std::string projection;
 };
 
-/// The names of examples/families/convnet, `convnet.stages.0.conv.weight` and so on, behind any
-/// prefix, which is found out from the projection. `names`: all tensors of the checkpoint. Throws
+/// The names of examples/families/convnet, `convnet.stages.0.conv.weight` and so on, after any
+/// prefix, which is found by the projection's name. `names`: all tensors of the checkpoint. Throws
 /// catmerge::error naming `file`.
 inline convnet_names find_convnet_names(const std::vector<std::string>& names,
                                         const convnet_config& config,
@@ -50,14 +50,14 @@ inline convnet_names find_convnet_names(const std::vector<std::string>& names,
   return n;
 }
 
-/// Where the value of channel c at (row, column) of an image lies: channel after channel, as files
-/// of images have it, or a row of all channels per position, as activations do.
+/// The offset in memory of channel c at (row, column): channel by channel in files of images, all
+/// channels of a position in one row in activations.
 struct pixel_strides {
   index_t channel, row, column;
 };
 
-/// One sample's patches: side * side rows, position by position; columns in the order channel, row,
-/// column, as a convolution's weights; zeros for what lies outside the image.
+/// Unfolds one sample into its patches: side * side rows, position by position; columns in the
+/// order channel, row, column, as in a convolution's weights; zeros outside the image.
 inline void unfold(const convnet_stage& s, const float* image, const pixel_strides& at,
                    mutable_view patches) {
   for (index_t position = 0; position < s.side * s.side; ++position) {
@@ -83,7 +83,8 @@ inline void unfold(const convnet_stage& s, const float* image, const pixel_strid
 /// Between blocks there is a row per position, in the order sample, row, column. Output:
 /// samples x projection_dim, an embedding, not normalised.
 ///
-/// Recorded: what enters every convolution (patches, see unfold), every scale and the projection.
+/// Recorded: the input of every convolution (patches, see unfold), of every scale and of the
+/// projection.
 class convnet : public network {
  public:
   convnet(convnet_config config, convnet_names names)
@@ -150,7 +151,7 @@ class convnet : public network {
       }
       recorded.put(conv_in, samples.row(), view(patches));
       const matrix x = norm(view(conv(view(patches))), samples.row());
-      // ReLU; what is not a number is not below zero, and stays.
+      // ReLU; NaN is not below zero and stays.
       rows_of(hidden, samples.row(), samples.rows()) =
           x.unaryExpr([](float v) { return v < 0.0F ? 0.0F : v; });
     });

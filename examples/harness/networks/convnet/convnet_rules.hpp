@@ -7,9 +7,9 @@
 
 namespace catmerge::harness {
 
-/// The rules of names of the convolutional networks of examples/families/convnet: names that begin
-/// with "convnet.", behind any prefix. Convolutions are linear maps on patches, (d_out, rest).
-/// Every parameter is trimmed.
+/// The name rules of the convolutional networks of examples/families/convnet: names that begin with
+/// "convnet.", after any prefix. Convolutions are linear maps on patches, d_out x rest. Every
+/// parameter is trimmed.
 inline model::name_rules small_convnet() {
   using kind = model::parameter_kind;
   const std::string network = "{,*.}convnet.";

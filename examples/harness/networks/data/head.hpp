@@ -14,12 +14,12 @@
 
 namespace catmerge::harness {
 
-/// The last layers of a task: what turns a network's output into a number per class, or into one
-/// value. Found by the names in its file, which may be a whole checkpoint; x is a row of the
-/// output:
+/// The last layers of a task, from a network's output to a number per class or to one value. The
+/// head's form follows from the names in its file, which may be a whole checkpoint. x is a row of
+/// the output:
 ///
 ///   weight, bias                                weight x + bias; for a CLIP x / |x| instead of x,
-///                                               the rows of weight being text embeddings
+///                                               and the rows of weight are text embeddings
 ///   classifier.{weight,bias}                    weight x + bias: transformers' sequence
 ///                                               classification for BERT, x the pooled output
 ///   classifier.{dense,out_proj}.{weight,bias}   out_proj(tanh(dense(x))): for RoBERTa, x the first
@@ -35,7 +35,7 @@ class task_head {
     const io::checkpoint file(path);
     const struct {
       std::string module;
-      std::optional<output_kind> fits;  // none: all
+      std::optional<output_kind> fits;  // the only output kind; none: any
     } forms[] = {{"", {}},
                  {"classifier.", output_kind::pooled},
                  {"classifier.out_proj.", output_kind::first_token}};
@@ -68,11 +68,10 @@ class task_head {
     last_ = read(file, *found, weights.shape[0], width);
   }
 
-  /// Classes, or 1 for a value.
+  /// The number of classes, or 1 for a value.
   index_t outputs() const { return last_.kernel.shape().front(); }
 
-  /// rows: n x width, the network's output; returns n x outputs. A row of zeros has no direction
-  /// and stays zero.
+  /// rows: n x width, the network's output. Returns n x outputs. A row of zeros stays zero.
   matrix operator()(const matrix_view& rows) const {
     matrix x = rows;
     if (normalises_) {
@@ -112,7 +111,7 @@ class task_head {
   linear last_;
 };
 
-/// The class of the largest output of each row; the first of equals.
+/// The class of the largest output of each row; among equals the first.
 inline std::vector<std::int64_t> top1(const matrix_view& outputs) {
   std::vector<std::int64_t> classes;
   for (index_t i = 0; i < outputs.rows(); ++i) {

@@ -24,10 +24,10 @@ struct image_shape {
   index_t width;
 };
 
-/// The images of a safetensors file: `pixel_values` (n, channels, height, width), F64, F32, F16 or
-/// BF16 ready for the network, or U8 with the metadata keys `mean` and `std`, a comma-separated
-/// number per channel each: value = (u / 255 - mean) / std. Converted when loaded. Throws
-/// catmerge::error naming the file and the tensor or the key.
+/// The images of a safetensors file: `pixel_values` (n, channels, height, width). They are F64,
+/// F32, F16 or BF16 ready for the network, or U8 with the metadata keys `mean` and `std`, a
+/// comma-separated number per channel each: value = (u / 255 - mean) / std. They are converted when
+/// loaded. Throws catmerge::error naming the file and the tensor or the key.
 class image_file : public sample_reader {
  public:
   image_file(const std::filesystem::path& path, const image_shape& expected)
@@ -75,7 +75,7 @@ class image_file : public sample_reader {
   }
 
  private:
-  /// What each of the 256 bytes stands for, in one channel; computed in double, rounded once.
+  /// The values of the 256 bytes in one channel; computed in double, rounded once.
   using table = std::array<float, 256>;
 
   void make_tables() {
@@ -133,7 +133,7 @@ class image_file : public sample_reader {
   }
 
   io::safetensors_file file_;
-  const io::tensor_entry& images_;  // in file_, whose entries never move
+  const io::tensor_entry& images_;  // in file_; entries never move
   index_t plane_ = 0;               // pixels of a channel
   std::vector<table> tables_;       // per channel; empty unless U8
 };

@@ -9,7 +9,7 @@
 
 namespace catmerge::harness {
 
-/// Whether integer_at reads this type: every integer all of whose values an int64 holds.
+/// True for the integer types whose values all fit an int64, which integer_at reads.
 constexpr bool is_integer(io::dtype type) {
   switch (type) {
     case io::dtype::u8:
@@ -23,8 +23,8 @@ constexpr bool is_integer(io::dtype type) {
   }
 }
 
-/// Element `index` of a tensor of integers, wherever its bytes lie. Precondition: is_integer, and
-/// there is such an element.
+/// Element `index` of a tensor of integers, aligned or not. Precondition: is_integer, and the
+/// element exists.
 inline std::int64_t integer_at(const io::tensor_entry& entry, index_t index) {
   const std::byte* const from =
       entry.bytes.data() + static_cast<std::size_t>(index) * io::size_of(entry.type);

@@ -14,8 +14,8 @@
 namespace catmerge::harness {
 
 /// The tensor `labels` of a data file, one per sample: classes (integers, of any type but U64) or
-/// values (floating-point). Read when it is made. Throws catmerge::error naming the file and, where
-/// one is at fault, the sample.
+/// values (floating-point). The constructor reads it. Throws catmerge::error naming the file and,
+/// if one is at fault, the sample.
 class task_labels {
  public:
   task_labels(const std::filesystem::path& path, index_t samples) : path_(path) {
@@ -38,10 +38,10 @@ class task_labels {
     }
   }
 
-  /// Whether they are stored as integers.
+  /// True if they are stored as integers.
   bool are_classes() const { return integers_; }
 
-  /// Each in 0 ... count - 1, which is checked.
+  /// The classes. Throws unless each is in 0 ... count - 1.
   const std::vector<std::int64_t>& classes(index_t count) const {
     if (!integers_) {
       io::fail(path_, "labels", "expected integers, the classes of the samples, found " + found_);
@@ -55,12 +55,12 @@ class task_labels {
     return classes_;
   }
 
-  /// As numbers, classes too.
+  /// The labels as numbers, classes too.
   const std::vector<double>& values() const { return values_; }
 
  private:
   std::filesystem::path path_;
-  std::string found_;  // what is in the file
+  std::string found_;  // type and shape in the file
   bool integers_ = false;
   std::vector<std::int64_t> classes_;
   std::vector<double> values_;

@@ -13,17 +13,17 @@
 /// Metrics by their names.
 namespace catmerge::harness {
 
-/// All that there are.
+/// The names of all metrics.
 inline const std::vector<std::string> metric_names = {"accuracy", "f1", "matthews", "pearson",
                                                       "spearman"};
 
-/// Whether a metric compares values; else it compares classes.
+/// True if a metric compares values; otherwise it compares classes.
 inline bool is_of_values(const std::string& metric) {
   return metric == "pearson" || metric == "spearman";
 }
 
-/// Throws, before a network runs, for an unknown metric, and if the labels or the head do not suit
-/// it. `called`: the metric as messages name it, with where it comes from.
+/// Throws, before a network runs, for an unknown metric, and for labels or a head that do not fit
+/// it. `called`: the metric's name and origin in messages.
 inline void check_metric(const std::string& metric, const std::string& called,
                          const task_labels& labels, const task_head& head,
                          const std::string& head_file) {

@@ -14,11 +14,11 @@
 #include <utility>
 #include <vector>
 
-/// What GLUE and the tables of papers report, each in percent (times 100). Predictions and labels:
-/// one per sample, equally many, at least one.
+/// The metrics of GLUE and of the papers' tables, each in percent (times 100). Predictions and
+/// labels: one per sample, equally many, at least one.
 namespace catmerge::harness {
 
-/// How many predictions are their labels.
+/// The number of predictions that equal their labels.
 inline std::int64_t count_correct(std::span<const std::int64_t> predicted,
                                   std::span<const std::int64_t> labels) {
   std::int64_t correct = 0;
@@ -26,7 +26,7 @@ inline std::int64_t count_correct(std::span<const std::int64_t> predicted,
   return correct;
 }
 
-/// The share of samples whose prediction is their label.
+/// The share of predictions that equal their labels.
 inline double accuracy(std::span<const std::int64_t> predicted,
                        std::span<const std::int64_t> labels) {
   return 100.0 * static_cast<double>(count_correct(predicted, labels)) /
@@ -45,7 +45,7 @@ inline double f1(std::span<const std::int64_t> predicted, std::span<const std::i
 }
 
 /// Matthews' correlation coefficient, for any number of classes (Gorodkin's R_K): with n samples, c
-/// of them correct, p_k predicted as class k and t_k labelled so,
+/// of them correct, p_k predicted as class k and t_k labelled k,
 ///
 ///     (c n - sum p_k t_k) / sqrt((n^2 - sum p_k^2) (n^2 - sum t_k^2));
 ///
@@ -69,9 +69,9 @@ inline double matthews(std::span<const std::int64_t> predicted,
   return 100.0 * above / (std::sqrt(predicted_spread) * std::sqrt(label_spread));
 }
 
-/// Pearson's correlation coefficient, sum of products of deviations from the means over the product
-/// of their lengths. Throws catmerge::error where it is undefined: if all predictions or all labels
-/// are equal, or if there is but one.
+/// Pearson's correlation coefficient: the sum of products of deviations from the means over the
+/// product of their lengths. Throws catmerge::error if it is undefined: if all predictions or all
+/// labels are equal, or if there is only one.
 inline double pearson(std::span<const double> predicted, std::span<const double> labels) {
   const auto require_spread = [](std::span<const double> x, const std::string& what) {
     if (std::adjacent_find(x.begin(), x.end(), std::not_equal_to<>()) == x.end()) {

@@ -11,15 +11,15 @@
 
 namespace catmerge::harness {
 
-/// A network's output that is not finite.
+/// The error of a network's output that is not finite.
 class output_not_finite : public error {
  public:
   using error::error;
 };
 
-/// What a network and a head say of all samples of a file, `batch` samples in memory at a time:
-/// samples x head.outputs(). `progress`, if given, is called after each batch with the samples that
-/// are done. Throws output_not_finite where an output is not.
+/// The outputs of a network and a head for all samples of a file, `batch` samples in memory at a
+/// time: samples x head.outputs(). `progress`, if any, is called after each batch with the number
+/// of samples done. Throws output_not_finite for an output that is not.
 inline matrix predict(const network& net, const weight_source& weights,
                       const sample_reader& samples, const task_head& head, index_t batch = 64,
                       const executor& threads = {},

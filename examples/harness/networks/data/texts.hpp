@@ -13,22 +13,22 @@
 
 namespace catmerge::harness {
 
-/// Extents of the embedding tables that texts are looked up in.
+/// The extents of a network's embedding tables.
 struct text_shape {
   index_t words = 0, positions = 0, types = 0;
-  std::optional<index_t> pad;  ///< RoBERTa's padding token, if positions are counted as it does
+  std::optional<index_t> pad;  ///< RoBERTa's padding token, if positions count as in RoBERTa
 };
 
 /// The texts of a safetensors file, padded to one length: `input_ids` (n, tokens); `attention_mask`
 /// (n, tokens), 1 for tokens and 0 for padding; `token_type_ids` (n, tokens). Each of any integer
-/// type (not U64). Without a mask every token counts, without types all are 0.
+/// type (not U64). Without a mask every token counts; without types all are 0.
 ///
-/// Padding is dropped when samples are loaded: masking a key is leaving it out, and nobody asks for
-/// its row. Positions are those in the padded text: 0, 1, 2, ... for BERT; for RoBERTa pad + the
-/// number of tokens so far that are not `pad`, and `pad` for those that are.
+/// Loading drops padding: masking a key leaves it out, and nothing uses its row. Positions are
+/// those in the padded text: 0, 1, 2, ... for BERT; for RoBERTa pad + the number of tokens so far
+/// that are not `pad`, and `pad` for the others.
 ///
-/// Throws catmerge::error naming the file, the tensor and the sample: for values outside the
-/// tables, and for a sample whose first token, which stands for the whole, is padding.
+/// Throws catmerge::error naming the file, the tensor and the sample, for values outside the tables
+/// and for a sample with a padded first token, which stands for the whole.
 class text_file : public sample_reader {
  public:
   text_file(const std::filesystem::path& path, const text_shape& shape)
@@ -74,10 +74,10 @@ class text_file : public sample_reader {
     return entry;
   }
 
-  /// Calls act(its place in the padded text, token) for each token of a sample that is not masked.
+  /// Calls act(place in the padded text, token) for each token of a sample that is not masked.
   template <class Act>
   void for_tokens(index_t sample, const Act& act) const {
-    index_t counted = 0;  // tokens that are no padding, this one included
+    index_t counted = 0;  // tokens without padding, up to this one
     for (index_t i = 0, at = sample * length(); i < length(); ++i, ++at) {
       const std::int64_t id = integer_at(ids_, at);
       index_t position = i;
@@ -88,7 +88,7 @@ class text_file : public sample_reader {
   }
 
   void check_sample(index_t sample) const {
-    // `value` of a tensor lies in 0 ... extent - 1.
+    // Throws unless `value` of a tensor lies in 0 ... extent - 1.
     const auto check = [&](const std::string& name, index_t place, index_t value, index_t extent,
                            const std::string& what) {
       if (value >= 0 && value < extent) return;
@@ -116,7 +116,7 @@ class text_file : public sample_reader {
 
   io::safetensors_file file_;
   text_shape shape_;
-  const io::tensor_entry& ids_;              // in file_, whose entries never move
+  const io::tensor_entry& ids_;              // in file_; entries never move
   const io::tensor_entry* mask_ = nullptr;   // null: every token counts
   const io::tensor_entry* types_ = nullptr;  // null: all are 0
 };

@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-// Member functions of tensors and a few headers do. <ATen/ATen.h>, and the headers of single
+// Member functions of tensors and a few headers suffice. <ATen/ATen.h>, and the headers of single
 // functions too, take much longer to compile, and Clang 14 does not compile libtorch 1.13's as
 // C++20.
 
@@ -20,16 +20,16 @@ namespace catmerge {
 /// The domain of libtorch's tensors (1.13 and newer), on every device that computes in float64.
 struct torch_domain {};
 
-/// A matrix that is read: a strided tensor of rank 2 and of one of the four types, which autograd
-/// does not follow. tensor_traits<at::Tensor>::view makes it.
+/// A matrix to read: a strided tensor of rank 2, of one of the four types, outside autograd.
+/// tensor_traits<at::Tensor>::view makes it.
 struct torch_const_view {
   at::Tensor tensor;  ///< rank 2, detached; a vector of d is d x 1
 };
 
-/// The same, and it may be written to.
+/// A matrix to write.
 struct torch_view {
   at::Tensor tensor;  ///< rank 2, detached; no two elements share memory
-  /// The same, to be read.
+  /// The same matrix, to read.
   operator torch_const_view() const { return {tensor}; }
 };
 
@@ -41,9 +41,9 @@ class torch_matrix {
   explicit torch_matrix(at::Tensor tensor) : tensor_(std::move(tensor)) {}
   torch_matrix(torch_matrix&&) = default;             ///< The right-hand side is left undefined.
   torch_matrix& operator=(torch_matrix&&) = default;  ///< As the constructor.
-  /// The whole matrix, to be written to.
+  /// The whole matrix, to write.
   operator torch_view() { return {tensor_}; }
-  /// The whole matrix, to be read.
+  /// The whole matrix, to read.
   operator torch_const_view() const { return {tensor_}; }
 
  private:
@@ -65,14 +65,14 @@ inline std::optional<scalar_type> type_of_torch(at::ScalarType type) {
   return static_cast<scalar_type>(found - std::begin(torch_types));
 }
 
-/// A tensor as a matrix over the same memory, out of autograd's sight: what is written to it is
-/// written to t, which keeps its requires_grad and counts one version more.
+/// A tensor as a matrix over the same memory, hidden from autograd. A write changes t, which keeps
+/// its requires_grad; its version counter goes up by one.
 inline at::Tensor torch_window(const at::Tensor& t, bool written) {
   if (!t.defined()) throw error("a torch::Tensor is undefined: expected a vector or a matrix");
   if (t.is_nested() || t.layout() != at::kStrided)
     throw error(
-        "a torch::Tensor is sparse, nested or of another layout: expected torch::kStrided, which "
-        "to_dense() gives");
+        "a torch::Tensor is sparse, nested or of another layout: expected torch::kStrided; call "
+        "to_dense()");
   if (!type_of_torch(t.scalar_type()))
     throw error(std::string("a torch::Tensor holds elements of type ") +
                 c10::toString(t.scalar_type()) +
@@ -82,8 +82,8 @@ inline at::Tensor torch_window(const at::Tensor& t, bool written) {
                 " is neither a vector nor a matrix: reshape it to (d_out, rest) first");
   if (t.is_neg())
     throw error(
-        "a torch::Tensor holds its elements with the other sign (is_neg()): expected what "
-        "resolve_neg() gives, which is a copy");
+        "a torch::Tensor holds its elements with the other sign (is_neg()): call "
+        "resolve_neg(), which copies");
   for (int64_t axis = 0; written && t.numel() > 0 && axis < t.dim(); ++axis)
     if (t.size(axis) > 1 && t.stride(axis) == 0)
       throw error(
@@ -94,8 +94,8 @@ inline at::Tensor torch_window(const at::Tensor& t, bool written) {
 
 }  // namespace detail
 
-/// torch::Tensor, which is at::Tensor: a vector or a matrix, which is looked up on each call. A
-/// result has the rank of what it is like and is on its device.
+/// torch::Tensor, which is at::Tensor: a vector or a matrix, checked at each call. A result has the
+/// rank and the device of its model.
 template <>
 struct tensor_traits<at::Tensor> {
   /// @cond specialisation
