@@ -25,7 +25,7 @@ class gram_by_weights final : public conflict_gram<Context> {
   /// Three rounds, each of which reads every T_i or every X_k once: x_k T_i for all k at once;
   /// S_k of what came of it for all i at once; that T_i^T for all k at once.
   void apply(const std::vector<task_product>& list, scalar_type arithmetic) override {
-    const index_t d_in = base::d_in(), n = std::ssize(list);
+    const index_t n = std::ssize(list);
     bool first = false;  // a block of every task is looked at for the size of its terms
 
     // The blocks one below the other. Every expert's matrices have all but its own task's.
@@ -49,18 +49,18 @@ class gram_by_weights final : public conflict_gram<Context> {
       auto x = c_.make(arithmetic, height(i), size());
       for (index_t j = 0; j < n; ++j)
         if (j != own[at(i)]) c_.assign(list[at(j)].x, block(x, i, j));
-      down[at(i)] = c_.make(arithmetic, height(i), d_in);
-      across[at(i)] = c_.make(arithmetic, height(i), d_in);
+      down[at(i)] = c_.make(arithmetic, height(i), d_in());
+      across[at(i)] = c_.make(arithmetic, height(i), d_in());
       c_.multiply(weight_scale_, x, op::none, vectors_[at(i)], op::none, 0, down[at(i)]);
       if (lambda_ != 0) images[at(i)] = add_gram(-lambda_, i, down[at(i)], across[at(i)]);
     });
     const double unscale = 1 / (weight_scale_ * row_scale_);
     c_.concurrently(n, [&](index_t j) {
       const index_t k = list[at(j)].task;
-      auto x = c_.make(arithmetic, (tasks() - 1) * width(j), d_in);
-      auto y = c_.make(arithmetic, (tasks() - 1) * width(j), d_in);
+      auto x = c_.make(arithmetic, (tasks() - 1) * width(j), d_in());
+      auto y = c_.make(arithmetic, (tasks() - 1) * width(j), d_in());
       const auto of_expert = [&](matrix& m, index_t i) {
-        return c_.slice(view(m), (i < k ? i : i - 1) * width(j), width(j), 0, d_in);
+        return c_.slice(view(m), (i < k ? i : i - 1) * width(j), width(j), 0, d_in());
       };
       double loss = 0;
       for (index_t i = 0; i < tasks(); ++i)
@@ -144,10 +144,10 @@ class gram_by_weights final : public conflict_gram<Context> {
     // What is stored in double is rounded to float by products in float, before it is scaled.
     for (index_t i = 0; i < tasks(); ++i) {
       const auto& s = statistics_[at(i)];
-      const double size =
+      const double norm =
           s.form == statistics_form::gram ? inputs[at(i)] : std::sqrt(inputs[at(i)]);
-      if (c_.type(s.data) == scalar_type::f64 && size != 0)
-        single_ = single_ && size > static_cast<double>(d_in()) * 0x1p-126 && size < 0x1p120;
+      if (c_.type(s.data) == scalar_type::f64 && norm != 0)
+        single_ = single_ && norm > static_cast<double>(d_in()) * 0x1p-126 && norm < 0x1p120;
     }
     return bounds;
   }
