@@ -1,5 +1,5 @@
-# The target catmerge_amalgamated: the core as one header, catmerge_all.hpp, and beside it a directory that can stand in
-# for include/ (see amalgamate.cmake). Not a part of "all".
+# The target catmerge_amalgamated: the core as one header, catmerge_all.hpp, and beside it a replacement for include/
+# (see amalgamate.cmake). Not a part of "all".
 set(catmerge_amalgamated_include ${PROJECT_BINARY_DIR}/include_amalgamated)
 file(GLOB_RECURSE catmerge_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/catmerge/*.hpp)
 add_custom_command(OUTPUT ${catmerge_amalgamated_include}/catmerge_all.hpp

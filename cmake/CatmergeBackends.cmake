@@ -1,13 +1,13 @@
-# Tensor libraries that this project's own programs can use besides Eigen. Each is looked for only when its option asks
-# for it, and is then a target: catmerge_torch, catmerge_xtensor, catmerge_armadillo. Nothing here reaches a project
-# that uses the library: an adapter is a header, and whoever includes one has its library.
+# Tensor libraries for this project's own programs, besides Eigen. An option that is ON finds its library and makes its
+# target: catmerge_torch, catmerge_xtensor, catmerge_armadillo. Nothing here reaches a project that uses catmerge: an
+# adapter is a header, and its user brings the library.
 option(CATMERGE_TORCH "Build the examples and tests that use libtorch" OFF)
 option(CATMERGE_XTENSOR "Build the examples and tests that use xtensor" OFF)
 option(CATMERGE_ARMADILLO "Build the examples and tests that use Armadillo" OFF)
 
-# catmerge_backend(NAME PACKAGE HEADERS FILE... [LIBRARIES LIBRARY...] [PREFIXES DIRECTORY...]): the target catmerge_NAME,
-# of what lies in PREFIXES, in CMAKE_PREFIX_PATH or where the system keeps it. PACKAGE is
-# Debian's name of it.
+# catmerge_backend(NAME PACKAGE HEADERS FILE... [LIBRARIES LIBRARY...] [PREFIXES DIRECTORY...]): the target
+# catmerge_NAME, from files in PREFIXES, in CMAKE_PREFIX_PATH or in the system's directories. PACKAGE is its name in
+# Debian.
 function(catmerge_backend name package)
   cmake_parse_arguments(PARSE_ARGV 2 backend "" "" "HEADERS;LIBRARIES;PREFIXES")
   add_library(catmerge_${name} INTERFACE)
@@ -25,17 +25,17 @@ function(catmerge_backend name package)
       endif()
       mark_as_advanced(${place})
       if(NOT ${place})
-        message(FATAL_ERROR "${option} is ON and ${file} was not found. Install ${package} (Debian's name of it), or set "
-                "CMAKE_PREFIX_PATH or ${place} to where it lies, or ${option} to OFF.")
+        message(FATAL_ERROR "${option} is ON and ${file} was not found. Install ${package} (its name in Debian), or set "
+                "CMAKE_PREFIX_PATH or ${place} to its directory, or ${option} to OFF.")
       endif()
     endforeach()
   endforeach()
 endfunction()
 
 if(CATMERGE_TORCH)
-  # What PyTorch brings along calls a directory of CMake files its prefix (torch.utils.cmake_prefix_path): headers and
-  # libraries lie two above. Its package is not loaded, because that of a build for CUDA ends every configuration on a
-  # machine without CUDA's compiler; but what says which std::string the libraries were compiled with is read from it.
+  # PyTorch's prefix (torch.utils.cmake_prefix_path) is a directory of CMake files; headers and libraries lie two levels
+  # above. Its package is not loaded: that of a build for CUDA ends every configuration on a machine without CUDA's
+  # compiler. Only the definition that selects the libraries' std::string is read from it.
   set(torch_prefixes "")
   set(torch_definitions "")
   string(REPLACE ":" ";" torch_places "$ENV{CMAKE_PREFIX_PATH}")
@@ -55,7 +55,7 @@ if(CATMERGE_TORCH)
   target_compile_definitions(catmerge_torch INTERFACE ${torch_definitions})
 endif()
 if(CATMERGE_XTENSOR)
-  # The folder, because the headers in it moved in 0.26; and what it includes of a package of its own.
+  # The folder, because the headers in it moved in 0.26; and xtl, a package of its own that it includes.
   catmerge_backend(xtensor libxtensor-dev HEADERS xtensor xtl/xtl_config.hpp)
 endif()
 if(CATMERGE_ARMADILLO)

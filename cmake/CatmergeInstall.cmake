@@ -1,19 +1,19 @@
-# What `cmake --install` puts under the prefix: all headers, the licence, the package that find_package(catmerge CONFIG)
-# finds, and the one that pkg-config finds. What is installed depends on nothing that this machine has or lacks, so that
-# a package of it can be made anywhere: Eigen and nlohmann-json are looked for where the library is used.
+# Rules of `cmake --install`: all headers, the licence, the package for find_package(catmerge CONFIG), and the one for
+# pkg-config. Installed files depend on nothing of this machine, so that a package can be made anywhere: Eigen and
+# nlohmann-json are found by the project that uses the library.
 #
-# Where CATMERGE_INSTALL is OFF, which it is in a project that takes this one in, that project's installation has none of
-# it. The rules exist all the same: only so can a library that links catmerge::catmerge install its own targets
-# (install(EXPORT) wants to know which package each of them is in). And the component alone is installed by
-# `cmake --install BUILD --component catmerge`.
+# CATMERGE_INSTALL is OFF in a project that adds this one: that project's installation leaves these files out. The rules
+# exist all the same, because a library that links catmerge::catmerge can only then install its own targets
+# (install(EXPORT) asks for the package of each target). `cmake --install BUILD --component catmerge` installs them
+# alone.
 include(CMakePackageConfigHelpers)
 set(catmerge_rule COMPONENT catmerge)
 if(NOT CATMERGE_INSTALL)
   list(APPEND catmerge_rule EXCLUDE_FROM_ALL)
 endif()
 
-# The directories of GNUInstallDirs. It adds to the cache, so another project's cache gets it from that project alone; what
-# it would say stands here. (CMAKE_INSTALL_DOCDIR is named after the project.)
+# The directories of GNUInstallDirs. It adds to the cache, so in another project only that project includes it; the
+# defaults below are its own. (CMAKE_INSTALL_DOCDIR is named after the project.)
 if(CATMERGE_IS_TOP_LEVEL)
   include(GNUInstallDirs)
 endif()
@@ -30,7 +30,7 @@ if(CATMERGE_IS_TOP_LEVEL)
   set(catmerge_doc_directory ${CMAKE_INSTALL_DOCDIR})
 endif()
 
-# No compiled code, so not under a directory that is named after a processor.
+# Not in a directory named after a processor: there is no compiled code.
 set(catmerge_package_directory ${catmerge_data_directory}/cmake/catmerge)
 set(catmerge_pkgconfig_directory ${catmerge_data_directory}/pkgconfig)
 
@@ -38,7 +38,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/catmerge DESTINATION ${catmerge_
         FILES_MATCHING PATTERN "*.hpp")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${catmerge_doc_directory} ${catmerge_rule})
 
-# Two sets of targets, because the second is loaded only when it is asked for (see catmergeConfig.cmake.in).
+# Two sets of targets: the second is loaded only on request (see catmergeConfig.cmake.in).
 set_target_properties(catmerge_io PROPERTIES EXPORT_NAME io)
 install(TARGETS catmerge EXPORT catmergeTargets INCLUDES DESTINATION ${catmerge_include_directory})
 install(TARGETS catmerge_io EXPORT catmergeIoTargets)
@@ -55,7 +55,7 @@ install(FILES ${PROJECT_BINARY_DIR}/package/catmergeConfig.cmake
               ${PROJECT_BINARY_DIR}/package/catmergeConfigVersion.cmake
         DESTINATION ${catmerge_package_directory} ${catmerge_rule})
 
-# Relative to where the file lies, so that the prefix may be moved (unless the headers' place is absolute).
+# Relative to the file's directory, so that the prefix may be moved (unless the headers' directory is absolute).
 if(IS_ABSOLUTE ${catmerge_include_directory} OR IS_ABSOLUTE ${catmerge_pkgconfig_directory})
   get_filename_component(catmerge_pc_include ${catmerge_include_directory} ABSOLUTE BASE_DIR ${CMAKE_INSTALL_PREFIX})
 else()

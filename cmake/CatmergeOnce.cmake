@@ -1,7 +1,7 @@
-# What makes it no matter how often one project adds this library. Sets CATMERGE_ADDED_BEFORE where a directory that was
-# added earlier made the targets; copies that differ are an error, because one program must not see two of them.
+# Lets one project add this library several times. Sets CATMERGE_ADDED_BEFORE if an earlier directory made the targets.
+# Copies that differ are an error, because one program must not see two of them.
 
-# catmerge_offer_io(): catmerge::io, the target that others link for files and parameter names.
+# catmerge_offer_io(): catmerge::io, the public target for files and parameter names.
 macro(catmerge_offer_io)
   if(NOT TARGET nlohmann_json::nlohmann_json)
     find_package(nlohmann_json 3.9 REQUIRED NO_MODULE)
@@ -43,7 +43,7 @@ if(catmerge_earlier)
     endif()
   endif()
   set(CATMERGE_ADDED_BEFORE ON)
-  # The first may have had no use for files.
+  # The first may not have asked for files.
   if(CATMERGE_IO AND NOT TARGET catmerge::io)
     catmerge_offer_io()
   endif()

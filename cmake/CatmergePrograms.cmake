@@ -1,11 +1,11 @@
-# How this project's own programs (tests, examples, benchmarks) are compiled. Nothing here reaches a
-# project that uses the library: the flags are private to the targets made by the function below.
+# Compilation of this project's own programs (tests, examples, benchmarks). Nothing here reaches a project that uses the
+# library: the flags are private to the targets of the function below.
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES AND CATMERGE_IS_TOP_LEVEL)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, Debug, RelWithDebInfo" FORCE)
 endif()
 find_package(Threads REQUIRED)
 
-# catmerge_program(NAME SOURCE...): an executable under the project's warnings and sanitizers.
+# catmerge_program(NAME SOURCE...): an executable with the project's warnings and sanitizers.
 function(catmerge_program name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE catmerge Threads::Threads)
@@ -15,7 +15,7 @@ function(catmerge_program name)
   target_compile_options(${name} PRIVATE
     $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
-  # One product, one thread: the threads are the executor's (see tensor/host.hpp).
+  # One thread per product: all threads are the executor's (see tensor/executor.hpp).
   target_compile_definitions(${name} PRIVATE EIGEN_DONT_PARALLELIZE)
   if(CATMERGE_NATIVE)
     target_compile_options(${name} PRIVATE -march=native)

@@ -1,6 +1,6 @@
-# Writes the core, which is all that catmerge/catmerge.hpp reaches, as one header, OUTPUT/catmerge_all.hpp, and
-# OUTPUT/catmerge/, a directory that stands in for include/catmerge: what is in the one header forwards to it there, the
-# rest (adapters of other libraries, io/, model/) is as it is. The same headers give the same bytes.
+# Writes the core, all headers under catmerge/catmerge.hpp, as one header, OUTPUT/catmerge_all.hpp. Also writes
+# OUTPUT/catmerge/, a replacement for include/catmerge: headers of the core forward to the one header there, the others
+# (adapters of other libraries, io/, model/) are copies. The same headers give the same bytes.
 #
 #     cmake -DROOT=CHECKOUT -DOUTPUT=DIRECTORY -P cmake/amalgamate.cmake
 cmake_minimum_required(VERSION 3.16)
@@ -10,23 +10,23 @@ endif()
 get_filename_component(include "${ROOT}/include" REALPATH)
 get_filename_component(output "${OUTPUT}" REALPATH BASE_DIR "${CMAKE_BINARY_DIR}")
 if(output STREQUAL include)
-  message(FATAL_ERROR "${OUTPUT} holds the sources, which would be overwritten")
+  message(FATAL_ERROR "${OUTPUT} holds the sources, and would be overwritten")
 endif()
 
-# How every header begins.
+# The first lines of every header.
 set(licence "// catmerge: conflict-aware task merging for any tensor backend.\n// SPDX-License-Identifier: MIT\n")
 set(opening "${licence}#pragma once\n")
 string(LENGTH "${opening}" opening_length)
 
-# take(HEADER): adds to the global property `body` what HEADER needs and then HEADER itself, unless it is there already;
-# `taken` lists what is there. (Global properties, because a function that calls itself cannot change its caller's
-# variables; and whole texts, never lists of lines, because of the semicolons.)
+# take(HEADER): adds the headers that HEADER includes, then HEADER, to the global property `body`, each once; `taken`
+# lists them. (Global properties, because a function that calls itself cannot change its caller's variables; and whole
+# texts, never lists of lines, because of the semicolons.)
 function(take header)
   get_property(taken GLOBAL PROPERTY taken)
   if(header IN_LIST taken)
     return()
   endif()
-  # Before what it includes, as #pragma once would have it.
+  # Before its includes, as #pragma once does.
   set_property(GLOBAL APPEND PROPERTY taken "${header}")
 
   file(READ "${include}/${header}" text)
@@ -47,18 +47,18 @@ function(take header)
     message(FATAL_ERROR "${header}: an #include <catmerge/...> after an #if, which would become unconditional here")
   endif()
 
-  # Other includes stay where they are, so that one under an #if stays under it.
+  # Other includes keep their place, so that one under an #if stays under it.
   string(REGEX REPLACE "\n#include <catmerge/[^\n]+" "" text "${text}")
   if(text MATCHES "\n[ \t]*#[ \t]*include[ \t]*(<catmerge/|\")")
     message(FATAL_ERROR "${header}: own headers have to be included by lines that begin #include <catmerge/")
   endif()
 
-  # The umbrella has nothing of its own.
+  # The umbrella header has no code of its own.
   string(REGEX REPLACE "//[^\n]*" "" code "${text}")
   string(STRIP "${code}" code)
   if(NOT code STREQUAL "")
     string(STRIP "${text}" text)
-    # A comment and no #line: whoever has this file has not got the one that #line would send them to.
+    # A comment and no #line: users of this file do not have the file that #line would name.
     set_property(GLOBAL APPEND_STRING PROPERTY body "\n// ======== ${header} ========\n\n${text}\n")
   endif()
 endfunction()
@@ -70,7 +70,7 @@ get_property(body GLOBAL PROPERTY body)
 file(STRINGS "${include}/catmerge/version.hpp" version_lines REGEX "#define CATMERGE_VERSION_(MAJOR|MINOR|PATCH)")
 string(REGEX REPLACE "[^0-9;]" "" version "${version_lines}")
 string(REPLACE ";" "." version "${version}")
-# The whole licence, because this file is made to travel alone.
+# The whole licence, because this file travels alone.
 file(READ "${ROOT}/LICENSE" terms)
 string(STRIP "${terms}" terms)
 string(REPLACE "\n" "\n// " terms "// ${terms}")

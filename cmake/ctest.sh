@@ -1,14 +1,14 @@
-# To be sourced. catmerge_ctest BUILD [ARGUMENT...]: runs ctest (with the arguments) and ends with a line
+# To be sourced. catmerge_ctest BUILD [ARGUMENT...]: runs ctest with the arguments and ends with a line
 #
 #     N passed, N failed
 #
-# that counts test cases: those of each doctest program, and one for every other test. Fails where ctest does.
+# that counts test cases: those of each doctest program, and one for every other test. Fails if ctest fails.
 catmerge_ctest() {
   local build="$1" status=0
   shift
   ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$(nproc)" "$@" || status=$?
   awk '
-    # A program that ended badly without a summary (or with a good one) is one failure.
+    # A program that failed without a summary (or with a good one) is one failure.
     /^[0-9]+\/[0-9]+ Test: / { passed = 0; failed = 0; ok = 0 }
     /^\[doctest\] test cases:/ {
       gsub(/\033\[[0-9;]*m/, "")
@@ -17,7 +17,7 @@ catmerge_ctest() {
         if ($i == "failed") failed = $(i - 1)
       }
     }
-    # (The second where a test passes by what it prints.)
+    # (The second line is that of a test that passes by its output.)
     /^Test Passed\.$/ || /^Test Pass Reason:$/ { ok = 1 }
     /^".*" end time: / {
       all_passed += ok && !passed ? 1 : passed

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes the API documentation; a public name without any, or a mistake in it, is an error.
+# Makes the API documentation. A public name without documentation, or a mistake in it, is an error.
 #
 #     bash cmake/documentation.sh [DIRECTORY]      (default: build/doc of the checkout; writes DIRECTORY/index.html)
 #
-# DIRECTORY/catmerge.tag is for other projects' Doxygen: with it their pages link to these.
+# DIRECTORY/catmerge.tag lets the pages of other projects' Doxygen link to these.
 set -euo pipefail
 output=$(realpath --canonicalize-missing -- "${1:-$(dirname "$0")/../build/doc}")
 cd "$(dirname "$0")/.."

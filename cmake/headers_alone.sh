@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Compiles every public header alone, as a user's -I include, under strict warnings.
+# Compiles every public header alone, as an -I include of a user, with strict warnings.
 #
 #     bash cmake/headers_alone.sh COMPILER [--torch] [--link] [--together]
 #
-# --torch: the header of libtorch's adapter as well. --link: also links all of them into one program, which fails where a
-# header defines something twice. --together: all in one source only, for the warnings of a second compiler.
+# --torch: also compiles libtorch's adapter. --link: also links all of them into one program, which fails if a header
+# defines something twice. --together: compiles all in one source only, for the warnings of a second compiler.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -31,7 +31,7 @@ if [ -z "$torch" ]; then
 fi
 flags=(-std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I "$include" -isystem /usr/include/eigen3)
 export compiler work link
-# One header: its own source, which has no other include.
+# Compiles one header in its own source without any other include.
 alone() {
   local header="$1" name
   shift
@@ -51,7 +51,7 @@ if [ -n "$together" ]; then
   exit
 fi
 xargs -a "$work/headers" -I{} -P "$(catmerge_jobs)" bash -c 'alone "$@"' alone {} "${flags[@]}"
-# And all of them at once with the standard library's checks, whose containers are other types.
+# All of them at once with the standard library's checks, which make other types of its containers.
 "$compiler" "${flags[@]}" -D_GLIBCXX_DEBUG -fsyntax-only -x c++ "$work/all_headers"
 if [ -n "$link" ]; then
   echo 'int main() {}' > "$work/main.cpp"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Holds the plan of include/catmerge (include/catmerge/README.md) by its includes, and prints what it counts.
+# Checks the plan of include/catmerge (include/catmerge/README.md) by its includes, and prints the counts.
 #
 #     bash cmake/house.sh
 #
-# - At the root are catmerge.hpp, methods.hpp, error.hpp and version.hpp, and nothing else.
-# - A folder includes itself and those named beside it below.
+# - The root holds catmerge.hpp, methods.hpp, error.hpp and version.hpp, and nothing else.
+# - A folder includes itself and the folders in its line of the list below.
 # - Nothing outside a folder includes its detail/. (Tests may.)
-# - No header includes itself, by whatever way; the longest chain of includes has at most 15 headers.
-# - The frame stays light: lines of this project's headers under four of them.
-# - In examples/harness the command line's library is included by main.cpp and commands/ alone.
+# - No header includes itself, directly or by others; the longest chain of includes has at most 15 headers.
+# - Four headers stay light: each has a limit on the lines of own headers under it.
+# - In examples/harness only main.cpp and commands/ include CLI11.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,7 +27,7 @@ awk '
   function wrong(text) { print "house: " text; failed = 1 }
   function folder(header) { return header ~ /\// ? substr(header, 1, index(header, "/") - 1) : "root" }
 
-  # Marks all that is included under a header; the sum of their lines.
+  # Marks all headers under a header, and returns the sum of their lines.
   function collect(header, seen,    list, n, i, sum) {
     if (header in seen) return 0
     seen[header]
@@ -36,7 +36,7 @@ awk '
     for (i = 1; i <= n; ++i) sum += collect(list[i], seen)
     return sum
   }
-  # The length of the longest chain of includes that begins with a header.
+  # Returns the length of the longest chain of includes from a header.
   function depth(header,    list, n, i, d, most) {
     if (header in known) return known[header]
     if (header in open) { wrong(header " includes itself, by way of others"); return 0 }

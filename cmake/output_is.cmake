@@ -1,5 +1,5 @@
-# Fails unless PROGRAM ends with status 0 and prints what the file EXPECTED holds, to the letter; where DECIMALS is
-# given, numbers are cut behind that many decimals first and columns need not be as wide.
+# Fails unless PROGRAM ends with status 0 and prints the text of the file EXPECTED, to the letter. With DECIMALS,
+# numbers are first cut after that many decimals, and columns may differ in width.
 execute_process(COMMAND "${PROGRAM}" OUTPUT_VARIABLE output ERROR_VARIABLE complaints RESULT_VARIABLE status)
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "${PROGRAM} ended with ${status}; it printed\n${output}${complaints}")

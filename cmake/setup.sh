@@ -1,20 +1,18 @@
-# The programs and libraries that this project's scripts need, from Debian's own packages. To be sourced:
+# Installs the programs and libraries of this project's scripts from Debian's own packages. To be sourced:
 #
 #     . cmake/setup.sh
 #     catmerge_install build test      # any of: build test torch clang browser ci
 #
-# Says what it installs before it does so; does nothing, and says nothing, when everything is there.
-# Installs as root, or through sudo.
+# Names the missing packages, then installs them, as root or through sudo. Prints nothing if all are there.
 
 # The libraries' headers, and a compiler for the programs.
 catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev"
-# What only the tests include: doctest, Spectra, and the tensor libraries that are headers (and small). pkg-config, which
-# finds the library.
+# Headers for the tests alone: doctest, Spectra, and the small header-only tensor libraries. pkg-config, which finds the
+# library.
 catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev pkgconf"
-# libtorch, half a gigabyte with what it needs: its adapter's tests and example.
+# libtorch, half a gigabyte with its dependencies: its adapter's tests and example.
 catmerge_packages_torch="libtorch-dev"
-# The formatter, the benchmarks' library, the documentation's generator; Python for the tests of the scripts in
-# examples/.
+# The formatter, the benchmarks' library, the documentation's generator; Python for tests of the scripts in examples/.
 catmerge_packages_ci="clang-format libbenchmark-dev doxygen python3"
 
 # A browser, to look at the pages of reports, and the font that their text is measured for.
@@ -52,10 +50,10 @@ catmerge_install() {
     as_root=sudo
   fi
   echo "Installing from Debian:$missing"
-  # Quiet unless something goes wrong.
+  # Quiet unless the installation fails.
   local log status=0
   log="$(mktemp)"
-  # (Lists that could not be renewed may still do: what counts is whether the packages can be installed.)
+  # (A failed update is no error: the old lists may be enough for the installation.)
   { $as_root $apt update || true; $as_root $apt install -y --no-install-recommends $missing; } > "$log" 2>&1 || status=$?
   if [ "$status" != 0 ]; then
     cat "$log" >&2
@@ -65,14 +63,14 @@ catmerge_install() {
   return "$status"
 }
 
-# Whether a Debian package is installed, or the user vouches for it.
+# Succeeds if a Debian package is installed, or if the user vouches for it.
 catmerge_installed() {
   [ -z "${CATMERGE_SKIP_SETUP:-}" ] || return 0
   [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
 }
 
-# How many jobs to compile with: one per processor, and at most one per 1.5 GB of memory that is free (the largest
-# of this project's files take a good GB to compile).
+# The number of jobs to compile with: one per processor, at most one per 1.5 GB of free memory (the largest of this
+# project's files take a good GB to compile).
 catmerge_jobs() {
   local processors memory
   processors="$(nproc)"
@@ -82,8 +80,8 @@ catmerge_jobs() {
   echo "$((processors < memory ? processors : memory))"
 }
 
-# catmerge_configure BUILD [ARGUMENT...]: CMake on this checkout; Ninja in a new build directory, in an old one
-# whatever it was made with.
+# catmerge_configure BUILD [ARGUMENT...]: runs CMake on this checkout, by Ninja in a new build directory, by its own
+# generator in an old one.
 catmerge_configure() {
   local build="$1" root generator=()
   shift

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Merges two of the committed families (examples/families/vision and examples/families/text: each README.md says what they
-# are) and prints what comes out.
+# Merges two of the committed families (see README.md in examples/families/vision and examples/families/text) and prints
+# the results.
 #
 #     bash examples/demo.sh [BUILD_DIRECTORY]      (default: build/ inside the checkout)
 #
-# Installs what is missing, builds the program, then compares the methods on both families (`catmerge experiment`). Eight
-# minutes on two processors.
+# Installs missing packages, builds the program, then compares the methods on both families (`catmerge experiment`).
+# Eight minutes on two processors.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds everything and runs the tests.
+# Installs missing packages, builds everything and runs the tests.
 #
 #     bash tests/run.sh [--torch] [BUILD_DIRECTORY]      (default: build/ inside the checkout)
 #
-# --torch: libtorch's adapter as well (installs libtorch, half a gigabyte with what it needs).
+# --torch: also libtorch's adapter (installs libtorch, half a gigabyte with its dependencies).
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -3,8 +3,8 @@
 #
 #     bash examples/experiments/run.sh [BUILD_DIRECTORY [FAMILY...]]      (default: build/, all four families)
 #
-# Installs what is missing and builds the program first. Three quarters of an hour on two processors. results/FAMILY gets results.csv
-# and index.html, the page to look at; results.json, which holds the same numbers, is left in BUILD_DIRECTORY.
+# Installs missing packages and builds the program first. Three quarters of an hour on two processors. Writes
+# results.csv and the page index.html to results/FAMILY; results.json, with the same numbers, stays in BUILD_DIRECTORY.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"

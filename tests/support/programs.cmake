@@ -1,4 +1,4 @@
-# How test programs are made.
+# Functions that make test programs.
 find_package(doctest REQUIRED)
 
 option(CATMERGE_TEST_EIGEN_DEFAULTS "Build the tests with Eigen's macros for row-major matrices and extents of int" OFF)
@@ -9,8 +9,8 @@ target_link_libraries(catmerge_doctest_main PUBLIC doctest::doctest)
 set_target_properties(catmerge_doctest_main PROPERTIES CXX_STANDARD 20 CXX_EXTENSIONS OFF)
 
 # catmerge_test(NAME SOURCE [LIBRARY...]): the program test_NAME, and the test NAME that runs it. Compiled for any
-# processor and with little optimisation, which takes half the time; the program that the harness's tests run is the
-# user's own.
+# processor and with little optimisation, which takes half the time. (The harness's tests run the optimised program of
+# the user.)
 function(catmerge_test name source)
   set(CATMERGE_NATIVE OFF)
   catmerge_program(test_${name} ${source})
@@ -25,15 +25,15 @@ function(catmerge_test name source)
   add_test(NAME ${name} COMMAND test_${name})
 endfunction()
 
-# catmerge_backend_test(NAME [LIBRARY...]): the test backend_NAME. Not optimised: each kind of tensor is compiled anew,
-# and that is where the time goes.
+# catmerge_backend_test(NAME [LIBRARY...]): the test backend_NAME. Not optimised: compiling each kind of tensor anew
+# takes most of the time.
 function(catmerge_backend_test name)
   catmerge_test(backend_${name} backends/${name}_test.cpp ${ARGN})
   target_compile_options(test_backend_${name} PRIVATE -O0)
   target_compile_definitions(test_backend_${name} PRIVATE DOCTEST_CONFIG_SUPER_FAST_ASSERTS)
 endfunction()
 
-# catmerge_runs_the_program(NAME): the test NAME runs `catmerge`, which it finds at CATMERGE_PROGRAM.
+# catmerge_runs_the_program(NAME): lets the test NAME run `catmerge`, at the path CATMERGE_PROGRAM.
 function(catmerge_runs_the_program name)
   target_compile_definitions(test_${name} PRIVATE CATMERGE_PROGRAM="$<TARGET_FILE:catmerge_cli>")
   add_dependencies(test_${name} catmerge_cli)
