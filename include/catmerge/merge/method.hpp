@@ -80,37 +80,29 @@ concept vector_transform = requires(const T& t, Context& c, const layer_problem<
 /// True if m, a method or a transform, uses statistics of parameters of this kind.
 template <class M>
 constexpr bool needs_statistics(const M& m, layer_kind kind) {
-  if constexpr (requires { m.needs_statistics(kind); })
-    return m.needs_statistics(kind);
-  else
-    return false;
+  if constexpr (requires { m.needs_statistics(kind); }) return m.needs_statistics(kind);
+  return false;
 }
 
 /// True if m merges this parameter better with statistics than without.
 template <class M, class Context>
 bool wants_statistics(const M& m, const layer_problem<Context>& p) {
-  if constexpr (requires { m.wants_statistics(p); })
-    return m.wants_statistics(p);
-  else
-    return needs_statistics(m, p.kind);
+  if constexpr (requires { m.wants_statistics(p); }) return m.wants_statistics(p);
+  return needs_statistics(m, p.kind);
 }
 
 /// True if m uses importances.
 template <class M>
 constexpr bool needs_importance(const M& m) {
-  if constexpr (requires { m.needs_importance(); })
-    return m.needs_importance();
-  else
-    return false;
+  if constexpr (requires { m.needs_importance(); }) return m.needs_importance();
+  return false;
 }
 
 /// True if m needs a pass (another pass) over all parameters before it merges.
 template <class M>
 bool scan_wanted(const M& m) {
-  if constexpr (requires { m.scan_wanted(); })
-    return m.scan_wanted();
-  else
-    return false;
+  if constexpr (requires { m.scan_wanted(); }) return m.scan_wanted();
+  return false;
 }
 
 /// Scans one parameter for m.
