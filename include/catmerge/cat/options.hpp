@@ -26,7 +26,8 @@ struct largest {
 struct energy_share {
   double share = 0.9;  ///< in [0, 1]; 0.9 is this library's choice, no source has a value
   /// The smallest number that reaches the share, or the largest that stays below it.
-  enum class bound { reach, below } stop = bound::reach;
+  enum class bound { reach, below };
+  bound stop = bound::reach;  ///< the number of eigenvalues taken
 };
 
 /// Directions rule: every positive eigenvalue, the minimiser of Eq. 8 over all projections.

@@ -8,8 +8,8 @@
 
 namespace catmerge::model {
 
-/// BERT and RoBERTa (also XLM-RoBERTa and CamemBERT), by the names of the transformers library,
-/// with or without `bert.` or `roberta.` and any prefix of it. Norms may have a `gamma` and a
+/// BERT and RoBERTa (also XLM-RoBERTa and CamemBERT), by the names of the transformers library.
+/// `bert.` or `roberta.`, with any prefix, may stand before them. Norms may have a `gamma` and a
 /// `beta`, as in old checkpoints. Heads (`classifier.weight`) have no rules.
 ///
 /// By default the three embedding tables are left alone.

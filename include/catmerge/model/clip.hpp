@@ -10,8 +10,8 @@
 namespace catmerge::model {
 
 /// The vision transformer of CLIP, by the names of the transformers library: CLIPVisionModel,
-/// CLIPVisionModelWithProjection, and the vision part of CLIPModel, with or without `vision_model.`
-/// and any prefix of it. The text part has no rules.
+/// CLIPVisionModelWithProjection, and the vision part of CLIPModel. `vision_model.`, with any
+/// prefix, may stand before the names. The text part has no rules.
 ///
 /// By default the class, position and patch embeddings and the final projection are left alone, as
 /// in the paper. A rule of one's own opts in to each.
