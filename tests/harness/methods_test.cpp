@@ -245,7 +245,7 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
        {"cat", "task-arithmetic", "average", "fisher", "regmean", "ties", "consensus",
         "consensus-ties", "pcb", "tatr", "lot", "tsv-m", "iso-c", "iso-cts", "wudi", "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
-  CHECK(list.out.find("density        share of each task's entries that are kept (0.2)") !=
+  CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
         std::string::npos);
   // A name of the list is taken, one that is not lists them.
   const outcome unknown = refused({"--method", "slerp"});

@@ -1,9 +1,11 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <cctype>
 #include <harness/commands/command_line.hpp>
 #include <harness/commands/commands.hpp>
 #include <harness/merge/run_merge.hpp>
+#include <harness/methods/cat_settings.hpp>
 #include <harness/methods/spec.hpp>
 #include <iostream>
 #include <memory>
@@ -129,9 +131,11 @@ void add_names(CLI::App& command, merge_request& request) {
                    "An expert whose configuration or tokens contradict the base's is an error, or "
                    "is merged with a warning")
       ->group(names_group);
-  add_list(command, "--set", request.set, "PATTERN:KEY=VALUE,...",
-           "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
-           "keys alpha and, where the method trims, lambda and rank; the last that applies counts")
+  add_list(
+      command, "--set", request.set, "PATTERN:KEY=VALUE,...",
+      "Other settings for some parameters: names, or @linear, @scale, @shift, @other; KEY: "
+      "alpha and, where the method trims, the settings of CAT below, where lambda and rank are "
+      "those of the parameter's kind; the last that applies counts")
       ->group(names_group);
 }
 
@@ -161,57 +165,45 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
       ->group(cat_group);
 }
 
-/// The settings of CAT's trims.
-void add_cat(CLI::App& command, cat_settings& cat) {
-  const cat_options standard;
-  const auto option = [&](const char* name, auto& value, const auto& shown, const char* help) {
-    return command.add_option(name, value, help)->default_str(shown)->group(cat_group);
-  };
-  const auto count = [&](const char* name, auto& value, index_t shown, const char* help) {
-    return option(name, value, std::to_string(shown), help)->check(whole_number());
-  };
-  const auto number = [&](const char* name, auto& value, double shown, const char* help) {
-    return option(name, value, shortest(shown), help)->check(finite_number(false));
-  };
-  option("--preset", cat.preset, "paper", "paper, or what a port of the authors' code does")
-      ->check(CLI::IsMember({"paper", "port"}));
-  auto* const rank = count("--rank", cat.rank, std::get<largest>(standard.linear.directions).count,
-                           "Directions removed per task from linear weights");
-  auto* const share = option("--basis-energy", cat.basis_energy, "",
-                             "Instead: as many as hold this share of the squared "
-                             "positive eigenvalues")
-                          ->check(finite_number(false) & CLI::Range(0.0, 1.0))
-                          ->type_name("R")
-                          ->excludes(rank);
+/// What --help calls a value of a setting.
+std::string type_of(const settings::known& s) {
+  if (s.type == settings::form::number) return "NUMBER";
+  if (s.type == settings::form::count) return "COUNT";
+  std::string all;
+  for (const auto& word : s.words) all += (all.empty() ? "" : "|") + word;
+  return all;
+}
+
+/// The settings of CAT's trims: an option each.
+void add_cat(CLI::App& command, merge_request& request) {
+  std::string presets;
+  for (const auto& [name, options] : cat_presets()) presets += (presets.empty() ? "" : "|") + name;
   command
-      .add_flag("--basis-positive", cat.basis_positive,
-                "Instead: every direction of positive eigenvalue")
-      ->excludes(rank)
-      ->excludes(share)
+      .add_option(
+          "--preset", request.preset,
+          "Defaults of the settings below: the paper's, as shown, or those of a port of the "
+          "authors' code")
+      ->type_name(presets)
+      ->default_str(cat_presets().front().first)
       ->group(cat_group);
-  number("--basis-tolerance", cat.basis_tolerance, standard.linear.eigen.tolerance,
-         "Error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 "
-         "for weights in double; below 4e-7 takes twice the time)");
-  number("--lambda", cat.lambda, standard.linear.lambda,
-         "Weight of what a task loses itself, linear weights");
-  count("--scale-rank", cat.scale_rank, standard.scale.coordinates.count,
-        "Coordinates removed per task from scales");
-  number("--scale-lambda", cat.scale_lambda, standard.scale.lambda,
-         "Weight of what a task loses itself, scales");
-  count("--shift-rank", cat.shift_rank, standard.shift.count,
-        "Coordinates removed per task from shifts");
-  add_choice<rescale>(command, "--rescale", cat.size,
-                      {{"none", rescale::none}, {"frobenius", rescale::frobenius}}, "",
-                      "Scale trimmed vectors back to their norm, or not (default: as the preset)")
-      ->group(cat_group);
-  add_choice<trim_order>(command, "--order", cat.order,
-                         {{"sequential", trim_order::sequential}, {"joint", trim_order::joint}},
-                         "sequential", "Trim by one task after the other, or by all at once")
-      ->group(cat_group);
-  add_choice<row_weight>(command, "--rows", cat.rows,
-                         {{"sum", row_weight::sum}, {"mean", row_weight::mean}}, "sum",
-                         "Weigh tasks by their rows in G_k, or all alike")
-      ->group(cat_group);
+  for (const auto& setting : cat_settings()) {
+    const std::string option = "--" + setting.key;
+    std::string help = setting.help;
+    help.front() = static_cast<char>(std::toupper(help.front()));
+    const auto take = [&request, key = setting.key](const std::string& value) {
+      request.cat[key] = value;
+    };
+    if (setting.type == settings::form::flag)
+      command
+          .add_flag_callback(
+              option, [take] { take("yes"); }, help)
+          ->group(cat_group);
+    else
+      command.add_option_function<std::string>(option, take, help)
+          ->type_name(type_of(setting))
+          ->default_str(setting.value)
+          ->group(cat_group);
+  }
 }
 
 std::vector<task_weight> parse_weights(const std::vector<std::string>& arguments) {
@@ -259,7 +251,7 @@ void add_merge(CLI::App& program) {
   add_rule_option(command, request->rules);
   add_names(command, *request);
   add_inputs(command, *request, *words);
-  add_cat(command, request->cat);
+  add_cat(command, *request);
   command
       .add_option("--feature-coefficient", request->feature_coefficient,
                   "Features come from base + A (expert - base) (default: 1, "

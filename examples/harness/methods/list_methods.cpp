@@ -23,7 +23,8 @@ void list(const std::vector<offered<Any>>& all) {
     if (!needs.empty()) std::printf("    needs %s\n", needs.c_str());
     if (made.scan_wanted()) std::printf("    looks at the whole model before it merges\n");
     for (const auto& s : nothing.documented())
-      std::printf("    %-14s %s (%s)\n", s.key.c_str(), s.help.c_str(), s.standard.c_str());
+      std::printf("    %-16s %s%s\n", s.key.c_str(), s.help.c_str(),
+                  s.value.empty() ? "" : (" (" + s.value + ")").c_str());
   }
 }
 

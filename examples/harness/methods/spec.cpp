@@ -17,123 +17,11 @@
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <catmerge/methods/wudi.hpp>
-#include <charconv>
-#include <cmath>
-#include <cstdlib>
+#include <harness/methods/cat_settings.hpp>
 #include <harness/methods/spec.hpp>
 #include <limits>
 
 namespace catmerge::harness {
-
-namespace {
-
-std::string listed(const std::vector<std::string>& words) {
-  std::string text;
-  for (std::size_t i = 0; i < words.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
-  return text;
-}
-
-}  // namespace
-
-settings::settings(std::string whose, const std::string& text) : whose_(std::move(whose)) {
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t comma = std::min(text.find(',', begin), text.size());
-    const std::string part = text.substr(begin, comma - begin);
-    const auto equals = part.find('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == part.size())
-      throw error("the settings of " + whose_ + ": expected KEY=VALUE, found '" + part + "'");
-    const std::string key = part.substr(0, equals);
-    for (const auto& [other, value] : given_)
-      if (other == key) throw error("the settings of " + whose_ + " give '" + key + "' twice");
-    given_.emplace_back(key, part.substr(equals + 1));
-    begin = comma + 1;
-    if (begin == text.size())
-      throw error("the settings of " + whose_ + " end with a comma: '" + text + "'");
-  }
-}
-
-void settings::set(const settings& more) {
-  for (const auto& [key, value] : more.given_) {
-    const auto found = std::find_if(given_.begin(), given_.end(),
-                                    [&](const auto& one) { return one.first == key; });
-    if (found != given_.end())
-      found->second = value;
-    else
-      given_.emplace_back(key, value);
-  }
-}
-
-std::string settings::text() const {
-  std::string text;
-  for (const auto& [key, value] : given_) text += (text.empty() ? "" : ",") + key + "=" + value;
-  return text;
-}
-
-const std::string* settings::find(const char* key, const std::string& standard, const char* help) {
-  known_.push_back({key, standard, help});
-  for (const auto& [given, value] : given_)
-    if (given == key) return &value;
-  return nullptr;
-}
-
-void settings::refuse(const std::string& key, const std::string& expected,
-                      const std::string& found) const {
-  throw error("the setting '" + key + "' of " + whose_ + ": expected " + expected + ", found '" +
-              found + "'");
-}
-
-void settings::number(const char* key, double& value, const char* help, double least, double most) {
-  const std::string* const text = find(key, shortest(value), help);
-  if (text == nullptr) return;
-  char* end = nullptr;
-  const double found = std::strtod(text->c_str(), &end);
-  if (*end != '\0' || !std::isfinite(found) || found < least || found > most) {
-    constexpr double no_limit = std::numeric_limits<double>::max();
-    std::string expected = "a number";
-    if (least > -no_limit && most < no_limit)
-      expected += " in " + shortest(least) + " ... " + shortest(most);
-    else if (least > -no_limit)
-      expected += " of at least " + shortest(least);
-    refuse(key, expected, *text);
-  }
-  value = found;
-}
-
-void settings::count(const char* key, index_t& value, const char* help, index_t least) {
-  const std::string* const text = find(key, std::to_string(value), help);
-  if (text == nullptr) return;
-  index_t found = 0;
-  const char* const end = text->data() + text->size();
-  const auto [stop, problem] = std::from_chars(text->data(), end, found);
-  if (stop != end || problem != std::errc() || found < least)
-    refuse(key, "a whole number of at least " + std::to_string(least), *text);
-  value = found;
-}
-
-void settings::choice(const char* key, std::string& value, const std::vector<std::string>& choices,
-                      const char* help) {
-  const std::string* const text = find(key, value, help);
-  if (text == nullptr) return;
-  if (std::find(choices.begin(), choices.end(), *text) == choices.end())
-    refuse(key, listed(choices), *text);
-  value = *text;
-}
-
-void settings::flag(const char* key, bool& value, const char* help) {
-  std::string word = value ? "yes" : "no";
-  choice(key, word, {"yes", "no"}, help);
-  value = word == "yes";
-}
-
-void settings::require_all_known() const {
-  std::vector<std::string> keys;
-  for (const auto& k : known_) keys.push_back(k.key);
-  for (const auto& [key, value] : given_)
-    if (std::find(keys.begin(), keys.end(), key) == keys.end())
-      throw error(whose_ + " has no setting '" + key + "'" +
-                  (keys.empty() ? "" : ": expected " + listed(keys)));
-}
 
 namespace {
 
@@ -143,30 +31,11 @@ void alpha_of(settings& s, double& alpha) {
   s.number("alpha", alpha, "the factor of the merged task vector", -any, any);
 }
 
-cat_options read_cat(settings& s, const cat_options& defaults, bool has_alpha) {
-  cat_options o = defaults;
-  if (has_alpha) alpha_of(s, o.alpha);
-  s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0, any);
-  if (auto* t = std::get_if<largest>(&o.linear.directions))
-    s.count("rank", t->count, "directions removed per task from linear weights");
-  s.number("scale-lambda", o.scale.lambda, "weight of what a task loses itself, scales", 0, any);
-  s.count("scale-rank", o.scale.coordinates.count, "coordinates removed per task from scales");
-  s.count("shift-rank", o.shift.count, "coordinates removed per task from shifts");
-  std::string order = o.linear.order == trim_order::joint ? "joint" : "sequential";
-  s.choice("order", order, {"sequential", "joint"}, "by one task after the other, or all at once");
-  o.linear.order = order == "joint" ? trim_order::joint : trim_order::sequential;
-  std::string rows = o.linear.weighting == row_weight::mean ? "mean" : "sum";
-  s.choice("rows", rows, {"sum", "mean"}, "tasks weigh by their rows, or all alike");
-  o.linear.weighting = rows == "mean" ? row_weight::mean : row_weight::sum;
-  return o;
-}
-
 /// Other settings than alpha.
 ties_options read_ties(settings& s, ties_options o) {
   s.number("density", o.density, "share of each task's entries that are kept", 0, 1);
-  std::string merge = o.merge == ties_merge::sum ? "sum" : "mean";
-  s.choice("merge", merge, {"mean", "sum"}, "of the entries that have the elected sign");
-  o.merge = merge == "sum" ? ties_merge::sum : ties_merge::mean;
+  s.word("merge", o.merge, {{"mean", ties_merge::mean}, {"sum", ties_merge::sum}},
+         "of the entries that have the elected sign");
   return o;
 }
 
@@ -185,11 +54,9 @@ tatr_options read_tatr(settings& s) {
   return o;
 }
 
-fused_weights read_fused(settings& s, fused_weights standard) {
-  std::string fused = standard == fused_weights::split ? "split" : "whole";
-  s.choice("fused", fused, {"whole", "split"},
-           "q, k and v in one weight: one matrix, or each alone");
-  return fused == "split" ? fused_weights::split : fused_weights::whole;
+void read_fused(settings& s, fused_weights& fused) {
+  s.word("fused", fused, {{"whole", fused_weights::whole}, {"split", fused_weights::split}},
+         "q, k and v in one weight: one matrix, or each alone");
 }
 
 /// A method or transform whose options are those that it takes: what validate refuses is refused
@@ -209,7 +76,11 @@ std::vector<offered<any_method>> all_methods() {
                     }});
   };
   add("cat", "CAT Merging: trims of conflicts, then the sum (Sun et al., ICML 2025)",
-      [](settings& s, const cat_options& d) { return cat_method{read_cat(s, d, true)}; });
+      [](settings& s, cat_options o) {
+        alpha_of(s, o.alpha);
+        read_cat(s, o);
+        return cat_method{o};
+      });
   add("task-arithmetic", "theta_0 + alpha sum T_k (Ilharco et al., ICLR 2023)",
       [](settings& s, const cat_options& d) {
         task_arithmetic_method m{d.alpha};
@@ -271,7 +142,7 @@ std::vector<offered<any_method>> all_methods() {
       [](settings& s, const cat_options&) {
         tsv_m_options o;
         alpha_of(s, o.alpha);
-        o.fused = read_fused(s, o.fused);
+        read_fused(s, o.fused);
         return tsv_m_method{o};
       });
   for (const auto& [name, variant] :
@@ -285,14 +156,14 @@ std::vector<offered<any_method>> all_methods() {
           alpha_of(s, o.alpha);
           if (variant == iso_variant::cts)
             s.number("common", o.common, "share of directions that are common", 0, 1);
-          o.fused = read_fused(s, o.fused);
+          read_fused(s, o.fused);
           return iso_method{o};
         });
   add("wudi", "least interference of linear layers, closed form (Cheng et al., ICML 2025)",
       [](settings& s, const cat_options&) {
         wudi_options o;
         alpha_of(s, o.alpha);
-        o.fused = read_fused(s, o.fused);
+        read_fused(s, o.fused);
         return wudi_method{o};
       });
   return list;
@@ -305,8 +176,10 @@ std::vector<offered<any_transform>> all_transforms() {
                       return any_transform(checked(make(s, defaults)));
                     }});
   };
-  add("cat", "the trims of CAT Merging",
-      [](settings& s, const cat_options& d) { return cat_trim{read_cat(s, d, false)}; });
+  add("cat", "the trims of CAT Merging", [](settings& s, cat_options o) {
+    read_cat(s, o);
+    return cat_trim{o};
+  });
   add("dare", "drops entries at random, and rescales the rest (Yu et al., ICML 2024)",
       [](settings& s, const cat_options&) {
         dare_options o;
@@ -372,12 +245,6 @@ std::string with_settings(const std::string& text, const std::string& more) {
   all.set(settings(name_in_spec(text), more));
   const std::string settings_text = all.text();
   return name_in_spec(text) + (settings_text.empty() ? "" : ":" + settings_text);
-}
-
-std::string shortest(double number) {
-  char buffer[32];
-  const auto end = std::to_chars(std::begin(buffer), std::end(buffer), number).ptr;
-  return {std::begin(buffer), end};
 }
 
 }  // namespace catmerge::harness
