@@ -249,7 +249,8 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
         std::string::npos);
   // A name of the list is taken, one that is not lists them.
   const outcome unknown = refused({"--method", "slerp"});
-  CHECK(says(unknown, "--method: there is no method 'slerp': expected cat, task-arithmetic, "));
+  CHECK(says(unknown,
+             "--method: there is no method 'slerp': expected average, task-arithmetic, cat, "));
   CHECK(says(refused({"--method", "average", "--before", "ties"}),
              "--before: there is no transform 'ties': expected cat, dare or tatr"));
 }

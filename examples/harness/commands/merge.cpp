@@ -6,7 +6,7 @@
 #include <harness/commands/commands.hpp>
 #include <harness/merge/run_merge.hpp>
 #include <harness/methods/cat_settings.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -48,6 +48,28 @@ const char* const names_group =
 /// The group of options on features and on CAT's trims.
 const char* const cat_group = "CAT Merging, and what any method is told of features";
 
+/// "cat, dare or tatr".
+std::string transform_names() {
+  std::vector<std::string> names;
+  for (const auto& t : all_transforms()) names.push_back(t.name);
+  return listed(names);
+}
+
+/// "0.4 for cat".
+std::string default_alpha(const std::string& method) {
+  any_method m = parse_method(method);
+  return shortest(*m.find_alpha()) + " for " + method;
+}
+
+/// "squared gradients (fisher), mean absolute gradients (tatr)".
+std::string importances() {
+  std::string text;
+  for (const auto& m : all_methods())
+    if (m.importance != importance_kind::none)
+      text += (text.empty() ? "" : ", ") + words_of(m.importance) + " (" + m.name + ")";
+  return text;
+}
+
 void add_method(CLI::App& command, merge_request& request, merge_words& words) {
   command
       .add_option("--method", request.method,
@@ -56,16 +78,16 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",
-           "What changes the task vectors before the method: cat, dare, tatr, with settings; "
-           "several are applied in this order");
+           "What changes the task vectors before the method: " + transform_names() +
+               ", with settings; several are applied in this order");
   add_list(command, "--method-for", request.method_for, "PATTERN=METHOD",
            "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
            "the last that applies counts. A method that looks at the whole model looks at its "
            "own parameters only");
   command
       .add_option("--alpha", request.alpha,
-                  "Coefficient of the merged task vector (default: 0.4 for cat and "
-                  "task-arithmetic, else the method's own)")
+                  "Coefficient of the merged task vector (default: " + default_alpha("cat") + ", " +
+                      default_alpha("task-arithmetic") + ", `catmerge methods` has the others')")
       ->check(finite_number(true));
   add_list(command, "--weight", words.weights, "TASK=W",
            "What an expert's task vector is multiplied by before anything else, in every "
@@ -142,7 +164,8 @@ void add_names(CLI::App& command, merge_request& request) {
 void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
   add_list(command, "--importance", words.importance, "NAME=P",
            "How much each entry matters to a task, in tensors named and shaped like the "
-           "parameters: squared gradients (fisher), mean absolute gradients (tatr)");
+           "parameters: " +
+               importances());
   auto* const features = add_list(command, "--features", words.features, "NAME=F",
                                   "A task's statistics of layer inputs, as `catmerge "
                                   "features` writes them")

@@ -121,7 +121,7 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  policy.pieces = !any_method_is([](const auto& m) { return m.sees_matrices(); });
+  policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
 }
