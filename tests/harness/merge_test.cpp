@@ -510,6 +510,7 @@ TEST_CASE("the report: settings, totals, what was copied") {
                     {"rows", "sum"},
                     {"feature_coefficient", 1.0},
                     {"samples", 0}});
+    CHECK(report.at("catmerge").at("label") == "CAT");
     CHECK(report.at("tasks") == json(task_names));
     CHECK(report.at("warnings") == json::array());
     CHECK(report.at("copied") == json{"vision_model.embeddings.position_ids", "flags"});

@@ -101,7 +101,9 @@ json merge_report(const merge_request& request, const merge_plan& plan, const ch
                   const std::vector<parameter_report>& reports,
                   const std::vector<std::string>& warnings, bool uses_features) {
   json report;
-  report["catmerge"] = {{"version", version_text}, {"settings", settings_of(request, plan)}};
+  report["catmerge"] = {{"version", version_text},
+                        {"label", method_entry_of(request.method).label},
+                        {"settings", settings_of(request, plan)}};
   report["run"] = nullptr;  // its place
   report["tasks"] = set.tasks();
   report["summary"] = summary_of(reports, set, uses_features);
