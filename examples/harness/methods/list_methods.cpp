@@ -42,7 +42,46 @@ void list(const auto& entries) {
   }
 }
 
+/// A note on a row of an experiment that needs no importances, although the method takes some.
+std::string without_importance(const method_entry& m) {
+  for (const auto& t : m.trials) {
+    std::string text = m.name;
+    for (const auto& [key, values] : t.grid) text = with_settings(text, key + "=" + values.front());
+    if (!parse_method(text).needs_importance()) return ", or nothing (" + t.label + ")";
+  }
+  return "";
+}
+std::string without_importance(const transform_entry&) {
+  return "";
+}
+
+/// What an entry needs beside task vectors, in words.
+std::string needs_of(const auto& entry) {
+  const described made(entry);
+  std::string needs = made.needs_features ? "features" : "";
+  const auto add = [&](const std::string& more) { needs += (needs.empty() ? "" : "; ") + more; };
+  if (made.needs_importance) add(words_of(entry.importance) + without_importance(entry));
+  if (made.scans) add("the whole model");
+  return needs.empty() ? "nothing" : needs;
+}
+
+void print_table(const std::string& what, const std::string& calls, const std::string& option,
+                 const auto& entries) {
+  std::printf("| %s | needs | %s | `%s` | paper |\n|---|---|---|---|---|\n", what.c_str(),
+              calls.c_str(), option.c_str());
+  for (const auto& entry : entries)
+    std::printf("| %s | %s | %s | `%s` | [%s](https://arxiv.org/abs/%s) |\n", entry.label.c_str(),
+                needs_of(entry).c_str(), entry.calls.c_str(), entry.name.c_str(),
+                entry.source.text.c_str(), entry.source.arxiv.c_str());
+}
+
 }  // namespace
+
+void list_methods_as_markdown() {
+  print_table("method", "call for one parameter", "--method", all_methods());
+  std::printf("\n");
+  print_table("transform, before any method", "type, for `chain`", "--before", all_transforms());
+}
 
 void list_methods() {
   std::printf(
