@@ -145,7 +145,7 @@ TEST_CASE("every method by its name is the library's") {
   dare.seed = 7;
   const std::vector<offer> offers = {
       {{"--method", "average"}, any_method(catmerge::weight_average_method{})},
-      {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{0.4})},
+      {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{})},
       {{"--method", "task-arithmetic:alpha=0.2"},
        any_method(catmerge::task_arithmetic_method{0.2})},
       {{"--method", "ties"}, ties(0.2, catmerge::ties_merge::mean, 1)},
@@ -246,6 +246,8 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
         "consensus-ties", "pcb", "tatr", "lot", "tsv-m", "iso-c", "iso-cts", "wudi", "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
+        std::string::npos);
+  CHECK(list.out.find("alpha            the factor of the merged task vector (0.3)") !=
         std::string::npos);
   // A name of the list is taken, one that is not lists them.
   const outcome unknown = refused({"--method", "slerp"});

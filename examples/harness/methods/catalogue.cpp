@@ -80,8 +80,8 @@ std::vector<method_entry> make_methods() {
        .trials = {{}},
        .after = {"dare:drop=0.5"},
        .make =
-           [](settings& s, const cat_options& defaults) {
-             task_arithmetic_method m{defaults.alpha};
+           [](settings& s, const cat_options&) {
+             task_arithmetic_method m;
              read_alpha(s, m.alpha);
              return any_method(m);
            }},
