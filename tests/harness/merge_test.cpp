@@ -510,6 +510,7 @@ TEST_CASE("the report: settings, totals, what was copied") {
                     {"rescale", "none"},
                     {"order", "sequential"},
                     {"rows", "sum"},
+                    {"fused", "split"},
                     {"feature_coefficient", 1.0},
                     {"samples", 0}});
     CHECK(report.at("catmerge").at("label") == "CAT");
@@ -760,4 +761,18 @@ TEST_CASE("vectors that the trim leaves at zero are reported") {
   CHECK(p.at("trimmed_to_zero") == json(task_names));
   CHECK(table(path).at(layer0 + "mlp.fc1.bias").bytes ==
         clips().base().at(layer0 + "mlp.fc1.bias").bytes);
+}
+
+TEST_CASE("fused: parts of a weight alone, or as one matrix") {
+  const arguments few = arguments{"--lambda", "0.5"} + clips().with_features(),
+                  parts = few + arguments{"--rule", q0 + "=linear,3-parts"};
+  const std::string one_matrix = merged(few).at(q0).bytes;
+  CHECK(merged(parts).at(q0).bytes != one_matrix);
+  CHECK(merged(parts + arguments{"--fused", "split"}).at(q0).bytes == merged(parts).at(q0).bytes);
+  for (const arguments& options :
+       {arguments{"--fused", "whole"},
+        {"--method", "cat:fused=whole"},
+        {"--set", q0 + ":fused=whole"},
+        {"--method", "task-arithmetic:alpha=0.4", "--before", "cat:fused=whole"}})
+    CHECK(merged(parts + options).at(q0).bytes == one_matrix);
 }

@@ -64,6 +64,8 @@ void read_cat(settings& s, cat_options& o) {
          "trim by one task after the other, or by all at once");
   s.word("rows", o.linear.weighting, {{"sum", row_weight::sum}, {"mean", row_weight::mean}},
          "weigh tasks by their rows in G_k, or all alike");
+  s.word("fused", o.fused, {{"split", fused_weights::split}, {"whole", fused_weights::whole}},
+         "trim q, k and v in one weight each alone, or as one matrix");
 }
 
 std::vector<settings::known> cat_settings(cat_options o) {
