@@ -5,6 +5,7 @@
 /// @file
 /// All merging methods beside CAT. (Apart from catmerge.hpp, which whoever wants CAT alone
 /// compiles.)
+#include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

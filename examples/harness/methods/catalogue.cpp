@@ -43,6 +43,12 @@ void read_ties(settings& s, ties_options& o) {
          "of the entries that have the elected sign");
 }
 
+void read_breadcrumbs(settings& s, breadcrumbs_options& o) {
+  s.number("density", o.density, "share of each task vector's entries that are kept, per tensor", 0,
+           1);
+  s.number("gamma", o.gamma, "share of largest entries that are dropped", 0, 1);
+}
+
 void read_consensus(settings& s, consensus_options& o) {
   read_alpha(s, o.alpha);
   s.number("lambda", o.lambda.front(), "the larger, the less a task's mask takes", 0, any);
@@ -55,6 +61,7 @@ void read_tatr(settings& s, tatr_options& o) {
 }
 
 const publication cat_paper = {"Sun et al., ICML 2025", "2505.06977"};
+const publication breadcrumbs_paper = {"Davari & Belilovsky, ECCV 2024", "2312.06795"};
 const publication consensus_paper = {"Wang et al., ICML 2024", "2405.07813"};
 const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
 const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
@@ -144,6 +151,21 @@ std::vector<method_entry> make_methods() {
              read_alpha(s, o.alpha);
              read_ties(s, o);
              return any_method(checked(ties_method{o}));
+           }},
+
+      {.name = "breadcrumbs",
+       .label = "Breadcrumbs",
+       .summary = "the sum without each layer's largest and smallest changes",
+       .source = breadcrumbs_paper,
+       .calls = "`breadcrumbs`",
+       .unit = alpha_unit::sum,
+       .trials = {{.grid = {{"density", {"0.7", "0.9"}}, {"gamma", {"0.01", "0.1"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             breadcrumbs_options o;
+             read_alpha(s, o.alpha);
+             read_breadcrumbs(s, o);
+             return any_method(checked(breadcrumbs_method{o}));
            }},
 
       {.name = "consensus",
@@ -319,6 +341,18 @@ std::vector<transform_entry> make_transforms() {
              s.count("seed", seed, "other seeds drop other entries");
              o.seed = static_cast<std::uint64_t>(seed);
              return any_transform(checked(dare_transform{o}));
+           }},
+
+      {.name = "breadcrumbs",
+       .label = "Breadcrumbs",
+       .summary = "drops each layer's largest and smallest entries",
+       .source = breadcrumbs_paper,
+       .calls = "`breadcrumbs_trim`",
+       .make =
+           [](settings& s, const cat_options&) {
+             breadcrumbs_options o;
+             read_breadcrumbs(s, o);
+             return any_transform(checked(breadcrumbs_trim{o}));
            }},
 
       {.name = "tatr",
