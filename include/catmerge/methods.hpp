@@ -4,6 +4,7 @@
 
 /// @file
 /// All merging methods beside CAT. catmerge.hpp leaves them out, so that CAT alone compiles faster.
+#include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>

@@ -102,7 +102,8 @@ TEST_CASE("the comparison's figures are those of merge and evaluate") {
   };
   check_row("base, not merged", networks / "base");
   check_row("weight averaging", merge_by_hand({"--method", "average"}));
-  check_row("Task Arithmetic, alpha 0.4", merge_by_hand({"--method", "task-arithmetic"}));
+  const arguments task_arithmetic = {"--method", "task-arithmetic", "--alpha", "0.4"};
+  check_row("Task Arithmetic, alpha 0.4", merge_by_hand(task_arithmetic));
   check_row("Fisher",
             merge_by_hand(arguments{"--method", "fisher"} + with_each("--importance", "fisher")));
   const arguments config = {"--config", networks / "base" / "config.json", "--sample-count", "3"};
@@ -167,7 +168,8 @@ TEST_CASE("studies of settings, samples, orders and numbers of tasks have what t
   const json& ablation = studies["ablation"];
   CHECK(
       row_of(ablation, "no trim (Task Arithmetic), alpha 0.4")["tasks"][0]["mean"].get<double>() ==
-      doctest::Approx(evaluate(merge_by_hand({"--method", "task-arithmetic"}), tasks()[0], "test"))
+      doctest::Approx(evaluate(merge_by_hand({"--method", "task-arithmetic", "--alpha", "0.4"}),
+                               tasks()[0], "test"))
           .epsilon(1e-4));
   CHECK(ablation["rows"].size() == 16);
 

@@ -172,9 +172,11 @@ TEST_CASE("Task Arithmetic is what float64 loops give") {
   }
 }
 
-TEST_CASE("the default alpha is 0.4") {
+TEST_CASE("default alphas are the library's") {
   check_same(merged({"--method", "task-arithmetic"}),
-             merged({"--method", "task-arithmetic", "--alpha", "0.4"}));
+             merged({"--method", "task-arithmetic", "--alpha", "0.3"}));
+  check_same(merged(clips().with_features()),
+             merged(arguments{"--alpha", "0.4"} + clips().with_features()));
 }
 
 TEST_CASE("averaging is the mean of the experts") {
@@ -302,7 +304,7 @@ TEST_CASE("alpha 0 is the base, one expert with alpha 1 the expert to rounding")
 }
 
 TEST_CASE("embeddings and the projection are summed as in Task Arithmetic") {
-  const table plain = merged({"--method", "task-arithmetic"});
+  const table plain = merged({"--method", "task-arithmetic", "--alpha", "0.4"});
   const table cat = merged(arguments{"--lambda", "0.5"} + clips().with_features());
   for (const std::string name :
        {"vision_model.embeddings.class_embedding", "vision_model.embeddings.patch_embedding.weight",
@@ -508,8 +510,10 @@ TEST_CASE("the report: settings, totals, what was copied") {
                     {"rescale", "none"},
                     {"order", "sequential"},
                     {"rows", "sum"},
+                    {"fused", "split"},
                     {"feature_coefficient", 1.0},
                     {"samples", 0}});
+    CHECK(report.at("catmerge").at("label") == "CAT");
     CHECK(report.at("tasks") == json(task_names));
     CHECK(report.at("warnings") == json::array());
     CHECK(report.at("copied") == json{"vision_model.embeddings.position_ids", "flags"});
@@ -562,7 +566,7 @@ TEST_CASE("the report: settings, totals, what was copied") {
     CHECK(with_report(arguments{"--basis-positive"} + clips().with_features())
               .report.at("catmerge")
               .at("settings")
-              .contains("basis"));
+              .at("basis_positive") == "yes");
   }
   SUBCASE("other methods") {
     const json report = with_report({"--method", "task-arithmetic", "--alpha", "0.2"}).report;
@@ -630,7 +634,8 @@ TEST_CASE("rescaling restores the norms of linear and scale task vectors") {
 
 TEST_CASE("--rule says what parameters are; the last that matches decides") {
   const arguments few = arguments{"--lambda", "0.5"} + clips().with_features();
-  const table usual = merged(few), plain = merged({"--method", "task-arithmetic"});
+  const table usual = merged(few),
+              plain = merged({"--method", "task-arithmetic", "--alpha", "0.4"});
   const auto same = [](const table& a, const table& b, const std::string& name) {
     return a.at(name).bytes == b.at(name).bytes;
   };
@@ -712,7 +717,7 @@ TEST_CASE("a parameter without statistics while others have them") {
   const json report = json::parse(get(report_path));
   REQUIRE(report.at("warnings").size() == 1);
   CHECK_CONTAINS(report.at("warnings").at(0).get<std::string>(), fc1);
-  const table out(out_path), plain = merged({"--method", "task-arithmetic"}),
+  const table out(out_path), plain = merged({"--method", "task-arithmetic", "--alpha", "0.4"}),
                              usual = merged(clips().with_features());
   for (const auto& [name, entry] : usual.tensors) {
     const std::string& shown = name;
@@ -756,4 +761,18 @@ TEST_CASE("vectors that the trim leaves at zero are reported") {
   CHECK(p.at("trimmed_to_zero") == json(task_names));
   CHECK(table(path).at(layer0 + "mlp.fc1.bias").bytes ==
         clips().base().at(layer0 + "mlp.fc1.bias").bytes);
+}
+
+TEST_CASE("fused: parts of a weight alone, or as one matrix") {
+  const arguments few = arguments{"--lambda", "0.5"} + clips().with_features(),
+                  parts = few + arguments{"--rule", q0 + "=linear,3-parts"};
+  const std::string one_matrix = merged(few).at(q0).bytes;
+  CHECK(merged(parts).at(q0).bytes != one_matrix);
+  CHECK(merged(parts + arguments{"--fused", "split"}).at(q0).bytes == merged(parts).at(q0).bytes);
+  for (const arguments& options :
+       {arguments{"--fused", "whole"},
+        {"--method", "cat:fused=whole"},
+        {"--set", q0 + ":fused=whole"},
+        {"--method", "task-arithmetic:alpha=0.4", "--before", "cat:fused=whole"}})
+    CHECK(merged(parts + options).at(q0).bytes == one_matrix);
 }

@@ -4,6 +4,7 @@
 /// `catmerge merge` by every method that it offers: the library's own results, bit for bit; what
 /// the settings are, and what is refused. And reports: pages, verbosity.
 
+#include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
@@ -145,12 +146,14 @@ TEST_CASE("every method by its name is the library's") {
   dare.seed = 7;
   const std::vector<offer> offers = {
       {{"--method", "average"}, any_method(catmerge::weight_average_method{})},
-      {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{0.4})},
+      {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{})},
       {{"--method", "task-arithmetic:alpha=0.2"},
        any_method(catmerge::task_arithmetic_method{0.2})},
       {{"--method", "ties"}, ties(0.2, catmerge::ties_merge::mean, 1)},
       {{"--method", "ties:density=0.5,merge=sum", "--alpha", "0.7"},
        ties(0.5, catmerge::ties_merge::sum, 0.7)},
+      {{"--method", "breadcrumbs:density=0.6,gamma=0.1"},
+       any_method(catmerge::breadcrumbs_method{{0.6, 0.1, 0.4}})},
       {{"--method", "consensus:lambda=0.2,k=1"},
        any_method(catmerge::consensus_method<>{consensus, {}})},
       {{"--method", "consensus-ties:lambda=0.2,k=1"},
@@ -241,17 +244,20 @@ TEST_CASE("scans see the samples' features again: as from files") {
 
 TEST_CASE("methods lists all that --method and --before take, with their settings") {
   const outcome list = run_well({"methods"});
-  for (const char* name :
-       {"cat", "task-arithmetic", "average", "fisher", "regmean", "ties", "consensus",
-        "consensus-ties", "pcb", "tatr", "lot", "tsv-m", "iso-c", "iso-cts", "wudi", "dare"})
+  for (const char* name : {"cat", "task-arithmetic", "average", "fisher", "regmean", "ties",
+                           "breadcrumbs", "consensus", "consensus-ties", "pcb", "tatr", "lot",
+                           "tsv-m", "iso-c", "iso-cts", "wudi", "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
-  CHECK(list.out.find("density        share of each task's entries that are kept (0.2)") !=
+  CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
+        std::string::npos);
+  CHECK(list.out.find("alpha            the factor of the merged task vector (0.3)") !=
         std::string::npos);
   // A name of the list is taken, one that is not lists them.
   const outcome unknown = refused({"--method", "slerp"});
-  CHECK(says(unknown, "--method: there is no method 'slerp': expected cat, task-arithmetic, "));
+  CHECK(says(unknown,
+             "--method: there is no method 'slerp': expected average, task-arithmetic, cat, "));
   CHECK(says(refused({"--method", "average", "--before", "ties"}),
-             "--before: there is no transform 'ties': expected cat, dare or tatr"));
+             "--before: there is no transform 'ties': expected cat, dare, breadcrumbs or tatr"));
 }
 
 TEST_CASE("settings that make no sense are refused, and named") {

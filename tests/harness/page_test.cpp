@@ -534,7 +534,7 @@ TEST_CASE("a merge: every optional key may be absent") {
     CHECK_FALSE(contains(html, gone));
     keep("without-" + key, html);
   };
-  check_without("catmerge", "CAT Merging</h1>");
+  check_without("catmerge", "merged by CAT</h1>");
   check_without("run", "Peak memory");
   check_without("evaluation", "id=\"evaluation\"");
   check_without("drift", "id=\"drift\"");
@@ -554,6 +554,8 @@ TEST_CASE("a merge: every optional key may be absent") {
 TEST_CASE("a merge: methods that trim nothing") {
   json report = synthetic(5, 3);
   report["catmerge"]["settings"] = {{"method", "ties"}, {"lambda", 1}};
+  CHECK(contains(merge_page(report), "merged by ties</h1>"));  // an older report
+  report["catmerge"]["label"] = "TIES";
   for (auto& p : report["parameters"]) {
     json bare;
     for (const char* key : {"name", "kind", "drift", "drift_scale"}) bare[key] = p[key];
@@ -603,6 +605,7 @@ TEST_CASE("a merge: hostile names") {
         parameter["name"].get<std::string>() + hostile_names()[p % hostile_names().size()];
   }
   report["warnings"] = hostile_names();
+  report["catmerge"]["label"] = "<i>own</i>";
   report["catmerge"]["settings"]["method"] = "<b>own</b>";
   report["catmerge"]["settings"]["<i>"] = "</style>";
   const std::string html = merge_page(report);

@@ -263,6 +263,12 @@ TEST_CASE("--set: each parameter as if the whole merge had its settings") {
     changed += expected != &plain && t.bytes != plain.at(name).bytes ? 1 : 0;
   }
   CHECK(changed > 25);
+  // Every setting of the trims, by its own name.
+  const table own = merge({"--set", "*:scale-rank=9,scale-lambda=0,order=joint,basis-energy=0.5"});
+  const table joint = merge(
+      {"--scale-rank", "9", "--scale-lambda", "0", "--order", "joint", "--basis-energy", "0.5"});
+  for (const auto& [name, t] : own.tensors) CHECK(t.bytes == joint.at(name).bytes);
+  CHECK(own.at(q0).bytes != plain.at(q0).bytes);
   // By kind.
   const table by_kind = merge({"--set", "@linear:rank=1,lambda=0.5", "--set",
                                "@scale:rank=9,lambda=0", "--set", "@shift:rank=11,alpha=0.15"});
@@ -277,14 +283,17 @@ TEST_CASE("--set: each parameter as if the whole merge had its settings") {
   for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
            {"*", "PATTERN:KEY=VALUE"},
            {":alpha=1", "PATTERN:KEY=VALUE"},
-           {"*:beta=1", "expected alpha=, lambda= or rank="},
-           {"*:alpha=", "expected a number"},
+           {"*:", "PATTERN:KEY=VALUE"},
+           {"*:rank=1,basis-energy=0.5", "'rank' excludes 'basis-energy'"},
+           {"*:order=both", "expected sequential or joint, found 'both'"},
+           {"*:beta=1", "no setting 'beta': expected alpha, lambda, rank, "},
+           {"*:alpha=", "expected KEY=VALUE, found 'alpha='"},
            {"*:alpha=1x", "expected a number"},
            {"*:alpha=nan", "expected a number"},
            {"*:lambda=-1", "of at least 0"},
            {"*:rank=-1", "whole number"},
            {"*:rank=1.5", "whole number"},
-           {"*:alpha=1,", "expected alpha="},
+           {"*:alpha=1,", "end with a comma"},
            {"@conv:alpha=1", "expected @linear"},
            {"{a:alpha=1", "braces"}}) {
     CAPTURE(text);

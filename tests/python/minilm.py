@@ -57,7 +57,7 @@ def main():
             experts.append({n: (t + 0.02 * t.std() * noise.standard_normal(t.shape)).astype(t.dtype)
                             if t.dtype.kind == "f" else t for n, t in original.items()})
             save(path / "model.safetensors", experts[-1])
-        for method, alpha in (("task-arithmetic", 0.4), ("average", 1 / 3), ("ties", None), ("consensus", None),
+        for method, alpha in (("task-arithmetic", 0.3), ("average", 1 / 3), ("ties", None), ("consensus", None),
                               ("pcb", None), ("tsv-m", None), ("iso-c", None), ("iso-cts", None), ("wudi", None)):
             output = work / method
             command = [catmerge, "merge", "--base", base, "--output", output, "--method", method]

@@ -96,7 +96,7 @@ inline CLI::Option* add_threads(CLI::App& command, unsigned& threads,
 
 /// An option that may be given several times, one value each.
 inline CLI::Option* add_list(CLI::App& command, const char* option, std::vector<std::string>& list,
-                             const char* type, const char* help) {
+                             const char* type, const std::string& help) {
   return command.add_option(option, list, help)->type_name(type)->expected(1)->take_all();
 }
 

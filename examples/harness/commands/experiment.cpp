@@ -4,7 +4,7 @@
 #include <harness/commands/command_line.hpp>
 #include <harness/commands/commands.hpp>
 #include <harness/experiment/run_experiment.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <iostream>
 #include <memory>
 
@@ -34,7 +34,7 @@ void add_experiment(CLI::App& program) {
       ->expected(1)
       ->take_all();
   std::vector<std::string> methods;
-  for (const auto& m : offered_methods()) methods.push_back(m.name);
+  for (const auto& m : all_methods()) methods.push_back(m.name);
   command
       ->add_option("--methods", request->plan.methods,
                    "Which to compare, with commas between them (default: all)")

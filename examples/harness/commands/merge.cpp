@@ -1,10 +1,12 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <cctype>
 #include <harness/commands/command_line.hpp>
 #include <harness/commands/commands.hpp>
 #include <harness/merge/run_merge.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/cat_settings.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -46,6 +48,28 @@ const char* const names_group =
 /// The group of options on features and on CAT's trims.
 const char* const cat_group = "CAT Merging, and what any method is told of features";
 
+/// "cat, dare or tatr".
+std::string transform_names() {
+  std::vector<std::string> names;
+  for (const auto& t : all_transforms()) names.push_back(t.name);
+  return listed(names);
+}
+
+/// "0.4 for cat".
+std::string default_alpha(const std::string& method) {
+  any_method m = parse_method(method);
+  return shortest(*m.find_alpha()) + " for " + method;
+}
+
+/// "squared gradients (fisher), mean absolute gradients (tatr)".
+std::string importances() {
+  std::string text;
+  for (const auto& m : all_methods())
+    if (m.importance != importance_kind::none)
+      text += (text.empty() ? "" : ", ") + words_of(m.importance) + " (" + m.name + ")";
+  return text;
+}
+
 void add_method(CLI::App& command, merge_request& request, merge_words& words) {
   command
       .add_option("--method", request.method,
@@ -54,16 +78,16 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",
-           "What changes the task vectors before the method: cat, dare, tatr, with settings; "
-           "several are applied in this order");
+           "What changes the task vectors before the method: " + transform_names() +
+               ", with settings; several are applied in this order");
   add_list(command, "--method-for", request.method_for, "PATTERN=METHOD",
            "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
            "the last that applies counts. A method that looks at the whole model looks at its "
            "own parameters only");
   command
       .add_option("--alpha", request.alpha,
-                  "Coefficient of the merged task vector (default: 0.4 for cat and "
-                  "task-arithmetic, else the method's own)")
+                  "Coefficient of the merged task vector (default: " + default_alpha("cat") + ", " +
+                      default_alpha("task-arithmetic") + ", `catmerge methods` has the others')")
       ->check(finite_number(true));
   add_list(command, "--weight", words.weights, "TASK=W",
            "What an expert's task vector is multiplied by before anything else, in every "
@@ -129,16 +153,19 @@ void add_names(CLI::App& command, merge_request& request) {
                    "An expert whose configuration or tokens contradict the base's is an error, or "
                    "is merged with a warning")
       ->group(names_group);
-  add_list(command, "--set", request.set, "PATTERN:KEY=VALUE,...",
-           "Other settings for some parameters: names, or @linear, @scale, @shift, @other; "
-           "keys alpha and, where the method trims, lambda and rank; the last that applies counts")
+  add_list(
+      command, "--set", request.set, "PATTERN:KEY=VALUE,...",
+      "Other settings for some parameters: names, or @linear, @scale, @shift, @other; KEY: "
+      "alpha and, where the method trims, the settings of CAT below, where lambda and rank are "
+      "those of the parameter's kind; the last that applies counts")
       ->group(names_group);
 }
 
 void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
   add_list(command, "--importance", words.importance, "NAME=P",
            "How much each entry matters to a task, in tensors named and shaped like the "
-           "parameters: squared gradients (fisher), mean absolute gradients (tatr)");
+           "parameters: " +
+               importances());
   auto* const features = add_list(command, "--features", words.features, "NAME=F",
                                   "A task's statistics of layer inputs, as `catmerge "
                                   "features` writes them")
@@ -161,57 +188,45 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
       ->group(cat_group);
 }
 
-/// The settings of CAT's trims.
-void add_cat(CLI::App& command, cat_settings& cat) {
-  const cat_options standard;
-  const auto option = [&](const char* name, auto& value, const auto& shown, const char* help) {
-    return command.add_option(name, value, help)->default_str(shown)->group(cat_group);
-  };
-  const auto count = [&](const char* name, auto& value, index_t shown, const char* help) {
-    return option(name, value, std::to_string(shown), help)->check(whole_number());
-  };
-  const auto number = [&](const char* name, auto& value, double shown, const char* help) {
-    return option(name, value, shortest(shown), help)->check(finite_number(false));
-  };
-  option("--preset", cat.preset, "paper", "paper, or what a port of the authors' code does")
-      ->check(CLI::IsMember({"paper", "port"}));
-  auto* const rank = count("--rank", cat.rank, std::get<largest>(standard.linear.directions).count,
-                           "Directions removed per task from linear weights");
-  auto* const share = option("--basis-energy", cat.basis_energy, "",
-                             "Instead: as many as hold this share of the squared "
-                             "positive eigenvalues")
-                          ->check(finite_number(false) & CLI::Range(0.0, 1.0))
-                          ->type_name("R")
-                          ->excludes(rank);
+/// What --help calls a value of a setting.
+std::string type_of(const settings::known& s) {
+  if (s.type == settings::form::number) return "NUMBER";
+  if (s.type == settings::form::count) return "COUNT";
+  std::string all;
+  for (const auto& word : s.words) all += (all.empty() ? "" : "|") + word;
+  return all;
+}
+
+/// The settings of CAT's trims: an option each.
+void add_cat(CLI::App& command, merge_request& request) {
+  std::string presets;
+  for (const auto& [name, options] : cat_presets()) presets += (presets.empty() ? "" : "|") + name;
   command
-      .add_flag("--basis-positive", cat.basis_positive,
-                "Instead: every direction of positive eigenvalue")
-      ->excludes(rank)
-      ->excludes(share)
+      .add_option(
+          "--preset", request.preset,
+          "Defaults of the settings below: the paper's, as shown, or those of a port of the "
+          "authors' code")
+      ->type_name(presets)
+      ->default_str(cat_presets().front().first)
       ->group(cat_group);
-  number("--basis-tolerance", cat.basis_tolerance, standard.linear.eigen.tolerance,
-         "Error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 "
-         "for weights in double; below 4e-7 takes twice the time)");
-  number("--lambda", cat.lambda, standard.linear.lambda,
-         "Weight of what a task loses itself, linear weights");
-  count("--scale-rank", cat.scale_rank, standard.scale.coordinates.count,
-        "Coordinates removed per task from scales");
-  number("--scale-lambda", cat.scale_lambda, standard.scale.lambda,
-         "Weight of what a task loses itself, scales");
-  count("--shift-rank", cat.shift_rank, standard.shift.count,
-        "Coordinates removed per task from shifts");
-  add_choice<rescale>(command, "--rescale", cat.size,
-                      {{"none", rescale::none}, {"frobenius", rescale::frobenius}}, "",
-                      "Scale trimmed vectors back to their norm, or not (default: as the preset)")
-      ->group(cat_group);
-  add_choice<trim_order>(command, "--order", cat.order,
-                         {{"sequential", trim_order::sequential}, {"joint", trim_order::joint}},
-                         "sequential", "Trim by one task after the other, or by all at once")
-      ->group(cat_group);
-  add_choice<row_weight>(command, "--rows", cat.rows,
-                         {{"sum", row_weight::sum}, {"mean", row_weight::mean}}, "sum",
-                         "Weigh tasks by their rows in G_k, or all alike")
-      ->group(cat_group);
+  for (const auto& setting : cat_settings()) {
+    const std::string option = "--" + setting.key;
+    std::string help = setting.help;
+    help.front() = static_cast<char>(std::toupper(help.front()));
+    const auto take = [&request, key = setting.key](const std::string& value) {
+      request.cat[key] = value;
+    };
+    if (setting.type == settings::form::flag)
+      command
+          .add_flag_callback(
+              option, [take] { take("yes"); }, help)
+          ->group(cat_group);
+    else
+      command.add_option_function<std::string>(option, take, help)
+          ->type_name(type_of(setting))
+          ->default_str(setting.value)
+          ->group(cat_group);
+  }
 }
 
 std::vector<task_weight> parse_weights(const std::vector<std::string>& arguments) {
@@ -259,7 +274,7 @@ void add_merge(CLI::App& program) {
   add_rule_option(command, request->rules);
   add_names(command, *request);
   add_inputs(command, *request, *words);
-  add_cat(command, request->cat);
+  add_cat(command, *request);
   command
       .add_option("--feature-coefficient", request->feature_coefficient,
                   "Features come from base + A (expert - base) (default: 1, "

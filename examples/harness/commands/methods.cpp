@@ -3,12 +3,15 @@
 
 #include <harness/commands/commands.hpp>
 #include <harness/methods/list_methods.hpp>
+#include <memory>
 
 namespace catmerge::harness {
 
 void add_methods(CLI::App& program) {
-  program.add_subcommand("methods", "List the merging methods and their settings")
-      ->callback(list_methods);
+  auto markdown = std::make_shared<bool>(false);
+  auto& command = *program.add_subcommand("methods", "List the merging methods and their settings");
+  command.add_flag("--markdown", *markdown, "As tables: what each needs, and its paper");
+  command.callback([markdown] { *markdown ? list_methods_as_markdown() : list_methods(); });
 }
 
 }  // namespace catmerge::harness

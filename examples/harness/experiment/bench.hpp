@@ -6,7 +6,7 @@
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/measuring.hpp>
 #include <harness/experiment/merged_weights.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
 #include <memory>
@@ -17,14 +17,6 @@
 
 /// Merging and measuring in one process.
 namespace catmerge::harness {
-
-/// What a method makes of task vectors, and so by how much the grid of alphas is stretched for it.
-enum class alpha_unit {
-  none,     ///< it has no alpha
-  sum,      ///< of task vectors: the grid as it is
-  mean,     ///< of task vectors: times the number of tasks
-  spectrum  ///< of its own: times 3
-};
 
 /// An alpha of the grid as the method takes it: 0.3 is 3 times 0.1, without the roundings. 1 where
 /// there is none.

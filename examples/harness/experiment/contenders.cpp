@@ -1,70 +1,74 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <harness/experiment/laboratory.hpp>
-#include <tuple>
 
 namespace catmerge::harness {
 
 namespace {
 
-/// NAME:KEY=VALUE for every value.
-std::vector<std::string> each(const std::string& name, const std::string& key,
-                              const std::vector<std::string>& values) {
-  std::vector<std::string> specs;
-  for (const auto& value : values) specs.push_back(name + ":" + key + "=" + value);
-  return specs;
+/// The texts of a method at every point of a grid; the last key varies fastest.
+std::vector<std::string> texts_of(const std::string& name, const setting_grid& grid) {
+  std::vector<std::string> texts = {name};
+  for (const auto& [key, values] : grid) {
+    std::vector<std::string> longer;
+    for (const auto& text : texts)
+      for (const auto& value : values) longer.push_back(with_settings(text, key + "=" + value));
+    texts = std::move(longer);
+  }
+  return texts;
+}
+
+/// CAT's grid with the values of the plan.
+setting_grid with_plan(setting_grid grid, const experiment_plan& plan) {
+  for (auto& [key, values] : grid) {
+    std::vector<std::string> own;
+    if (key == "lambda")
+      for (const double l : plan.lambdas) own.push_back(shortest(l));
+    if (key == "rank")
+      for (const index_t r : plan.ranks) own.push_back(std::to_string(r));
+    if (!own.empty()) values = std::move(own);
+  }
+  return grid;
+}
+
+/// What the method needs with the settings of a text.
+importance_kind needed(const method_entry& m, const std::string& text) {
+  return parse_method(text).needs_importance() ? m.importance : importance_kind::none;
 }
 
 }  // namespace
 
-/// Defaults of a paper stand among the choices.
+/// First every method alone, then those that are tried after transforms. Defaults of a paper stand
+/// among the choices.
 void laboratory::make_contenders() {
-  using enum alpha_unit;
-  std::vector<std::string> cat;
-  for (const double l : plan_.lambdas)
-    for (const index_t r : plan_.ranks)
-      cat.push_back("cat:lambda=" + shortest(l) + ",rank=" + std::to_string(r));
-
-  std::vector<contender> all;
-  const auto add = [&](const char* label, std::vector<std::string> specs, alpha_unit unit,
-                       importance_kind importance = importance_kind::none,
-                       std::vector<std::string> before = {}) {
-    const std::string name = name_in_spec(specs.front());
+  const auto is_wanted = [&](const method_entry& m) {
     const auto& wanted = plan_.methods;
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) return;
-    if (importance != importance_kind::none && !files_.has(importance)) {
-      notes_.insert(std::string(label) +
-                    ": left out, because the family has no files of importances for it.");
-      return;
-    }
-    all.push_back({label, std::move(specs), std::move(before), unit, importance});
+    return wanted.empty() || std::find(wanted.begin(), wanted.end(), m.name) != wanted.end();
   };
-  add("weight averaging", {"average"}, none);
-  add("Task Arithmetic", {"task-arithmetic"}, sum);
-  add("CAT", cat, sum);
-  add("Fisher", {"fisher"}, none, importance_kind::fisher);
-  add("RegMean", each("regmean", "off-diagonal", {"0.1", "0.5", "0.9", "1"}), none);
-  add("TIES", each("ties", "density", {"0.1", "0.2", "0.4"}), mean);
-  add("Consensus", each("consensus", "lambda", {"0.2", "0.4", "0.6"}), sum);
-  add("PCB", each("pcb", "ratio", {"0.05", "0.1", "0.2"}), mean);
-  add("TATR, zero-shot", {"tatr:zero-shot=yes,quantile=0.9", "tatr:zero-shot=yes,quantile=0.99"},
-      sum);
-  add("TATR", each("tatr", "quantile", {"0.9", "0.99"}), sum, importance_kind::sensitivity);
-  add("LOT", {"lot"}, mean);
-  add("TSV-M", {"tsv-m"}, spectrum);
-  add("Iso-C", {"iso-c"}, spectrum);
-  add("Iso-CTS", {"iso-cts"}, spectrum);
-  add("WUDI, closed form", {"wudi"}, none);
-  // Combinations: transforms before methods.
-  add("DARE, then Task Arithmetic", {"task-arithmetic"}, sum, importance_kind::none,
-      {"dare:drop=0.5"});
-  for (const auto& [label, spec, unit] : {std::tuple{"CAT, then TIES", "ties", mean},
-                                          {"CAT, then LOT", "lot", mean},
-                                          {"CAT, then TSV-M", "tsv-m", spectrum},
-                                          {"CAT, then Iso-C", "iso-c", spectrum}})
-    add(label, {spec}, unit, importance_kind::none, {"cat:lambda=1,rank=4"});
-  contenders_ = std::move(all);
+  std::vector<contender> alone, combined;
+  for (const auto& m : all_methods()) {
+    if (!is_wanted(m)) continue;
+    for (const auto& t : m.trials) {
+      const std::string label = t.label.empty() ? m.label : t.label;
+      const auto texts = texts_of(m.name, m.name == "cat" ? with_plan(t.grid, plan_) : t.grid);
+      const auto importance = needed(m, texts.front());
+      if (importance != importance_kind::none && !files_.has(importance)) {
+        notes_.insert(label + ": left out, because the family has no files of importances for it.");
+        continue;
+      }
+      alone.push_back({label, texts, {}, m.unit, importance});
+    }
+    for (const auto& transform : m.after)
+      combined.push_back({transform_entry_of(transform).label + ", then " + m.label,
+                          {m.name},
+                          {transform},
+                          m.unit,
+                          needed(m, m.name)});
+  }
+  contenders_ = std::move(alone);
+  contenders_.insert(contenders_.end(), combined.begin(), combined.end());
 }
 
 }  // namespace catmerge::harness

@@ -12,9 +12,9 @@ namespace catmerge::harness {
 struct experiment_plan {
   std::vector<double> alphas = {0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3,
                                 0.35,  0.4,  0.5, 0.6,  0.8, 1};
-  std::vector<double> lambdas = {1, 5};
-  std::vector<index_t> ranks = {1, 4};
-  index_t samples = 3;  ///< per task
+  std::vector<double> lambdas;  ///< of CAT; the catalogue's if empty
+  std::vector<index_t> ranks;   ///< of CAT; the catalogue's if empty
+  index_t samples = 3;          ///< per task
   index_t most_samples = 64;
   index_t seeds = 3;                 ///< draws of samples
   std::vector<std::string> methods;  ///< names of those compared; all if empty

@@ -5,17 +5,11 @@
 #include <algorithm>
 #include <catmerge/error.hpp>
 #include <filesystem>
+#include <harness/methods/importance_kind.hpp>
 #include <string>
 #include <vector>
 
 namespace catmerge::harness {
-
-/// What a method may know of how much each entry of a weight matters to a task.
-enum class importance_kind {
-  none,
-  fisher,      ///< squared gradients
-  sensitivity  ///< mean absolute gradients
-};
 
 /// One task of a family, by its files.
 struct family_task {

@@ -124,12 +124,13 @@ index_t laboratory::draws_of(const contender& who, const std::string& spec) cons
 
 /// CAT as it was chosen, without alpha: that of the comparison if there was one.
 std::string laboratory::cat_spec() {
-  const auto found = best_.find("CAT");
+  const std::string& label = method_entry_of("cat").label;
+  const auto found = best_.find(label);
   if (found != best_.end()) return found->second;
   for (const auto& who : contenders_)
-    if (who.label == "CAT")
-      return best_[who.label] = bench_->choose(who, plan_.alphas, recorded(plan_.samples, 0)).spec;
-  return best_["CAT"] = "cat";
+    if (who.label == label)
+      return best_[label] = bench_->choose(who, plan_.alphas, recorded(plan_.samples, 0)).spec;
+  return best_[label] = "cat";
 }
 
 /// Contenders of these methods, each with the one setting that was chosen for it.

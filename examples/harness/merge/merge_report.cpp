@@ -1,12 +1,13 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <cmath>
 #include <harness/merge/merge_report.hpp>
+#include <harness/methods/cat_settings.hpp>
 #include <harness/report/account.hpp>
 #include <harness/report/report_files.hpp>
 #include <utility>
-#include <variant>
 
 namespace catmerge::harness {
 
@@ -21,19 +22,22 @@ const cat_options* trims_in(any_method& method, std::vector<any_transform>& befo
   return nullptr;
 }
 
+/// A setting as JSON, by its key with underscores: "scale_lambda".
+void add_setting(json& j, const settings::known& s) {
+  if (s.value.empty() || (s.type == settings::form::flag && s.value == "no")) return;
+  std::string key = s.key;
+  std::replace(key.begin(), key.end(), '-', '_');
+  if (s.type == settings::form::number)
+    j[key] = std::stod(s.value);
+  else if (s.type == settings::form::count)
+    j[key] = std::stoll(s.value);
+  else
+    j[key] = s.value;
+}
+
 void add_settings_of_cat(json& j, const cat_options& o, const std::string& preset) {
-  j["preset"] = preset;
-  if (const auto* t = std::get_if<largest>(&o.linear.directions)) j["rank"] = t->count;
-  if (const auto* e = std::get_if<energy_share>(&o.linear.directions)) j["basis_energy"] = e->share;
-  if (std::holds_alternative<all_positive>(o.linear.directions)) j["basis"] = "all positive";
-  if (o.linear.eigen.tolerance > 0) j["basis_tolerance"] = o.linear.eigen.tolerance;
-  j["lambda"] = o.linear.lambda;
-  j["scale_rank"] = o.scale.coordinates.count;
-  j["scale_lambda"] = o.scale.lambda;
-  j["shift_rank"] = o.shift.count;
-  j["rescale"] = o.linear.rescaling == rescale::frobenius ? "frobenius" : "none";
-  j["order"] = o.linear.order == trim_order::joint ? "joint" : "sequential";
-  j["rows"] = o.linear.weighting == row_weight::mean ? "mean" : "sum";
+  j["preset"] = preset.empty() ? cat_presets().front().first : preset;
+  for (const auto& setting : cat_settings(o)) add_setting(j, setting);
 }
 
 /// What the merge was asked for.
@@ -56,7 +60,7 @@ json settings_of(const merge_request& request, const merge_plan& plan) {
   std::vector<any_transform> before = plan.before;
   if (const double* const alpha = method.find_alpha()) j["alpha"] = *alpha;
   if (const auto* const trims = trims_in(method, before))
-    add_settings_of_cat(j, *trims, request.cat.preset.value_or("paper"));
+    add_settings_of_cat(j, *trims, request.preset);
   if (!request.samples.empty()) {
     j["feature_coefficient"] = plan.coefficient;
     j["samples"] = request.sample_count.value_or(0);
@@ -97,7 +101,9 @@ json merge_report(const merge_request& request, const merge_plan& plan, const ch
                   const std::vector<parameter_report>& reports,
                   const std::vector<std::string>& warnings, bool uses_features) {
   json report;
-  report["catmerge"] = {{"version", version_text}, {"settings", settings_of(request, plan)}};
+  report["catmerge"] = {{"version", version_text},
+                        {"label", method_entry_of(request.method).label},
+                        {"settings", settings_of(request, plan)}};
   report["run"] = nullptr;  // its place
   report["tasks"] = set.tasks();
   report["summary"] = summary_of(reports, set, uses_features);

@@ -5,6 +5,7 @@
 #include <catmerge/merge/compose.hpp>
 #include <harness/checkpoints/checkpoint_rules.hpp>
 #include <harness/merge/plan.hpp>
+#include <harness/methods/cat_settings.hpp>
 #include <harness/methods/running_statistics.hpp>
 #include <harness/system/option_error.hpp>
 #include <harness/system/paths.hpp>
@@ -58,11 +59,27 @@ merge_policy policy_of(const merge_request& request) {
 }
 
 cat_options cat_of(const merge_request& request) {
-  cat_options o = request.cat.options();
+  cat_options o = cat_options::paper();
+  if (!request.preset.empty()) o = blaming("--preset", [&] { return cat_preset(request.preset); });
+  settings given(request.cat);
+  read_cat(given, o);
+  given.require_all_known();
   o.alpha = request.alpha.value_or(o.alpha);
   o.diagnostics = !request.reports.empty();
   validate(o);
   return o;
+}
+
+bool is_port(const merge_request& request) {
+  return request.preset == "port";
+}
+
+/// Those that are given.
+std::vector<std::string> options_of_cat(const merge_request& request) {
+  std::vector<std::string> options;
+  if (!request.preset.empty()) options.emplace_back("--preset");
+  for (const auto& [key, value] : request.cat) options.push_back("--" + key);
+  return options;
 }
 
 output_options output_of(const merge_request& request) {
@@ -104,8 +121,8 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  policy.pieces = !any_method_is([](const auto& m) { return m.sees_matrices(); });
-  coefficient = request.cat.is_port() ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
+  policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
+  coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
 }
 
@@ -143,7 +160,7 @@ void merge_plan::note_useless_settings(const merge_request& request) {
   const std::string meaningless = ": has no meaning for --method " + request.method;
   if (request.alpha && method.find_alpha() == nullptr) notes.push_back("--alpha" + meaningless);
   if (!any_is([](auto m) { return m.find_trims() != nullptr; }))
-    for (const auto& option : request.cat.given()) notes.push_back(option + meaningless);
+    for (const auto& option : options_of_cat(request)) notes.push_back(option + meaningless);
 }
 
 void merge_plan::check_overrides(const merge_request& request) {
@@ -157,7 +174,7 @@ void merge_plan::check_overrides(const merge_request& request) {
       throw option_error("--set",
                          "'" + rule.text() +
                              "': a method or transform that looks at the whole model before it "
-                             "merges needs one lambda and rank for all");
+                             "merges needs the same trims for all");
   }
 }
 
@@ -214,7 +231,7 @@ void require_outputs_apart(const merge_request& request) {
 
 model::name_rules rules_for(const merge_request& request, const io::checkpoint& base) {
   auto rules = rules_of(base);
-  if (request.cat.is_port()) {
+  if (is_port(request)) {
     // A hook on the attention module never sees the output projection; 1-D embeddings count as
     // shifts.
     model::parameter_rule out;

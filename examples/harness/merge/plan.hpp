@@ -7,7 +7,7 @@
 #include <harness/merge/overrides.hpp>
 #include <harness/merge/request.hpp>
 #include <harness/merge/selectors.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <string>
 #include <vector>
 

@@ -6,9 +6,9 @@
 #include <catmerge/tensor/scalar.hpp>
 #include <cstdint>
 #include <harness/checkpoints/task_file.hpp>
-#include <harness/merge/cat_settings.hpp>
 #include <harness/system/pool.hpp>
 #include <harness/system/progress.hpp>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,12 +38,13 @@ struct merge_request {
 
   // The method.
   std::string method = "cat";
-  std::optional<double> alpha;          ///< nothing: the method's own
-  cat_settings cat;                     ///< of the trims in the method and before it
-  std::vector<std::string> before;      ///< transforms of task vectors
-  std::vector<std::string> method_for;  ///< SELECTOR=METHOD
-  std::vector<std::string> set;         ///< SELECTOR:KEY=VALUE,...
-  std::vector<task_weight> weights;     ///< of experts; others have 1
+  std::optional<double> alpha;             ///< nothing: the method's own
+  std::string preset;                      ///< of CAT's trims; empty: "paper"
+  std::map<std::string, std::string> cat;  ///< other settings of these: {"lambda", "1"}
+  std::vector<std::string> before;         ///< transforms of task vectors
+  std::vector<std::string> method_for;     ///< SELECTOR=METHOD
+  std::vector<std::string> set;            ///< SELECTOR:KEY=VALUE,...
+  std::vector<task_weight> weights;        ///< of experts; others have 1
 
   // Names.
   std::vector<std::string> rules;                               ///< PATTERN=KIND

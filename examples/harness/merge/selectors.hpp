@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <catmerge/error.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
-#include <harness/methods/spec.hpp>
+#include <harness/methods/catalogue.hpp>
 #include <harness/system/option_error.hpp>
 #include <map>
 #include <optional>

@@ -7,4 +7,7 @@ namespace catmerge::harness {
 /// Prints the methods and transforms that there are, their settings, and what they need.
 void list_methods();
 
+/// Prints them as the README's tables.
+void list_methods_as_markdown();
+
 }  // namespace catmerge::harness

@@ -12,32 +12,14 @@ namespace catmerge::harness {
 
 namespace page {
 
-/// Methods by their usual names; what is not known here keeps its own.
-inline std::string method_name(const std::string& method) {
-  static const std::map<std::string, std::string> names = {{"cat", "CAT Merging"},
-                                                           {"task-arithmetic", "Task Arithmetic"},
-                                                           {"average", "weight averaging"},
-                                                           {"ties", "TIES"},
-                                                           {"fisher", "Fisher merging"},
-                                                           {"regmean", "RegMean"},
-                                                           {"consensus", "Consensus"},
-                                                           {"consensus-ties", "Consensus TIES"},
-                                                           {"pcb", "PCB Merging"},
-                                                           {"tatr", "TATR"},
-                                                           {"lot", "LOT Merging"},
-                                                           {"tsv-m", "TSV-M"},
-                                                           {"iso-c", "Iso-C"},
-                                                           {"iso-cts", "Iso-CTS"},
-                                                           {"wudi", "WUDI"}};
-  const auto found = names.find(method);
-  return found == names.end() ? display_name(method, 60) : found->second;
-}
-
+/// The method's label. Older reports have its name alone.
 inline std::string method_of(const merge_data& data) {
+  const std::string label = text(member(member(*data.report, "catmerge"), "label"));
+  if (!label.empty()) return display_name(label, 60);
   // "ties:density=0.1": the settings stand in the list of settings.
   const std::string whole = text(member(data.settings(), "method"));
-  const std::string method = whole.substr(0, whole.find(':'));
-  return method.empty() ? "a method that the report does not name" : method_name(method);
+  const std::string name = whole.substr(0, whole.find(':'));
+  return name.empty() ? "a method that the report does not name" : display_name(name, 60);
 }
 
 inline std::string merge_header(const merge_data& data) {

@@ -1,0 +1,385 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <catmerge/methods.hpp>
+#include <catmerge/methods/cat.hpp>
+#include <cstdint>
+#include <harness/methods/cat_settings.hpp>
+#include <harness/methods/catalogue.hpp>
+#include <limits>
+
+// An entry per method, and one per transform. Defaults of settings are those of the library's
+// options: a setting that is read shows and changes the value that is there. The settings of CAT
+// are in cat_settings.cpp.
+namespace catmerge::harness {
+
+namespace {
+
+constexpr double any = std::numeric_limits<double>::max();
+
+/// The method, if the library takes its options: what `validate` refuses is refused before any
+/// work.
+template <class M>
+M checked(M m) {
+  if constexpr (requires { validate(m.options); }) validate(m.options);
+  if constexpr (requires { m.inner; }) checked(m.inner);
+  return m;
+}
+
+// Settings that several methods have.
+
+void read_alpha(settings& s, double& alpha) {
+  s.number("alpha", alpha, "the factor of the merged task vector", -any, any);
+}
+
+void read_fused(settings& s, fused_weights& fused) {
+  s.word("fused", fused, {{"whole", fused_weights::whole}, {"split", fused_weights::split}},
+         "q, k and v in one weight: one matrix, or each alone");
+}
+
+void read_ties(settings& s, ties_options& o) {
+  s.number("density", o.density, "share of each task's entries that are kept", 0, 1);
+  s.word("merge", o.merge, {{"mean", ties_merge::mean}, {"sum", ties_merge::sum}},
+         "of the entries that have the elected sign");
+}
+
+void read_breadcrumbs(settings& s, breadcrumbs_options& o) {
+  s.number("density", o.density, "share of each task vector's entries that are kept, per tensor", 0,
+           1);
+  s.number("gamma", o.gamma, "share of largest entries that are dropped", 0, 1);
+}
+
+void read_consensus(settings& s, consensus_options& o) {
+  read_alpha(s, o.alpha);
+  s.number("lambda", o.lambda.front(), "the larger, the less a task's mask takes", 0, any);
+  s.count("k", o.k, "how many tasks' masks an entry has to be in");
+}
+
+void read_tatr(settings& s, tatr_options& o) {
+  s.number("quantile", o.quantile, "share of entries that are inside the trust region", 0, 1);
+  s.flag("zero-shot", o.zero_shot, "take |T| for the sensitivities");
+}
+
+const publication cat_paper = {"Sun et al., ICML 2025", "2505.06977"};
+const publication breadcrumbs_paper = {"Davari & Belilovsky, ECCV 2024", "2312.06795"};
+const publication consensus_paper = {"Wang et al., ICML 2024", "2405.07813"};
+const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
+const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
+
+const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // an experiment's trim before methods
+
+std::vector<method_entry> make_methods() {
+  return {
+      {.name = "average",
+       .label = "weight averaging",
+       .summary = "the mean of the experts",
+       .source = {"Wortsman et al., ICML 2022", "2203.05482"},
+       .calls = "`weight_average`",
+       .trials = {{}},
+       .make = [](settings&, const cat_options&) { return any_method(weight_average_method{}); }},
+
+      {.name = "task-arithmetic",
+       .label = "Task Arithmetic",
+       .summary = "theta_0 + alpha sum T_k",
+       .source = {"Ilharco et al., ICLR 2023", "2212.04089"},
+       .calls = "`task_arithmetic`",
+       .unit = alpha_unit::sum,
+       .trials = {{}},
+       .after = {"dare:drop=0.5"},
+       .make =
+           [](settings& s, const cat_options&) {
+             task_arithmetic_method m;
+             read_alpha(s, m.alpha);
+             return any_method(m);
+           }},
+
+      {.name = "cat",
+       .label = "CAT",
+       .summary = "CAT Merging: trims of conflicts, then the sum",
+       .source = cat_paper,
+       .calls = "`cat_linear`, `cat_group`, `cat_scale`, `cat_shift`",
+       .unit = alpha_unit::sum,
+       .trials = {{.grid = {{"lambda", {"1", "5"}}, {"rank", {"1", "4"}}}}},
+       .make =
+           [](settings& s, const cat_options& defaults) {
+             cat_options o = defaults;
+             read_alpha(s, o.alpha);
+             read_cat(s, o);
+             return any_method(checked(cat_method{o}));
+           }},
+
+      {.name = "fisher",
+       .label = "Fisher",
+       .summary = "the mean weighted by squared gradients",
+       .source = {"Matena & Raffel, NeurIPS 2022", "2111.09832"},
+       .calls = "`fisher`",
+       .importance = importance_kind::fisher,
+       .trials = {{}},
+       .make =
+           [](settings& s, const cat_options&) {
+             fisher_options o;
+             s.number("floor", o.floor, "added to every squared gradient", 0, any);
+             s.flag("normalise", o.normalise, "divide by each task's norm over the model");
+             return any_method(checked(fisher_method{o}));
+           }},
+
+      {.name = "regmean",
+       .label = "RegMean",
+       .summary = "least squares on the layers' outputs",
+       .source = {"Jin et al., ICLR 2023", "2212.09849"},
+       .calls = "`regmean_linear`",
+       .trials = {{.grid = {{"off-diagonal", {"0.1", "0.5", "0.9", "1"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             regmean_options o;
+             s.number("off-diagonal", o.off_diagonal,
+                      "factor of what is off the Gram matrices' diagonal", 0, 1);
+             return any_method(checked(regmean_method{o}));
+           }},
+
+      {.name = "ties",
+       .label = "TIES",
+       .summary = "trim, elect signs, mean of those that agree",
+       .source = {"Yadav et al., NeurIPS 2023", "2306.01708"},
+       .calls = "`ties`",
+       .unit = alpha_unit::mean,
+       .trials = {{.grid = {{"density", {"0.1", "0.2", "0.4"}}}}},
+       .after = {trimmed_by_cat},
+       .make =
+           [](settings& s, const cat_options&) {
+             ties_options o;
+             read_alpha(s, o.alpha);
+             read_ties(s, o);
+             return any_method(checked(ties_method{o}));
+           }},
+
+      {.name = "breadcrumbs",
+       .label = "Breadcrumbs",
+       .summary = "the sum without each layer's largest and smallest changes",
+       .source = breadcrumbs_paper,
+       .calls = "`breadcrumbs`",
+       .unit = alpha_unit::sum,
+       .trials = {{.grid = {{"density", {"0.7", "0.9"}}, {"gamma", {"0.01", "0.1"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             breadcrumbs_options o;
+             read_alpha(s, o.alpha);
+             read_breadcrumbs(s, o);
+             return any_method(checked(breadcrumbs_method{o}));
+           }},
+
+      {.name = "consensus",
+       .label = "Consensus",
+       .summary = "the sum, where TALL masks of enough tasks agree",
+       .source = consensus_paper,
+       .calls = "`consensus`",
+       .unit = alpha_unit::sum,
+       .trials = {{.grid = {{"lambda", {"0.2", "0.4", "0.6"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             consensus_options o;
+             read_consensus(s, o);
+             return any_method(checked(consensus_method<>{o}));
+           }},
+
+      {.name = "consensus-ties",
+       .label = "Consensus TIES",
+       .summary = "the same on what TIES merges",
+       .source = consensus_paper,
+       .calls = "`consensus_method<ties_method>`, with `merge_parameter`",
+       .unit = alpha_unit::sum,
+       .make =
+           [](settings& s, const cat_options&) {
+             // By the sum, as its authors do: masks compare each vector with a sum of all.
+             consensus_options o;
+             read_consensus(s, o);
+             ties_options inner;
+             inner.merge = ties_merge::sum;
+             read_ties(s, inner);
+             return any_method(checked(consensus_method<ties_method>{o, ties_method{inner}}));
+           }},
+
+      {.name = "pcb",
+       .label = "PCB",
+       .summary = "weights by competition of parameters",
+       .source = {"Du et al., NeurIPS 2024", "2410.02396"},
+       .calls = "`pcb`",
+       .unit = alpha_unit::mean,
+       .trials = {{.grid = {{"ratio", {"0.05", "0.1", "0.2"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             pcb_options o;
+             read_alpha(s, o.alpha);
+             s.number("ratio", o.ratio, "share of each task's entries that count", 0, 1);
+             s.number("clip", o.clip, "share of smallest and largest entries that are clamped", 0,
+                      0.5);
+             return any_method(checked(pcb_method{o}));
+           }},
+
+      {.name = "tatr",
+       .label = "TATR",
+       .summary = "the sum inside a trust region",
+       .source = tatr_paper,
+       .calls = "`tatr`",
+       .importance = importance_kind::sensitivity,
+       .unit = alpha_unit::sum,
+       .trials = {{.grid = {{"zero-shot", {"yes"}}, {"quantile", {"0.9", "0.99"}}},
+                   .label = "TATR, zero-shot"},
+                  {.grid = {{"quantile", {"0.9", "0.99"}}}}},
+       .make =
+           [](settings& s, const cat_options&) {
+             tatr_options o;
+             read_tatr(s, o);
+             read_alpha(s, o.alpha);
+             return any_method(checked(tatr_method{o}));
+           }},
+
+      {.name = "lot",
+       .label = "LOT",
+       .summary = "least drift of the layers' outputs",
+       .source = {"Sun et al., NeurIPS 2025", "2505.23859"},
+       .calls = "`lot_linear`, `lot_scale`",
+       .unit = alpha_unit::mean,
+       .trials = {{}},
+       .after = {trimmed_by_cat},
+       .make =
+           [](settings& s, const cat_options&) {
+             lot_options o;
+             read_alpha(s, o.alpha);
+             return any_method(checked(lot_method{o}));
+           }},
+
+      {.name = "tsv-m",
+       .label = "TSV-M",
+       .summary = "singular vectors of all tasks, decorrelated",
+       .source = {"Gargiulo et al., CVPR 2025", "2412.00081"},
+       .calls = "`tsv_m`",
+       .unit = alpha_unit::spectrum,
+       .trials = {{}},
+       .after = {trimmed_by_cat},
+       .make =
+           [](settings& s, const cat_options&) {
+             tsv_m_options o;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(tsv_m_method{o}));
+           }},
+
+      {.name = "iso-c",
+       .label = "Iso-C",
+       .summary = "the sum with all singular values alike",
+       .source = iso_paper,
+       .calls = "`iso`",
+       .unit = alpha_unit::spectrum,
+       .trials = {{}},
+       .after = {trimmed_by_cat},
+       .make =
+           [](settings& s, const cat_options&) {
+             iso_options o;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(iso_method{o}));
+           }},
+
+      {.name = "iso-cts",
+       .label = "Iso-CTS",
+       .summary = "the same, with directions of each task",
+       .source = iso_paper,
+       .calls = "`iso`",
+       .unit = alpha_unit::spectrum,
+       .trials = {{}},
+       .make =
+           [](settings& s, const cat_options&) {
+             iso_options o;
+             o.variant = iso_variant::cts;
+             read_alpha(s, o.alpha);
+             s.number("common", o.common, "share of directions that are common", 0, 1);
+             read_fused(s, o.fused);
+             return any_method(checked(iso_method{o}));
+           }},
+
+      {.name = "wudi",
+       .label = "WUDI, closed form",
+       .summary = "least interference of linear layers, closed form",
+       .source = {"Cheng et al., ICML 2025", "2503.08099"},
+       .calls = "`wudi`",
+       .trials = {{}},  // its alpha is left at 1, as in the paper
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+  };
+}
+
+std::vector<transform_entry> make_transforms() {
+  return {
+      {.name = "cat",
+       .label = "CAT",
+       .summary = "the trims of CAT Merging",
+       .source = cat_paper,
+       .calls = "`cat_trim`",
+       .make =
+           [](settings& s, const cat_options& defaults) {
+             cat_options o = defaults;
+             read_cat(s, o);
+             return any_transform(checked(cat_trim{o}));
+           }},
+
+      {.name = "dare",
+       .label = "DARE",
+       .summary = "drops entries at random, and rescales the rest",
+       .source = {"Yu et al., ICML 2024", "2311.03099"},
+       .calls = "`dare_transform`",
+       .make =
+           [](settings& s, const cat_options&) {
+             dare_options o;
+             s.number("drop", o.drop, "the probability with which an entry is dropped", 0, 1);
+             auto seed = static_cast<index_t>(o.seed);
+             s.count("seed", seed, "other seeds drop other entries");
+             o.seed = static_cast<std::uint64_t>(seed);
+             return any_transform(checked(dare_transform{o}));
+           }},
+
+      {.name = "breadcrumbs",
+       .label = "Breadcrumbs",
+       .summary = "drops each layer's largest and smallest entries",
+       .source = breadcrumbs_paper,
+       .calls = "`breadcrumbs_trim`",
+       .make =
+           [](settings& s, const cat_options&) {
+             breadcrumbs_options o;
+             read_breadcrumbs(s, o);
+             return any_transform(checked(breadcrumbs_trim{o}));
+           }},
+
+      {.name = "tatr",
+       .label = "TATR",
+       .summary = "drops entries outside the trust region of TATR",
+       .source = tatr_paper,
+       .calls = "`tatr_filter`",
+       .importance = importance_kind::sensitivity,
+       .make =
+           [](settings& s, const cat_options&) {
+             tatr_options o;
+             read_tatr(s, o);
+             return any_transform(checked(tatr_filter{o}));
+           }},
+  };
+}
+
+}  // namespace
+
+const std::vector<method_entry>& all_methods() {
+  static const auto list = make_methods();
+  return list;
+}
+
+const std::vector<transform_entry>& all_transforms() {
+  static const auto list = make_transforms();
+  return list;
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,89 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/cat/options.hpp>
+#include <functional>
+#include <harness/methods/any_method.hpp>
+#include <harness/methods/importance_kind.hpp>
+#include <harness/methods/settings.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// The merging methods: one entry each, in catalogue.cpp. `merge`, `methods`, `experiment`, pages
+/// and the README's table read it.
+namespace catmerge::harness {
+
+/// Where a method was published.
+struct publication {
+  std::string text{};   ///< "Yadav et al., NeurIPS 2023"
+  std::string arxiv{};  ///< "2306.01708"
+};
+
+/// What a method makes of task vectors, and so by how much an experiment's grid of alphas is
+/// stretched for it.
+enum class alpha_unit {
+  none,     ///< it has no alpha
+  sum,      ///< of task vectors: the grid as it is
+  mean,     ///< of task vectors: times the number of tasks
+  spectrum  ///< of its own: times 3
+};
+
+/// Values of some settings, by their keys: every combination is one setting.
+using setting_grid = std::vector<std::pair<std::string, std::vector<std::string>>>;
+
+/// A row of an experiment: one setting of the grid is chosen.
+struct trial {
+  setting_grid grid{};  ///< without alpha
+  std::string label{};  ///< of the row; empty: the method's
+};
+
+/// A method of the library as the program offers it.
+struct method_entry {
+  std::string name{};     ///< --method NAME
+  std::string label{};    ///< in tables and on pages
+  std::string summary{};  ///< a line
+  publication source{};
+  std::string calls{};  ///< the library's call for one parameter, as Markdown
+  importance_kind importance = importance_kind::none;  ///< that it takes, if its settings want any
+  alpha_unit unit = alpha_unit::none;
+  std::vector<trial> trials{};       ///< of an experiment; none: it leaves the method out
+  std::vector<std::string> after{};  ///< transforms that an experiment tries before it
+  /// The method with the settings that are given. Options of CAT begin with `defaults`.
+  std::function<any_method(settings& s, const cat_options& defaults)> make{};
+};
+
+/// A transform of task vectors, which comes before a method.
+struct transform_entry {
+  std::string name{};     ///< --before NAME
+  std::string label{};    ///< in tables
+  std::string summary{};  ///< a line
+  publication source{};
+  std::string calls{};                                 ///< the library's type, as Markdown
+  importance_kind importance = importance_kind::none;  ///< that it takes, if its settings want any
+  std::function<any_transform(settings& s, const cat_options& defaults)> make{};
+};
+
+/// All of them, in the order in which they are listed.
+const std::vector<method_entry>& all_methods();
+const std::vector<transform_entry>& all_transforms();
+
+/// The entry of "NAME" or "NAME:KEY=VALUE,...". Throws catmerge::error, listing what there is, for
+/// a name that is unknown.
+const method_entry& method_entry_of(const std::string& text);
+const transform_entry& transform_entry_of(const std::string& text);
+
+/// The method or transform of such a text. Throws catmerge::error for an unknown name and for
+/// settings that make no sense (`settings`, and the library's `validate`).
+any_method parse_method(const std::string& text, const cat_options& defaults = {});
+any_transform parse_transform(const std::string& text, const cat_options& defaults = {});
+
+/// The name in such a text.
+std::string name_in_spec(const std::string& text);
+
+/// Such a text with more settings, "KEY=VALUE,..."; a key that is there already takes the later
+/// value.
+std::string with_settings(const std::string& text, const std::string& more);
+
+}  // namespace catmerge::harness

@@ -1,0 +1,64 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <catmerge/error.hpp>
+#include <harness/methods/catalogue.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+settings given_in(const std::string& text) {
+  const std::string name = name_in_spec(text);
+  if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
+  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
+}
+
+template <class Entry>
+const Entry& entry_of(const std::string& text, const std::vector<Entry>& list, const char* what) {
+  const std::string name = name_in_spec(text);
+  std::vector<std::string> names;
+  for (const auto& entry : list) {
+    if (entry.name == name) return entry;
+    names.push_back(entry.name);
+  }
+  throw error(std::string("there is no ") + what + " '" + name + "': expected " + listed(names));
+}
+
+auto made(const std::string& text, const auto& entry, const cat_options& defaults) {
+  settings s = given_in(text);
+  auto m = entry.make(s, defaults);
+  s.require_all_known();
+  return m;
+}
+
+}  // namespace
+
+const method_entry& method_entry_of(const std::string& text) {
+  return entry_of(text, all_methods(), "method");
+}
+
+const transform_entry& transform_entry_of(const std::string& text) {
+  return entry_of(text, all_transforms(), "transform");
+}
+
+any_method parse_method(const std::string& text, const cat_options& defaults) {
+  return made(text, method_entry_of(text), defaults);
+}
+
+any_transform parse_transform(const std::string& text, const cat_options& defaults) {
+  return made(text, transform_entry_of(text), defaults);
+}
+
+std::string name_in_spec(const std::string& text) {
+  return text.substr(0, text.find(':'));
+}
+
+std::string with_settings(const std::string& text, const std::string& more) {
+  settings all = given_in(text);
+  all.set(settings(name_in_spec(text), more));
+  const std::string settings_text = all.text();
+  return name_in_spec(text) + (settings_text.empty() ? "" : ":" + settings_text);
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,111 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <catmerge/tensor/scalar.hpp>
+#include <map>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+/// Settings of methods: "density=0.1,merge=sum", or options of the command line.
+namespace catmerge::harness {
+
+/// The settings that a text gives, read by those who know what they mean: every read states the
+/// default and says what it is, so that the same code reads and documents.
+///
+/// @code
+/// settings s("ties", "density=0.1");
+/// s.number("density", options.density, "share of each task's entries that are kept", 0, 1);
+/// s.require_all_known();
+/// @endcode
+class settings {
+ public:
+  /// What a value may be.
+  enum class form { number, count, word, flag };
+
+  /// A setting that was read.
+  struct known {
+    std::string key;
+    std::string value;  ///< before what is given: the default; empty: none
+    std::string help;
+    form type;
+    std::vector<std::string> words;  ///< of which a word is one
+  };
+
+  /// Of "KEY=VALUE,KEY=VALUE". Throws catmerge::error for another form and for a key given twice.
+  /// `whose`: named in messages, "ties".
+  settings(std::string whose, const std::string& text);
+
+  /// Of options of the command line, by their names without the dashes: messages are option_errors.
+  explicit settings(const std::map<std::string, std::string>& options);
+
+  /// Replaces what was given, or adds to it.
+  void set(const settings& more);
+  /// "KEY=VALUE,KEY=VALUE" of what was given.
+  std::string text() const;
+  /// What was given, in its order.
+  const std::vector<std::pair<std::string, std::string>>& given() const { return given_; }
+  /// The same values under other keys.
+  template <class Rename>
+  settings renamed(const Rename& rename) const {
+    settings other(whose_, "");
+    for (const auto& [key, value] : given_) other.put(rename(key), value);
+    return other;
+  }
+
+  /// Each of these gives `value` what is given, and returns whether something is. What is no finite
+  /// number in [least, most], no whole number of at least `least`, or none of the words is an error
+  /// that says so. A value of nothing is a default that is no number.
+  bool number(const char* key, double& value, const char* help, double least, double most);
+  bool number(const char* key, std::optional<double>& value, const char* help, double least,
+              double most);
+  bool count(const char* key, index_t& value, const char* help, index_t least = 0);
+  bool count(const char* key, std::optional<index_t>& value, const char* help, index_t least = 0);
+  /// words: each with the value that it stands for; `value` has one of them.
+  template <class Value>
+  bool word(const char* key, Value& value,
+            const std::type_identity_t<std::vector<std::pair<std::string, Value>>>& words,
+            const char* help) {
+    known setting{key, "", help, form::word, {}};
+    for (const auto& [name, meaning] : words) {
+      setting.words.push_back(name);
+      if (meaning == value) setting.value = name;
+    }
+    const std::string* const text = find_word(std::move(setting));
+    if (text == nullptr) return false;
+    for (const auto& [name, meaning] : words)
+      if (name == *text) value = meaning;
+    return true;
+  }
+  /// "yes" or "no".
+  bool flag(const char* key, bool& value, const char* help);
+
+  /// Throws if more than one of these keys is given.
+  void at_most_one(const std::vector<std::string>& keys) const;
+  /// Throws, listing what there is, for a key that nobody has read.
+  void require_all_known() const;
+  /// What was read.
+  const std::vector<known>& documented() const { return known_; }
+
+ private:
+  void put(const std::string& key, const std::string& value);
+  const std::string* find(known setting);
+  const std::string* find_word(known setting);
+  [[noreturn]] void refuse(const std::string& key, const std::string& expected,
+                           const std::string& found) const;
+
+  std::string whose_;  // empty: of the command line
+  std::vector<std::pair<std::string, std::string>> given_;
+  std::vector<known> known_;
+};
+
+/// "a, b or c".
+std::string listed(const std::vector<std::string>& words);
+
+/// The fewest digits that give back a number.
+std::string shortest(double number);
+
+}  // namespace catmerge::harness
