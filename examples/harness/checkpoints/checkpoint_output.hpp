@@ -66,8 +66,7 @@ class checkpoint_output {
     }
   }
 
-  /// With `behind`, errors of a tensor are thrown by the next call of any member. (After an error
-  /// there is no output.)
+  /// With `behind`, the next call of any member, commit() at the latest, throws a tensor's errors.
   void put(const parameter_info& p, host_matrix merged) {
     if (!behind_) return write(p, merged);
     finish();
@@ -176,8 +175,7 @@ class checkpoint_output {
 /// Each expert's own tensors (merge_policy::task_heads), bit for bit: TASK.safetensors in a folder.
 class task_heads_output {
  public:
-  /// Writes them beside the target. Throws if an expert has none, and for a task whose name cannot
-  /// be a file's.
+  /// Writes them beside the target. Throws if an expert has none or a task's name is no file name.
   task_heads_output(const std::string& path, const checkpoint_set& set, io::existing target)
       : folder_(path, target, is_head) {
     folder_.check_replaceable();

@@ -20,8 +20,7 @@
 /// The name rules of a checkpoint: those of its network, and --rule PATTERN=KIND.
 namespace catmerge::harness {
 
-/// The rules for a checkpoint's network: the library's, and those of networks that only this
-/// program knows.
+/// The rules for a checkpoint's network: the library's, and this program's own.
 inline model::name_rules rules_of(const io::checkpoint& weights) {
   model::name_rules rules = model::rules_for(model_type_of(weights));
   rules.append(small_convnet());

@@ -86,8 +86,7 @@ class checkpoint_set {
       return "not floating-point, and the same in every expert that has it";
     return "the rule '" + c.rule + "'";
   }
-  /// Second names of tied tensors of the base, with the first names. They get the merged values of
-  /// those.
+  /// Second names of tied tensors of the base, each with the name whose merged values it gets.
   const std::map<std::string, std::string>& tied() const { return tied_; }
   /// Warnings about the files, a sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
@@ -113,8 +112,7 @@ class checkpoint_set {
     const piece part = piece_of(p);
     return {part.count, extents(base_.at(part.tensor), part.tensor).second};
   }
-  /// True if a tensor is untrimmed on purpose: by an option, a user's rule, or a rule of a known
-  /// network.
+  /// True if an option, a user's rule or a known network's rule leaves a tensor untrimmed.
   bool left_alone(const std::string& name) const {
     if (policy_.left_out(name) || !policy_.merged(name)) return true;
     const auto found = classes_.find(tensor_of(name));

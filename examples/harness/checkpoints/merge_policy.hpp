@@ -61,8 +61,7 @@ struct merge_policy {
   std::vector<rename_rule> renames;  ///< names of experts that differ in the base
   bool contradictions_pass = false;  ///< configurations and tokens that differ only cause a warning
   bool base_for_missing = false;     ///< tensors that an expert lacks are the base's
-  bool pieces = true;  ///< large tables come in pieces; false for methods that need them as
-                       ///< matrices
+  bool pieces = true;  ///< large tables come in pieces; false if a method needs matrices
 
   /// True if a tensor is not in the merged network.
   bool left_out(std::string_view name) const { return drop.match(name) || task_heads.match(name); }

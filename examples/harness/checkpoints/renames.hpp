@@ -15,8 +15,7 @@
 /// Rules for names of an expert that differ from the base's: `--rename EXPERT:FROM=TO`.
 namespace catmerge::harness {
 
-/// A rule for one name, or for all names of a pattern with a *: "bert.*" to "*", "*.gamma" to
-/// "*.weight".
+/// A rule for one name, or for a pattern with a *: "bert.*" to "*", "*.gamma" to "*.weight".
 class rename_rule {
  public:
   /// EXPERT:FROM=TO, or FROM=TO for every expert. FROM and TO hold one * each, for the same
@@ -119,8 +118,7 @@ inline std::optional<rename_suggestion> suggest_renames(const std::vector<std::s
       {},
       {{"*.gamma", "*.weight"}, {"*.beta", "*.bias"}},
       {{"*.weight", "*.gamma"}, {"*.bias", "*.beta"}}};
-  // Prefixes before the longest common end of two names. A few names of each side suffice to find
-  // the most frequent one.
+  // Prefixes before the longest common end of two names. A few names of the base suffice.
   std::map<std::pair<std::string, std::string>, std::size_t> prefixes{{{"", ""}, 0}};
   constexpr std::size_t sample_size = 8;  // names of the base; all of the expert's
   for (std::size_t i = 0; i < std::min(sample_size, missing.size()); ++i) {

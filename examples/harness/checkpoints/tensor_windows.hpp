@@ -15,8 +15,7 @@
 
 namespace catmerge::harness {
 
-/// The logical matrix of a tensor: rank 0 and 1 are d x 1, rank 2 is itself, higher ranks are first
-/// extent x all others.
+/// The logical matrix of a tensor: d x 1 for ranks 0 and 1, else first extent x all others.
 inline std::pair<index_t, index_t> matrix_extents(const io::shape_t& shape) {
   if (shape.empty()) return {1, 1};
   index_t rest = 1;

@@ -10,8 +10,7 @@
 #include <string>
 #include <vector>
 
-/// Tied tensors: one parameter under two names, such as an embedding that is also a decoder's
-/// weight.
+/// Tied tensors: one parameter under two names, such as an embedding and a decoder's weight.
 namespace catmerge::harness {
 
 /// The ties of a base and its experts.

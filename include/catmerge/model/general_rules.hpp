@@ -79,8 +79,7 @@ class general_rules {
                               "summary"}) ||
              part.starts_with("generator_") || part.starts_with("discriminator_");
     };
-    // The last layers of torchvision and ModernBERT; deeper down these names are those of other
-    // layers.
+    // The last layers of torchvision and ModernBERT; deeper down other layers have these names.
     const bool last = path_.size() == 1 && is_one_of(path_[0], {"fc", "decoder"});
     if (last || std::any_of(path_.begin(), path_.end(), is_head)) {
       return rule("heads are left alone", kind::embedding);

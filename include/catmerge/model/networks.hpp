@@ -18,8 +18,7 @@ namespace catmerge::model {
 
 /// The rules of all networks that this library knows, and the general rule for other names. Some
 /// names mean different things in different networks: here GPT-2's c_attn, c_fc and c_proj are
-/// stored d_in x d_out, and stacks of experts of unknown layout are not trimmed. rules_for decides
-/// by network.
+/// stored d_in x d_out, and stacks of experts of unknown layout are not trimmed. See rules_for.
 inline name_rules known_networks() {
   name_rules all;
   for (const auto& rules : {mixtures,
@@ -59,8 +58,7 @@ inline name_rules rules_for(std::string_view model_type) {
   name_rules all = known_networks();
   if (is_one_of({"gpt_neo", "gpt_bigcode", "qwen"})) all.append(gpt2_stored_out_in());
   if (is_one_of({"gpt_oss"})) all.append(gpt_oss_stacks());
-  // Networks with the experts of Mixtral or Qwen in transformers 5; qwen3_vl_moe has had both
-  // layouts.
+  // Networks with Mixtral's or Qwen's experts in transformers 5; qwen3_vl_moe has had both forms.
   if (is_one_of({"afmoe",
                  "cohere2_moe",
                  "deepseek_v2",

@@ -17,8 +17,7 @@ struct parameter_rule {
   /// True if matching modules of the same parent get the same input: with the pattern
   /// "*.self_attn.{q,k,v}_proj.weight", the three weights of each self_attn.
   bool siblings_share_input = false;
-  /// True for one more extent in front: linear and fused_linear n x rows x columns, scale and shift
-  /// n x d.
+  /// True for a first extent n: linear and fused_linear n x rows x columns, scale and shift n x d.
   bool stacked = false;
   /// True if a fused_linear rule holds only for parts of d_in rows each (d_in columns if in_out).
   bool square_parts = false;

@@ -9,8 +9,7 @@
 
 namespace catmerge::model {
 
-/// Builds the rules of a network by module. Each module stands for its weight and its bias, with or
-/// without a prefix.
+/// Builds the rules of a network by module. A module, after any prefix, has a weight and a bias.
 ///
 /// @code
 /// rule_list r;

@@ -10,8 +10,7 @@
 /// Tied weights: published checkpoints may hold one parameter under two names.
 namespace catmerge::model {
 
-/// Classes of tensors that are one parameter in a network with tied weights. A file holds either of
-/// them or both.
+/// Classes of tensors that are one parameter if weights are tied. A file holds either or both.
 enum class tie_class : unsigned char {
   none,          ///< never tied
   token_table,   ///< an embedding of tokens; several in one network are one table (T5, BART)
