@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-/// The account of a merge: by which rule each parameter was merged and why, a summary, warnings.
+/// The account of a merge: the rule and reason of each parameter, a summary, warnings.
 namespace catmerge::harness {
 
 /// The rule that merged a parameter, in words that follow "merged by".
@@ -23,8 +23,8 @@ inline std::string rule_of(const parameter_report& report, const checkpoint_set&
   return report.layer.trim ? "the method's rule, on trimmed task vectors" : "the method's rule";
 }
 
-/// Whether a parameter fell back because no rule knows its name. (To a method that uses no features
-/// and leaves nothing as the base has it, a name is nothing: the shape decides.)
+/// True if a parameter fell back because no rule knows its name. (A method without features that
+/// leaves nothing as in the base does not need the name: the shape decides.)
 inline bool is_unknown(const parameter_report& report, const checkpoint_set& set,
                        bool uses_features) {
   const auto how = report.layer.fallback;
@@ -32,13 +32,13 @@ inline bool is_unknown(const parameter_report& report, const checkpoint_set& set
          (how == fallback_rule::base || (how != fallback_rule::none && uses_features));
 }
 
-/// Whether a parameter fell back because it is a stack of matrices whose layout nobody knows.
+/// True if a parameter fell back as a stack of matrices of unknown layout.
 inline bool is_stack_of_unknown_layout(const parameter_report& report, const checkpoint_set& set) {
   const auto& c = set.class_of(set.tensor_of(report.name));
   return c.stacked && !comes_apart(c) && report.layer.fallback != fallback_rule::none;
 }
 
-/// Why it was not the method's own rule; empty where it was.
+/// The reason why a parameter was not merged by the method's own rule; empty if it was.
 inline std::string reason_of(const parameter_report& report, const checkpoint_set& set,
                              bool uses_features) {
   const auto& c = set.class_of(set.tensor_of(report.name));
@@ -55,7 +55,7 @@ inline std::string reason_of(const parameter_report& report, const checkpoint_se
   return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
 }
 
-/// "148 by the method's rule; 49 by the sum of the task vectors": how many parameters by what.
+/// "148 by the method's rule; 49 by the sum of the task vectors": the number of parameters by rule.
 inline std::string summary_of(const std::vector<parameter_report>& reports,
                               const checkpoint_set& set, bool uses_features) {
   std::map<std::string, std::map<std::string, std::size_t>> counts;  // by rule, by reason
@@ -91,7 +91,7 @@ inline std::string summary_of(const std::vector<parameter_report>& reports,
   return text + ".";
 }
 
-/// How large task vectors are, over all merged parameters: ||T_k||, and in shares of ||theta_0||.
+/// The sizes of task vectors over all merged parameters: ||T_k||, and in shares of ||theta_0||.
 struct task_sizes {
   double base = 0;
   std::vector<double> norms, relative;
@@ -116,11 +116,11 @@ inline task_sizes sizes_of(const std::vector<parameter_report>& reports, std::si
 /// Sentences about task vectors that are unusual for copies of one network.
 inline std::vector<std::string> size_warnings(const task_sizes& sizes,
                                               const std::vector<std::string>& tasks) {
-  // Two networks that were trained apart differ by sqrt(2) times the size of one, and by 1 where
-  // they began alike. Fine-tuning moves a network by hundredths of it: 0.02 to 0.09 in the families
-  // of examples/, whose small networks learn an alphabet or a language that they had never seen.
+  // Two networks trained apart differ by sqrt(2) times the size of one, and by 1 after a common
+  // initialisation. Fine-tuning moves a network by hundredths of it: 0.02 to 0.09 in the families
+  // of examples/, whose small networks learn a new alphabet or language.
   constexpr double near_the_base = 0.5;
-  // One recipe for all tasks makes vectors that differ by at most a factor of two there.
+  // One recipe for all tasks gives vectors that differ by at most a factor of two there.
   constexpr double far_beyond = 5;
   std::vector<std::string> warnings;
   const auto hundredths = [](double x) {
@@ -143,12 +143,12 @@ inline std::vector<std::string> size_warnings(const task_sizes& sizes,
                          ": it will outweigh them (--weight scales it)");
     else if (sizes.norms[k] == 0 && sizes.base > 0)
       warnings.push_back("the task vector of '" + tasks[k] +
-                         "' is zero: it is the base in all that is merged");
+                         "' is zero: the expert equals the base in all merged tensors");
   }
   return warnings;
 }
 
-/// "3 things: a b c", at most ten of them.
+/// "3 things: a b c", at most ten names.
 inline std::string listed(const std::string& what, const std::vector<std::string>& names) {
   std::string text = std::to_string(names.size()) + " " + what + ":";
   for (std::size_t i = 0; i < std::min<std::size_t>(10, names.size()); ++i) text += " " + names[i];
@@ -159,10 +159,10 @@ inline std::string listed(const std::string& what, const std::vector<std::string
 inline std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
                                             const checkpoint_set& set, bool uses_features) {
   std::vector<std::string> warnings = set.warnings();
-  const auto tell = [&](const std::string& what, const std::vector<std::string>& names) {
+  const auto warn = [&](const std::string& what, const std::vector<std::string>& names) {
     if (!names.empty()) warnings.push_back(listed(what, names));
   };
-  // By what they were merged instead.
+  // By the rule of the fallback.
   std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
   std::vector<std::string> emptied, absent, resized, running;
   for (const auto& r : reports) {
@@ -186,7 +186,7 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
     for (const auto& group : set.groups())
       for (const auto& p : group) {
         const auto& tensor = set.tensor_of(p.name);
-        if (set.piece_of(p).first != 0) continue;  // told by its first piece
+        if (set.piece_of(p).first != 0) continue;  // its first piece counts for all
         const auto* entry = set.expert_entry(k, tensor);
         if (entry == nullptr)
           absent.push_back(tensor + of);
@@ -194,24 +194,24 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
           resized.push_back(tensor + of + " " + io::to_string(entry->shape));
       }
   }
-  tell("tensors are missing from experts and stand there as the base has them", absent);
-  tell("tensors of experts have more or fewer rows than the base's: the common ones were merged",
+  warn("tensors are missing from experts and replaced by the base's", absent);
+  warn("tensors of experts have more or fewer rows than the base's: the common ones were merged",
        resized);
   for (const auto& [instead, names] : missing)
-    tell("linear or scale parameters have no features and were merged by " + instead, names);
+    warn("linear or scale parameters have no features and were merged by " + instead, names);
   for (const auto& [instead, names] : unimportant)
-    tell("parameters have no importances and were merged by " + instead, names);
+    warn("parameters have no importances and were merged by " + instead, names);
   for (const auto& [instead, names] : unknown)
-    tell("parameters have names that no rule knows and were merged by " + instead +
-             " (--rule says what they are)",
+    warn("parameters have names that no rule knows and were merged by " + instead +
+             " (--rule classifies them)",
          names);
   for (const auto& [instead, names] : stacks)
-    tell("stacks of matrices have a layout that is not known and were merged by " + instead +
+    warn("stacks of matrices have a layout that is not known and were merged by " + instead +
              " (--rule 'PATTERN=linear,stacked' says experts x d_out x d_in, linear,in-out,stacked "
              "experts x d_in x d_out)",
          names);
-  tell("task vectors were trimmed to zero", emptied);
-  tell(
+  warn("task vectors were trimmed to zero", emptied);
+  warn(
       "running statistics of normalisations are the mean of the experts': run some batches "
       "through the merged network to measure them anew",
       running);
@@ -220,15 +220,15 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
   return warnings;
 }
 
-/// Throws if the method left every parameter as the base has it.
+/// Throws if the method left every parameter as in the base.
 inline void require_change(const std::vector<parameter_report>& reports,
                            const std::string& method) {
   for (const auto& r : reports)
     if (r.layer.fallback != fallback_rule::base) return;
   throw error("--method " + method + " left every parameter as the base has it: its rule is for " +
               "linear weights, and none of the " + std::to_string(reports.size()) +
-              " parameters is one (--rule 'PATTERN=linear' says which are; `catmerge inspect` "
-              "shows what the rules make of names)");
+              " parameters is one (--rule 'PATTERN=linear' marks them; `catmerge inspect` "
+              "shows the kind of each)");
 }
 
 }  // namespace catmerge::harness

@@ -24,7 +24,7 @@ namespace catmerge::harness {
 constexpr const char* version_text = CATMERGE_TEXT(CATMERGE_VERSION_MAJOR) "." CATMERGE_TEXT(
     CATMERGE_VERSION_MINOR) "." CATMERGE_TEXT(CATMERGE_VERSION_PATCH);
 
-/// What a run took, and when it ended, for its report.
+/// The cost and date of a run for its report.
 inline json run_of(std::chrono::steady_clock::time_point began, unsigned threads) {
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
@@ -38,13 +38,12 @@ inline json run_of(std::chrono::steady_clock::time_point began, unsigned threads
           {"threads", threads}};
 }
 
-/// The files of a report: JSON, and pages made of the same JSON. They are opened at once,
-/// so that a path that cannot be written is no surprise after long work, and appear when all is
-/// done.
+/// The files of a report: JSON, and pages made of the same JSON. They are opened at once, so that
+/// an unwritable path fails before long work, and appear when all is done.
 class report_files {
  public:
-  /// option: the one that names them. Throws option_error for names that end in neither
-  /// .json nor .html, and catmerge::error as io::atomic_file does.
+  /// option: the option with the names. Throws option_error for names that end in neither .json nor
+  /// .html, and catmerge::error as io::atomic_file does.
   report_files(const std::string& option, const std::vector<std::string>& paths,
                io::existing target) {
     for (const auto& path : paths) {
@@ -58,7 +57,7 @@ class report_files {
                         std::make_unique<io::atomic_file>(path, target)});
   }
 
-  /// page: a function from the JSON to the text of a page.
+  /// page: a function from the JSON to a page's text.
   template <class Page>
   void write(const json& report, const Page& page) {
     for (auto& file : files_) {
@@ -72,11 +71,11 @@ class report_files {
   }
 
  private:
-  struct one {
+  struct output {
     bool is_page;
     std::unique_ptr<io::atomic_file> file;
   };
-  std::vector<one> files_;
+  std::vector<output> files_;
 };
 
 }  // namespace catmerge::harness

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-/// Reports as JSON: what was merged, how, and what it did to every parameter.
+/// Reports as JSON: the inputs and settings of a merge, and its effect on every parameter.
 namespace catmerge::harness {
 
 using json = nlohmann::ordered_json;
@@ -23,8 +23,8 @@ inline json to_json(const Eigen::MatrixXd& m) {
   return rows;
 }
 
-inline const char* name_of(basis_solver way) {
-  switch (way) {
+inline const char* name_of(basis_solver solver) {
+  switch (solver) {
     case basis_solver::automatic: return "automatic";
     case basis_solver::dense: return "dense";
     case basis_solver::shifts: return "shifts";
@@ -114,7 +114,7 @@ inline json totals(const std::vector<parameter_report>& reports,
   return all;
 }
 
-/// The text of a report's file. (Names of tasks come from the command line: they may be no UTF-8.)
+/// The text of a report's file. (Task names come from the command line and may not be UTF-8.)
 inline std::string text_of(const json& report) {
   return report.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }

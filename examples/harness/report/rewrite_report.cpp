@@ -24,7 +24,7 @@ json row_of(const std::string& text, const std::vector<std::string>& tasks) {
   const auto colon = text.find(':');
   if (colon == std::string::npos || colon == 0) refuse("expected LABEL:TASK=VALUE,...");
   std::vector<double> values(tasks.size());
-  std::vector<bool> given(tasks.size(), false);
+  std::vector<bool> has_value(tasks.size(), false);
   for (std::size_t begin = colon + 1; begin <= text.size();) {
     const std::size_t comma = std::min(text.find(',', begin), text.size());
     const std::string part = text.substr(begin, comma - begin);
@@ -39,13 +39,13 @@ json row_of(const std::string& text, const std::vector<std::string>& tasks) {
     if (digits.empty() || *end != '\0' || !std::isfinite(value))
       refuse("expected a number in '" + part + "'");
     const auto k = static_cast<std::size_t>(task - tasks.begin());
-    if (given[k]) refuse("the task '" + tasks[k] + "' is given twice");
-    given[k] = true;
+    if (has_value[k]) refuse("the task '" + tasks[k] + "' is given twice");
+    has_value[k] = true;
     values[k] = value;
   }
   double sum = 0;
   for (std::size_t k = 0; k < tasks.size(); ++k) {
-    if (!given[k]) refuse("expected a value for the task '" + tasks[k] + "'");
+    if (!has_value[k]) refuse("expected a value for the task '" + tasks[k] + "'");
     sum += values[k];
   }
   return {{"label", text.substr(0, colon)},
@@ -65,7 +65,7 @@ void rewrite_report(const page_request& request) {
   report_files files("--output", request.outputs,
                      request.overwrite ? io::existing::replace : io::existing::refuse);
   const io::mapped_file contents(request.report);
-  // Checked, and then read once more in the order in which it was written.
+  // Checked first, then parsed again to keep the order of keys.
   io::parse_json(io::as_text(contents.bytes()), request.report, "report");
   json report = json::parse(io::as_text(contents.bytes()));
   if (!report.is_object() || !report.contains("parameters") || !report["tasks"].is_array())

@@ -4,10 +4,10 @@
 
 #include <harness/report/page/svg.hpp>
 
-/// Axes: from values to places, and where the labels stand.
+/// Axes: the positions of values and labels.
 namespace catmerge::harness::page {
 
-/// The smallest and the largest of the finite values that were added; 0 and 1 before the first.
+/// The smallest and the largest of the added finite values; 0 and 1 before the first.
 struct range {
   double low = 0, high = 1;
   bool empty = true;
@@ -20,7 +20,7 @@ struct range {
   }
 };
 
-/// 1, 2 or 5 times a power of ten: the smallest such step that cuts `extent` into at most `most`.
+/// The smallest step of 1, 2 or 5 times a power of ten that cuts `extent` into at most `most`.
 inline double round_step(double extent, int most) {
   const double least = extent / most, power = std::pow(10, std::floor(std::log10(least)));
   for (const double factor : {1.0, 2.0, 5.0})
@@ -28,12 +28,12 @@ inline double round_step(double extent, int most) {
   return 10 * power;
 }
 
-/// An axis between two pixels. Nothing is placed beyond them.
+/// An axis between two pixels; positions are clamped to them.
 class axis {
  public:
   /// Linear; the ends are the outermost values, widened to multiples of a round step.
   axis(range values, double from, double to, int most_ticks) : from_(from), to_(to) {
-    // Beyond these, differences and steps leave what a double can hold.
+    // Beyond these, differences and steps leave the range of a double.
     constexpr double most = 1e300, least = 1e-300;
     values.low = std::clamp(values.low, -most, most);
     values.high = std::clamp(values.high, -most, most);
@@ -97,8 +97,8 @@ class axis {
   std::vector<double> ticks_;
 };
 
-/// Labels under a horizontal axis whose baseline is at y: every one, every second, every fifth and
-/// so on, so that they fit beside one another; none beyond 0 or `width`.
+/// Labels under a horizontal axis with its baseline at y: every one, every second, every fifth and
+/// so on, so that they do not overlap; none beyond 0 or `width`.
 inline void label_below(drawing& d, const std::vector<double>& places,
                         const std::vector<std::string>& labels, double y, double width) {
   const auto size = [&](std::size_t i) { return text_width(labels[i], font_size); };

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-/// Where a parameter stands in a network, by its name alone.
+/// The place of a parameter in a network, by its name alone.
 namespace catmerge::harness::page {
 
 namespace detail {
@@ -20,9 +20,9 @@ inline bool is_digit(char c) {
 
 }  // namespace detail
 
-/// "model.layers.11.attn.q.weight" is the parameter "attn.q.weight" of block "model.layers.11" of
-/// the blocks "model.layers.#". Blocks may have two numbers ("layer3.0" of "layer#.#"). A name
-/// without a component that is a number has no block.
+/// "model.layers.11.attn.q.weight" is the parameter "attn.q.weight" of block "model.layers.11" in
+/// the family "model.layers.#". Blocks may have two numbers ("layer3.0" of "layer#.#"). A name
+/// without a numeric component has no block.
 struct block_name {
   block_name() = default;
 
@@ -58,7 +58,7 @@ struct block_name {
   std::string number;  ///< "11", "3.0"
 };
 
-/// The order of names in which "layers.2" comes before "layers.10".
+/// The order of names with "layers.2" before "layers.10".
 inline bool natural_less(std::string_view a, std::string_view b) {
   std::size_t i = 0, j = 0;
   while (i < a.size() && j < b.size()) {
@@ -80,7 +80,7 @@ inline bool natural_less(std::string_view a, std::string_view b) {
   return a.size() - i < b.size() - j;
 }
 
-/// The blocks of a network that are numbered together, in their order.
+/// The blocks of one family, in their order.
 struct block_list {
   std::string family;
   std::vector<std::string> blocks;
@@ -92,7 +92,7 @@ struct block_list {
   }
 };
 
-/// All lists of two and more blocks among these names, in the order of their first appearance.
+/// All families of two and more blocks among these names, in the order of their first appearance.
 inline std::vector<block_list> block_lists(const std::vector<block_name>& names) {
   std::vector<std::string> families;
   std::map<std::string, std::map<std::string, std::string>> found;

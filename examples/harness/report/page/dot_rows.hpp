@@ -4,7 +4,7 @@
 
 #include <harness/report/page/axis.hpp>
 
-/// One row per thing that is compared, with dots on a common axis.
+/// A row per compared item, with dots on a common axis.
 namespace catmerge::harness::page {
 
 struct dot {
@@ -17,16 +17,16 @@ struct dot {
 struct dot_row {
   std::string label;
   std::vector<dot> dots;
-  std::string number;  ///< stands at the right end
+  std::string number;  ///< at the right end
 };
 
 struct dot_rows {
   std::vector<dot_row> rows;
-  std::string label;       ///< of the drawing, for those who cannot see it
+  std::string label;       ///< of the drawing, for screen readers
   bool from_zero = false;  ///< the axis begins at zero
-  bool joined = false;     ///< the first and the last dot of a row are joined by a line
+  bool joined = false;     ///< a line joins the first and the last dot of a row
   double reference = std::numeric_limits<double>::quiet_NaN();  ///< a line across all rows
-  double lanes = 1;  ///< dots of one row stand below one another, in so many lanes
+  double lanes = 1;  ///< dots of one row lie below one another, in so many lanes
 };
 
 inline std::string draw(const dot_rows& chart) {

@@ -12,7 +12,7 @@ namespace catmerge::harness {
 
 namespace page {
 
-/// A mean and how far it spreads.
+/// A mean and its spread.
 struct measured_value {
   measured_value() = default;
   explicit measured_value(const json& j)
@@ -27,12 +27,12 @@ struct measured_value {
   double mean = unknown, spread = unknown;
 };
 
-/// What a method or a curve is called.
+/// The name of a method or a curve.
 inline std::string label_of(const json& j) {
   return display_name(text(member(j, "label")), 60);
 }
 
-/// The tasks as headings of columns.
+/// Column headings: the tasks.
 inline std::vector<std::string> columns_of(const json& results) {
   return task_headings(task_names(results), texts(member(results, "metrics")));
 }
@@ -132,7 +132,7 @@ inline std::string tip(const json& curve, const json& p) {
          (used.empty() ? "" : " (" + used + ")");
 }
 
-/// Named positions: a row each, in which every curve has its lane.
+/// Named positions: a row each, with a lane per curve.
 inline std::string draw_names(const json& curves, const std::string& label) {
   dot_rows chart;
   chart.label = label;
@@ -176,7 +176,8 @@ inline std::string draw_numbers(const json& curves, const std::string& label, bo
   return draw(chart);
 }
 
-/// How many points a figure cannot show: no number, or not positive on a logarithmic axis.
+/// The number of points that a figure cannot show: no number, or not positive on a logarithmic
+/// axis.
 inline std::size_t not_drawn(const json& curves, const std::string& scale) {
   std::size_t count = 0;
   for (const auto& curve : curves)
@@ -257,7 +258,7 @@ inline std::string experiment_header(const json& results) {
 
 }  // namespace page
 
-/// The page about a set of experiments: one HTML document that needs no other file. `results` holds
+/// The page about a set of experiments: one self-contained HTML document. `results` holds
 /// "studies", an array of tables of methods ("type": "table") and of curves ("type": "curves").
 inline std::string experiment_page(const json& results) {
   using namespace page;

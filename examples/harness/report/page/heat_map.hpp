@@ -12,32 +12,32 @@ namespace catmerge::harness::page {
 struct heat_map {
   std::vector<std::string> rows, columns;
   grid values;
-  double top = 1;  ///< the value of the strongest colour; 0 has none
+  double top = 1;  ///< the value of the strongest colour; 0 has no colour
   std::string label;
-  std::function<std::string(double)> shown;                  ///< a number as cells write it
-  std::function<std::string(std::size_t, std::size_t)> tip;  ///< what precedes it in the tip
+  std::function<std::string(double)> shown;                  ///< a number in its cell
+  std::function<std::string(std::size_t, std::size_t)> tip;  ///< the beginning of a cell's tip
   std::function<std::string(double)> precise = [](double v) {
     return page::shown(v);
   };                          ///< in tips
-  bool own_diagonal = false;  ///< the diagonal says nothing: it is outlined
+  bool own_diagonal = false;  ///< the diagonal has no meaning: it is outlined
 };
 
 namespace detail {
 
-/// How much of the colour a value gets: 0 to 1, and 0 for what is not known.
+/// The strength of a value's colour: 0 to 1, and 0 for unknown ones.
 inline double shade(double value, double top) {
   if (!std::isfinite(value) || !(top > 0)) return 0;
   return std::min(1.0, std::abs(value) / top);
 }
 
-/// The class of a number on its cell: the colour below decides which ink can be read. By the
-/// contrast of WCAG 2 the page's own ink is the better one up to 0.7 on light pages and up to 0.5
-/// on dark ones; `half` is between.
+/// The class of a number in its cell: the colour below decides the ink. By the contrast of WCAG 2
+/// the page's own ink is better up to 0.7 on light pages and up to 0.5 on dark ones; `half` is
+/// between.
 inline const char* ink(double shade) {
   return shade > 0.7 ? "on" : shade > 0.5 ? "half" : "off";
 }
 
-/// Where things stand.
+/// The positions of a heat map's parts.
 struct heat_map_layout {
   explicit heat_map_layout(const heat_map& map) {
     double widest = 0, tallest = 0;
@@ -57,19 +57,19 @@ struct heat_map_layout {
 
   double left, head;          ///< room for the names of rows, and of columns
   double width, height, gap;  ///< of cells
-  bool upright;               ///< names of columns, unless all of them fit across
-  bool numbers;               ///< one that does not fit its cell leaves all of them to the tips
+  bool upright;               ///< column names, unless all of them fit across
+  bool numbers;               ///< if one does not fit its cell, all are only in the tips
 };
 
 }  // namespace detail
 
-/// Whether there is room for the numbers.
+/// True if the numbers fit their cells.
 inline bool shows_numbers(const heat_map& map) {
   return detail::heat_map_layout(map).numbers;
 }
 
 /// A heat map: a cell per value, coloured by its size (negative ones in another hue), with its
-/// number where there is room, and a tip that tells it in any case.
+/// number if there is room, and in its tip.
 inline std::string draw(const heat_map& map) {
   const std::size_t rows = map.rows.size(), columns = map.columns.size();
   if (rows == 0 || columns == 0) return {};
@@ -112,7 +112,7 @@ inline std::string draw(const heat_map& map) {
   return std::move(d).finish();
 }
 
-/// The scale of heat maps: from none to the strongest colour.
+/// The colour scale of heat maps.
 inline std::string draw_scale(const std::string& least, const std::string& most) {
   constexpr int steps = 20;
   const double before = text_width(least, font_size) + 4, bar = 120;

@@ -5,8 +5,8 @@
 #include <harness/report/page/style.hpp>
 #include <harness/report/page/svg.hpp>
 
-/// The parts that pages are made of. Arguments called `html` are put in as they are, all others are
-/// text, which is escaped here.
+/// The parts of pages. Arguments called `html` are inserted as they are; all others are text, which
+/// is escaped here.
 namespace catmerge::harness::page {
 
 inline std::string element(const std::string& tag, const std::string& html,
@@ -22,7 +22,7 @@ inline std::string code(const std::string& text) {
   return element("code", escaped(text));
 }
 
-/// A drawing under its name, what it shows, and what belongs to it.
+/// A drawing with its name, caption and further parts.
 inline std::string figure(const std::string& name, const std::string& html,
                           const std::string& caption, const std::string& more_html = "") {
   return element("figure",
@@ -36,7 +36,7 @@ inline std::string figures(const std::string& html) {
   return element("div", "\n" + html, "class=\"figures\"") + "\n";
 }
 
-/// A small figure among many of its kind; the second line of its name may be empty.
+/// A small figure among many; the second line of its name may be empty.
 inline std::string panel(const std::string& name, const std::string& second,
                          const std::string& html) {
   const std::string more = second.empty() ? "" : element("span", escaped(second));
@@ -47,7 +47,7 @@ inline std::string panels(const std::string& html) {
   return element("div", "\n" + html, "class=\"panels\"") + "\n";
 }
 
-/// A figure and a table: side by side where there is room.
+/// A figure and a table: side by side if there is room.
 inline std::string beside(const std::string& figure_html, const std::string& table_html) {
   return element("div", "\n" + figure_html + element("div", "\n" + table_html) + "\n",
                  "class=\"beside\"") +
@@ -60,7 +60,7 @@ inline std::string details(const std::string& summary, const std::string& html, 
          "\n";
 }
 
-/// What marks and lines mean: pairs of classes and shape, and a text.
+/// The meaning of marks and lines: pairs of classes and shape, and a text.
 struct key_entry {
   std::string classes;
   std::size_t shape;
@@ -78,10 +78,10 @@ inline std::string key(const std::vector<key_entry>& entries) {
   return element("ul", html, "class=\"key\"") + "\n";
 }
 
-/// What is known of a run, in two lines each.
+/// The facts of a run, in two lines each.
 class facts {
  public:
-  /// Left out if there is nothing to tell.
+  /// Adds a fact, unless `value` is empty.
   void add(const std::string& name, const std::string& value) {
     if (!value.empty())
       html_ += element("div", element("dt", escaped(name)) + element("dd", escaped(value))) + "\n";
@@ -94,7 +94,7 @@ class facts {
   std::string html_;
 };
 
-/// A table, which scrolls inside its own box where it is wider than the page.
+/// A table. It scrolls inside its own box if it is wider than the page.
 class html_table {
  public:
   explicit html_table(std::string label) : label_(std::move(label)) {}
@@ -115,7 +115,7 @@ class html_table {
   void wide_cell(const std::string& text) {
     body_ += element("td", escaped(text), "class=\"wrap\"");
   }
-  /// A number and how far it spreads, on so much (0 to 1) of the page's tint.
+  /// A number and its spread on the page's tint, with a strength of 0 to 1.
   void number_cell(const std::string& number, const std::string& spread, double tint) {
     const std::string background =
         tint > 0 ? "style=\"background:rgba(var(--tint)," + fixed(0.3 * tint, 2) + ")\"" : "";
@@ -140,7 +140,7 @@ class html_table {
   std::string label_, head_, body_;
 };
 
-/// Sections with their headings, and the list of them.
+/// Sections with their headings, and the table of contents.
 class sections {
  public:
   void add(const std::string& id, const std::string& title, const std::string& html) {

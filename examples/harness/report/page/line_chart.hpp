@@ -20,12 +20,12 @@ struct series {
 
 struct line_chart {
   std::vector<series> lines;
-  std::string label;  ///< of the drawing, for those who cannot see it
+  std::string label;  ///< of the drawing, for screen readers
   double width = figure_width, height = 220;
-  range y;                         ///< what the axis has to show beside the points
+  range y;                         ///< values that the axis includes, besides the points
   bool logarithmic = false;        ///< the horizontal axis
-  std::vector<std::string> names;  ///< what stands below x = 0, 1, ...; none: the numbers
-  double apart = 0;                ///< points of different lines at one x: so many pixels
+  std::vector<std::string> names;  ///< labels below x = 0, 1, ...; none: the numbers
+  double apart = 0;                ///< pixels between points of different lines at one x
 };
 
 namespace detail {
@@ -74,7 +74,7 @@ inline std::string draw(const line_chart& chart) {
     }
   label_below(d, places, labels, chart.height - 5, chart.width);
 
-  // Marks of many points would run into one another.
+  // Marks of many points would overlap.
   std::size_t most = 0;
   for (const auto& line : chart.lines) most = std::max(most, line.points.size());
   const double radius = !small ? 3.5 : most > 12 ? 1.6 : 2.5;

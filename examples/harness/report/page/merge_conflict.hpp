@@ -23,13 +23,13 @@ inline std::string count_of(const parameters& list) {
                                               : kind);
 }
 
-/// Text that begins a heading.
+/// The text with a capital at its beginning.
 inline std::string capital(std::string s) {
   if (!s.empty() && s[0] >= 'a' && s[0] <= 'z') s[0] = static_cast<char>(s[0] - 'a' + 'A');
   return s;
 }
 
-/// The numbers of a heat map whose cells are too small for them.
+/// A table of a heat map's numbers that do not fit their cells.
 inline std::string numbers_of(const heat_map& map) {
   html_table table(map.label);
   std::vector<std::string> head = {""};
@@ -45,13 +45,13 @@ inline std::string numbers_of(const heat_map& map) {
   return details("The numbers of this figure", table.html());
 }
 
-/// A heat map as a figure, its numbers below where cells have no room for them.
+/// A heat map as a figure, with a table of numbers if the cells have no room for them.
 inline std::string map_figure(const std::string& name, const heat_map& map,
                               const std::string& scale, const std::string& caption) {
   return figure(name, draw(map) + scale, caption, shows_numbers(map) ? "" : numbers_of(map));
 }
 
-/// Tasks against tasks.
+/// A heat map of tasks against tasks.
 inline heat_map task_map(const merge_data& data, grid values, double top, std::string label) {
   heat_map map;
   map.rows = map.columns = data.tasks;
@@ -79,7 +79,7 @@ inline double largest(const grid& g) {
 
 }  // namespace detail
 
-/// Conflict before and after, and what went, for one kind of parameters.
+/// Conflict before and after, and the share removed, for one kind of parameters.
 inline std::string conflict_maps(const merge_data& data, const std::string& kind) {
   const parameters list = data.measured(kind);
   const std::size_t n = data.tasks.size();
@@ -100,18 +100,18 @@ inline std::string conflict_maps(const merge_data& data, const std::string& kind
   auto maps = map_figure(
       "Before the trim", task_map(data, before, top, "Conflict before the trim, " + plural(kind)),
       scale,
-      "Row: whose features are disturbed. Column: by whose task vector. The number is that "
-      "vector\u2019s squared shift of these features over the squared shift by the row\u2019s own "
-      "vector, over " +
+      "Row: the task with disturbed features. Column: the task of the disturbing vector. The "
+      "number is that vector\u2019s squared shift of these features over the squared shift by the "
+      "row\u2019s own vector, over " +
           over +
-          ", each counting alike. 1: as much as its own. Look for strong columns "
+          ", with equal weights. 1: as much as its own. Look for strong columns "
           "(tasks that disturb all others) and strong rows (tasks that suffer)." +
           own_line);
   maps += map_figure(
       "After the trim", task_map(data, after, top, "Conflict after the trim, " + plural(kind)),
       scale,
       "The same for the trimmed vectors that were summed, on the same scale, over the same "
-      "(untrimmed) own shifts: a cell that is fainter than before is conflict that is gone.");
+      "(untrimmed) own shifts: a cell that is fainter than before shows removed conflict.");
   const double removed_top = std::max(0.01, detail::largest(removed));
   heat_map share =
       task_map(data, removed, removed_top, "Share of conflict removed, " + plural(kind));
@@ -176,7 +176,7 @@ inline std::string draw(const layer_panel& panel, const block_list& blocks, doub
   return page::draw(chart);
 }
 
-/// Panels on one axis; one whose own top is above three times the median has its own.
+/// Panels on one axis; a panel with a top above three times the median has its own.
 inline std::string draw(const std::vector<layer_panel>& list, const block_list& blocks) {
   std::vector<double> tops;
   for (const auto& panel : list) tops.push_back(panel.top());
@@ -237,7 +237,7 @@ inline std::vector<layer_panel> panels_by_task(const merge_data& data, const blo
 
 }  // namespace detail
 
-/// How many panels of one kind a page draws; the tables hold the rest.
+/// The number of panels of one kind on a page; the tables hold the rest.
 inline constexpr std::size_t most_panels = 24;
 
 inline std::string layers_section(const merge_data& data) {
@@ -277,10 +277,11 @@ inline std::string layers_section(const merge_data& data) {
              "From the input of the network (left) to its output (right), by the number of the "
              "block. Each point of the first panels is one parameter: the mean squared shift of a "
              "task\u2019s features by another task\u2019s vector, over that by the own vector. In "
-             "the panels of tasks it is what one of the others does to this task on average, over "
-             "the parameters of the block. Look for blocks where the lines rise, and where the "
-             "trim opens a gap between them. Panels of one figure share their axis, but one that "
-             "is more than three times as high as the median has its own.") +
+             "the panels of tasks it is the mean over the other tasks and the parameters of the "
+             "block. Look for blocks where the lines rise, and where the trim opens a gap between "
+             "them. "
+             "Panels of one figure share their axis, but one that is more than three times as high "
+             "as the median has its own.") +
          key({{"before", 0, "before the trim"}, {"after", 0, "after the trim"}}) + html;
 }
 

@@ -6,10 +6,11 @@
 #include <harness/report/page/text.hpp>
 #include <harness/report/page/values.hpp>
 
-/// A merge's report as the page uses it: what is absent or of another type is empty or `unknown`.
+/// A merge's report as the page needs it. Absent values and values of another type are empty or
+/// `unknown`.
 namespace catmerge::harness::page {
 
-/// What was taken away to protect one task.
+/// The removal that protects one task.
 struct removal {
   std::size_t task = 0;
   std::size_t count = 0;            ///< directions, or coordinates of scales and shifts
@@ -21,7 +22,7 @@ struct parameter {
   std::string name, kind;
   block_name place;
   bool trimmed = false, missing_statistics = false, fallback = false;
-  std::string merged_by;  ///< in words; empty in reports of before
+  std::string merged_by;  ///< in words; empty in older reports
   grid before, after;     ///< entry (k, i): ||X_k T_i||^2, and of the trimmed vector
   grid overlap;
   std::vector<double> deviation, norm, energy_removed, drift, drift_scale;
@@ -29,21 +30,21 @@ struct parameter {
   std::vector<std::string> emptied;
   std::size_t unknown_numbers = 0;
 
-  /// The mean over the tasks of ||X_k T_k||^2: what this parameter's numbers are divided by before
-  /// they meet those of others. Not positive where there is nothing to divide by.
-  double own() const {
+  /// The mean over the tasks of ||X_k T_k||^2, which divides this parameter's numbers before they
+  /// are summed with those of others. Not positive if it is unknown.
+  double own_shift() const {
     double sum = 0;
     for (std::size_t k = 0; k < before.rows; ++k) sum += before(k, k);
     return before.rows == 0 ? 0 : sum / static_cast<double>(before.rows);
   }
 
-  /// Whether all conflicts are known, so that sums over parameters may hold them.
+  /// True if all conflicts are known, so that sums over parameters may include them.
   bool measured() const {
     const auto known = [](const grid& g) {
       return !g.empty() && std::all_of(g.values.begin(), g.values.end(),
                                        [](double v) { return std::isfinite(v); });
     };
-    return known(before) && known(after) && own() > 0;
+    return known(before) && known(after) && own_shift() > 0;
   }
 };
 
@@ -66,7 +67,7 @@ struct merge_data {
     return list;
   }
 
-  /// Those of a kind whose conflicts are known.
+  /// The parameters of a kind with known conflicts.
   parameters measured(const std::string& kind) const {
     return chosen([&](const parameter& p) { return p.kind == kind && p.measured(); });
   }

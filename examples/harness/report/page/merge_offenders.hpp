@@ -7,10 +7,10 @@
 #include <harness/report/page/merge_conflict.hpp>
 #include <harness/report/page/spectrum.hpp>
 
-/// A merge's page: single parameters, those with most conflict first, and their spectra.
+/// The parameters of a merge with most conflict, and their spectra.
 namespace catmerge::harness::page {
 
-/// A pair of tasks, and how far the one's vector moves the other's features.
+/// A pair of tasks, and the shift of one's features by the other's vector.
 struct worst_pair {
   std::size_t disturbed = 0, disturber = 0;
   double conflict = unknown;  ///< over the shift by the disturbed task's own vector
@@ -28,7 +28,7 @@ inline worst_pair find_worst(const parameter& p, moment when) {
   return worst;
 }
 
-/// One parameter in one row of a table.
+/// A table row for one parameter.
 struct offender {
   const parameter* p = nullptr;
   double before = unknown, after = unknown;
@@ -50,7 +50,7 @@ inline bool removed_more(const offender& a, const offender& b) {
 
 namespace detail {
 
-/// "4", or from the least to the most where tasks differ; a dash where nothing is known.
+/// "4", or a range from the least to the most if tasks differ; a dash if nothing is known.
 inline std::string removed_counts(const parameter& p) {
   if (p.removed.empty()) return dash;
   std::size_t least = p.removed.front().count, most = least;
@@ -99,7 +99,7 @@ inline void add_row(html_table& table, const merge_data& data, const offender& o
 
 }  // namespace detail
 
-/// How many parameters the tables of offenders hold, and how many have their spectra drawn.
+/// The number of parameters in the tables of offenders, and of spectra.
 inline constexpr std::size_t most_offenders = 10, most_spectra = 12;
 
 inline std::string offender_table(const merge_data& data, std::vector<offender> list,
@@ -116,7 +116,7 @@ inline std::string offenders_section(const merge_data& data) {
   for (const std::string kind : {"linear", "scale", "shift"}) {
     auto list = offenders(data, kind);
     if (list.empty()) continue;
-    // What is equal stays in the order of the report.
+    // Equal parameters stay in the order of the report.
     std::stable_sort(list.begin(), list.end(),
                      [](const auto& a, const auto& b) { return a.after > b.after; });
     const std::string left = ", most conflict left", removed = ", most conflict removed";
@@ -134,9 +134,8 @@ inline std::string offenders_section(const merge_data& data) {
              "how many directions (linear weights) or coordinates (scales and shifts) were taken "
              "from the others to protect one task. Energy removed: the share of a task "
              "vector\u2019s squared norm that the trim took, for the task that lost most. Worst "
-             "pair: whose vector moves whose features most, over the shift by the latter\u2019s "
-             "own "
-             "vector.") +
+             "pair: the disturbing and the disturbed task of the largest conflict, over the shift "
+             "by the disturbed task\u2019s own vector.") +
          html + (rest.empty() ? "" : details("The same for the other kinds of parameters", rest));
 }
 
@@ -144,7 +143,7 @@ inline std::string offenders_section(const merge_data& data) {
 
 namespace detail {
 
-/// The removal of the largest leading eigenvalue: whom the parameter had to be trimmed for most.
+/// The removal with the largest leading eigenvalue: that of the task that needed the trim most.
 inline const removal* leading_removal(const parameter& p) {
   const removal* leading = nullptr;
   double most = 0;
@@ -178,13 +177,12 @@ inline std::string spectra_section(const merge_data& data) {
   }
   if (html.empty()) return {};
   std::string intro =
-      "The largest eigenvalues of G\u2096, in descending order, for the linear weights where most "
-      "conflict was removed, and there for the task with the largest. An eigenvalue is what "
-      "removing its direction from all other vectors spares task k, minus lambda times what it "
-      "costs the others (Eq. 8). Blue bars were removed, grey ones were kept; the dashed line is "
-      "the cut. A cut at a "
-      "cliff takes the few directions that matter; tall bars to the right of it say that a larger "
-      "rank would remove more.";
+      "The largest eigenvalues of G\u2096, in descending order, for the linear weights with most "
+      "conflict removed, each for the task with the largest. An eigenvalue weighs "
+      "the removal of its direction from all other vectors: the gain of task k minus lambda times "
+      "the loss of the others (Eq. 8). Blue bars were removed, grey ones were kept; the dashed "
+      "line is the cut. A cut at a cliff takes the few directions that matter; tall bars to the "
+      "right of it say that a larger rank would remove more.";
   if (without == drawn)
     intro +=
         " This report holds the removed ones only: what lies to the right of the cut is not known.";
@@ -195,7 +193,7 @@ inline std::string spectra_section(const merge_data& data) {
 
 // ---------------------------------------------------------------- all parameters
 
-/// What a network of this many parameters makes of the table of all of them is some 300 kB.
+/// The table of all parameters takes some 300 kB at this size.
 inline constexpr std::size_t most_rows = 1000;
 
 inline std::string all_parameters(const merge_data& data) {

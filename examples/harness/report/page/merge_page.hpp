@@ -16,7 +16,7 @@ namespace page {
 inline std::string method_of(const merge_data& data) {
   const std::string label = text(member(member(*data.report, "catmerge"), "label"));
   if (!label.empty()) return display_name(label, 60);
-  // "ties:density=0.1": the settings stand in the list of settings.
+  // The list of settings holds the settings of "ties:density=0.1".
   const std::string whole = text(member(data.settings(), "method"));
   const std::string name = whole.substr(0, whole.find(':'));
   return name.empty() ? "a method that the report does not name" : display_name(name, 60);
@@ -48,7 +48,7 @@ inline std::string merge_header(const merge_data& data) {
 /// The merge in a few sentences.
 inline std::string summary(const merge_data& data) {
   const std::string kind = leading_kind(data);
-  std::string said;
+  std::string sentences;
   if (!kind.empty() && data.tasks.size() > 1) {
     const parameters list = data.measured(kind);
     const double before = conflict_level(list, data.tasks.size(), moment::before),
@@ -58,54 +58,58 @@ inline std::string summary(const merge_data& data) {
       const double lost = relative_deviation(list, k);
       if (std::isfinite(lost) && !(lost <= worst)) worst = lost;
     }
-    said = "In the " + plural(kind) +
-           ", the task vector of another task shifted a task\u2019s features " + ratio(before) +
-           " times as much as that task\u2019s own vector did (squared, mean over pairs of tasks); "
-           "after the trim " +
-           ratio(after) + " times: " + percent(share_removed(before, after)) +
-           " of the conflict was removed. ";
+    sentences =
+        "In the " + plural(kind) +
+        ", the task vector of another task shifted a task\u2019s features " + ratio(before) +
+        " times as much as that task\u2019s own vector did (squared, mean over pairs of tasks); "
+        "after the trim " +
+        ratio(after) + " times: " + percent(share_removed(before, after)) +
+        " of the conflict was removed. ";
     if (std::isfinite(worst))
-      said +=
+      sentences +=
           "In exchange, the task that lost most gave up " + percent(worst) + " of its own shift. ";
   }
   const parameters drifting = with_drift(data);
   if (!drifting.empty()) {
     double sum = 0;
     for (std::size_t k = 0; k < data.tasks.size(); ++k) sum += relative_drift(drifting, k);
-    said += "The merged network\u2019s layers are " +
-            shown(sum / static_cast<double>(data.tasks.size()), 2) +
-            " times as far from the experts\u2019 as the pretrained network\u2019s are (squared, "
-            "mean over tasks; 0 would be the expert, 1 the pretrained network).";
+    sentences +=
+        "The merged network\u2019s layers are " +
+        shown(sum / static_cast<double>(data.tasks.size()), 2) +
+        " times as far from the experts\u2019 as the pretrained network\u2019s are (squared, "
+        "mean over tasks; 0 would be the expert, 1 the pretrained network).";
   }
-  return said.empty() ? "" : paragraph(said, "lead");
+  return sentences.empty() ? "" : paragraph(sentences, "lead");
 }
 
 inline std::string notation(bool conflict) {
   std::string symbols =
       "Notation. \u03B8: the merged weights; \u03B8\u2096: those of expert k; T\u2096: task "
-      "k\u2019s vector, \u03B8\u2096 minus the pretrained weights. X\u2096: what enters a "
+      "k\u2019s vector, \u03B8\u2096 minus the pretrained weights. X\u2096: the inputs of a "
       "parameter when a few samples of task k run through the network. "
-      "\u2016X\u2096T\u2096\u1D40\u2016\u00B2 is how far the vector moves the features of its "
-      "own task, squared.";
+      "\u2016X\u2096T\u2096\u1D40\u2016\u00B2 is the squared shift of its own task\u2019s "
+      "features by the vector.";
   if (conflict)
     symbols +=
         " T\u1D62\u2032: a vector after the trim. Conflict is \u2016X\u2096T\u1D62\u1D40\u2016"
-        "\u00B2 for i other than k, what other vectors do to the features of task k (Eq. 8 of Sun "
-        "et al., CAT Merging, ICML 2025); it leaves out alpha, which scales all of it alike.";
+        "\u00B2 for i other than k, the squared shift of task k\u2019s features by other vectors "
+        "(Eq. 8 of Sun et al., CAT Merging, ICML 2025); it leaves out alpha, which scales all of "
+        "it "
+        "alike.";
   return element(
              "div",
              paragraph(symbols) +
                  paragraph(
                      "Layers differ in the size of their features by orders of magnitude. Wherever "
                      "several parameters share a number, each was first divided by its own mean of "
-                     "\u2016X\u2096T\u2096\u1D40\u2016\u00B2 over the tasks, so that each counts "
-                     "alike and none drowns the others."),
+                     "\u2016X\u2096T\u2096\u1D40\u2016\u00B2 over the tasks, so that all have "
+                     "equal weights."),
              "class=\"notation\"") +
          "\n";
 }
 
-/// What the page cannot show, and why.
-inline std::string what_is_missing(const merge_data& data, bool conflict, bool drift) {
+/// The parts that the page cannot show, and the reasons.
+inline std::string missing_parts(const merge_data& data, bool conflict, bool drift) {
   const std::string method = method_of(data);
   const bool any_trimmed =
       std::any_of(data.all.begin(), data.all.end(), [](const parameter& p) { return p.trimmed; });
@@ -119,19 +123,19 @@ inline std::string what_is_missing(const merge_data& data, bool conflict, bool d
                   "directions, masks or eigenvalues to show.");
   else if (!conflict)
     html += paragraph(
-        "The report holds no conflicts: they are measured where a report is asked "
-        "for, from samples or features.");
+        "The report holds no conflicts: merge measures them from samples or features "
+        "for a report.");
   if (!drift)
     html += paragraph(
-        "How far the merged network\u2019s features are from the experts\u2019 is not in the "
-        "report: that needs the inputs of the layers, from samples or features.");
+        "The distance of the merged network\u2019s features from the experts\u2019 is not in the "
+        "report: it needs the inputs of the layers, from samples or features.");
   return html;
 }
 
 }  // namespace page
 
-/// The page about a merge, from its report as merge writes it (report.hpp): one HTML document that
-/// needs no other file. Keys that are absent leave out what they would show.
+/// The page about a merge, from the JSON report of `merge` (report_json.hpp): one self-contained
+/// HTML document. Sections with absent keys are left out.
 inline std::string merge_page(const json& report) {
   using namespace page;
   const merge_data data = read_merge(report);
@@ -149,11 +153,11 @@ inline std::string merge_page(const json& report) {
     add("layers", "Conflict over the layers", layers_section(data));
     add("parameters", "Parameters that stand out", offenders_section(data));
     add("spectra", "What was cut", spectra_section(data));
-    add("overlap", "Overlap of what was removed", overlap_section(data));
+    add("overlap", "Overlap of the removals", overlap_section(data));
   }
   add("drift", "Drift from the experts", drift_section(data));
   add("norms", "Norms", norms_section(data));
-  add("missing", "What this page does not show", what_is_missing(data, conflict, drift));
+  add("missing", "Not on this page", missing_parts(data, conflict, drift));
   add("all", "All parameters", all_parameters(data));
 
   const std::string title =

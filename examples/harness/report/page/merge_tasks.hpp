@@ -6,17 +6,17 @@
 #include <harness/report/page/merge_conflict.hpp>
 #include <harness/report/page/run_facts.hpp>
 
-/// A merge's page: task by task, what it suffers, what it loses, how far the result is from it.
+/// A merge task by task: its conflict, its loss, the distance of the result from it.
 namespace catmerge::harness::page {
 
-/// The kind whose numbers stand for the merge: linear weights if there are any.
+/// The kind of the page's headline numbers: linear weights if there are any.
 inline std::string leading_kind(const merge_data& data) {
   for (const char* kind : {"linear", "scale", "shift"})
     if (!data.measured(kind).empty()) return kind;
   return {};
 }
 
-/// The parameters whose drift stands for the merge: those of the first kind that has any.
+/// The parameters of the page's drift: those of the first kind that has any.
 inline parameters with_drift(const merge_data& data) {
   for (const std::string kind : {"linear", "scale", "shift", "other"}) {
     auto list = data.chosen([&](const parameter& p) { return p.kind == kind && has_drift(p); });
@@ -102,15 +102,15 @@ inline std::string tasks_section(const merge_data& data) {
     if (!drifting.empty()) table.cell(shown(relative_drift(drifting, k)));
     table.end_row();
   }
-  const std::string over = "over " + count_of(list) + ", each counting alike";
+  const std::string over = "over " + count_of(list) + ", with equal weights";
   const std::string gain = figure(
-      "What the others do to each task",
+      "Conflict that each task suffers",
       draw(conflict) + key({{"before", 0, "before the trim"}, {"after", 0, "after the trim"}}),
       "Mean squared shift of the task\u2019s features by one other task\u2019s vector, over that "
       "by its own vector, " +
           over + ". The further a line reaches to the left, the more the trim protects that task.");
   const std::string price = figure(
-      "What each task loses (percent)", draw(deviation),
+      "Loss of each task (percent)", draw(deviation),
       "Deviation: the squared shift of the task\u2019s own features by what was trimmed from its "
       "own vector, in percent of that by the whole vector, " +
           over +
@@ -122,7 +122,7 @@ inline std::string tasks_section(const merge_data& data) {
                    "small");
 }
 
-// ---------------------------------------------------------------- norms and what was taken
+// ---------------------------------------------------------------- norms and losses
 
 inline std::string norms_section(const merge_data& data) {
   const auto list = data.chosen([&](const parameter& p) {
@@ -131,15 +131,15 @@ inline std::string norms_section(const merge_data& data) {
   std::string html = map_over_blocks(
       data, list, "Norm of the task vectors",
       "How far fine-tuning went in each block: the Frobenius norm of each task\u2019s vector over "
-      "the parameters of the block, as it was before the trim. A task whose row is much stronger "
-      "than the others outweighs them in the sum.",
+      "the parameters of the block, as it was before the trim. A task with a much stronger row "
+      "outweighs the others in the sum.",
       [](const parameters& p, std::size_t k) { return total_norm(p, k); },
       [](double v) { return page::shown(v, 2); });
   html += map_over_blocks(
       data, list, "Energy removed",
       "The share of each task vector\u2019s squared norm that the trim took in each block, before "
-      "any rescaling. Strong cells are where the vectors that are summed differ most from those "
-      "that were trained.",
+      "any rescaling. In blocks with strong cells the summed vectors differ most from the "
+      "trained ones.",
       [](const parameters& p, std::size_t k) { return total_energy_removed(p, k); },
       [](double v) { return percent(v); });
   return html.empty() ? "" : figures(html);
@@ -156,7 +156,7 @@ inline std::string overlap_section(const merge_data& data) {
                      [](double v) { return std::isfinite(v); }))
       continue;
     const bool linear = kind == "linear";
-    heat_map map = task_map(data, overlap, 1, "Overlap of what is removed, " + plural(kind));
+    heat_map map = task_map(data, overlap, 1, "Overlap of the removals, " + plural(kind));
     map.tip = [&](std::size_t k, std::size_t l) {
       return "protecting " + data.tasks[k] + " and " + data.tasks[l];
     };
@@ -201,7 +201,7 @@ inline std::string drift_section(const merge_data& data) {
              "\u2016X\u2096(\u03B8 \u2212 \u03B8\u2096)\u1D40\u2016\u00B2 over "
              "\u2016X\u2096T\u2096\u1D40\u2016\u00B2, over " +
                  count_of(list) +
-                 ", each counting alike. 0: the features of expert k; 1 (dashed): as far from them "
+                 ", with equal weights. 0: the features of expert k; 1 (dashed): as far from them "
                  "as the pretrained network is. A task beyond 1 is served worse, layer by layer, "
                  "than without merging.") +
       map_over_blocks(

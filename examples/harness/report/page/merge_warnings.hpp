@@ -5,13 +5,13 @@
 #include <harness/report/page/html.hpp>
 #include <harness/report/page/merge_conflict.hpp>
 
-/// A merge's page: what a reader has to know before believing the rest.
+/// Warnings and notes on a merge's page.
 namespace catmerge::harness::page {
 
 namespace detail {
 
 /// Up to ten names.
-inline std::string some(const std::vector<std::string>& names) {
+inline std::string first_names(const std::vector<std::string>& names) {
   std::string text;
   for (std::size_t i = 0; i < std::min<std::size_t>(10, names.size()); ++i)
     text += (i > 0 ? ", " : "") + names[i];
@@ -23,8 +23,8 @@ inline bool any_contains(const std::vector<std::string>& sentences, const char* 
                      [&](const std::string& s) { return s.find(part) != std::string::npos; });
 }
 
-/// How many were asked for, of parameters of a kind, where that is one number.
-inline double count_asked(const merge_data& data, const std::string& kind) {
+/// The number of removals requested for parameters of a kind; unknown if there are several.
+inline double requested_count(const merge_data& data, const std::string& kind) {
   for (const auto& rule : texts(member(data.settings(), "set")))
     if (rule.find("rank=") != std::string::npos) return unknown;
   return number(member(data.settings(), kind == "linear"  ? "rank"
@@ -32,33 +32,34 @@ inline double count_asked(const merge_data& data, const std::string& kind) {
                                                           : "shift_rank"));
 }
 
-/// Where positivity cut the number of directions or coordinates.
+/// A sentence on the removals that were fewer than requested, for lack of positive ones.
 inline std::string cut_sentence(const merge_data& data, const std::string& kind) {
-  const double asked = count_asked(data, kind);
+  const double requested = requested_count(data, kind);
   std::size_t all = 0, fewer = 0, none = 0;
   for (const auto& p : data.all)
     if (p.kind == kind)
       for (const auto& r : p.removed) {
         ++all;
-        if (static_cast<double>(r.count) < asked) ++fewer;
+        if (static_cast<double>(r.count) < requested) ++fewer;
         if (r.count == 0) ++none;
       }
   if (fewer == 0) return {};
   const std::string what = kind == "linear" ? "directions" : "coordinates";
-  return "Of " + plural(kind) + ", fewer than " + fixed(asked, 0) + " " + what +
+  return "Of " + plural(kind) + ", fewer than " + fixed(requested, 0) + " " + what +
          " were removed in " + std::to_string(fewer) + " of " + std::to_string(all) +
          " cases (a parameter and the task that is protected)" +
          (none > 0 ? ", none at all in " + std::to_string(none) : "") + ": " +
          (kind == "shift" ? "they have no more coordinates that differ."
-                          : "only what spares the protected task more than it costs the others, "
-                            "weighed by lambda, is removed (a positive " +
+                          : "only " + what +
+                                " that spare the protected task more than they cost the others, "
+                                "weighed by lambda, are removed (a positive " +
                                 std::string(kind == "linear" ? "eigenvalue" : "score") +
-                                "), and there was no more of it.");
+                                "), and there were no more.");
 }
 
 }  // namespace detail
 
-/// What went wrong, or may have.
+/// Warnings of the merge, and of the page.
 inline std::vector<std::string> warnings_of(const merge_data& data) {
   std::vector<std::string> all = data.warnings;
   std::vector<std::string> missing, emptied, unknown_numbers;
@@ -67,23 +68,23 @@ inline std::vector<std::string> warnings_of(const merge_data& data) {
     for (const auto& task : p.emptied) emptied.push_back(p.name + " of " + task);
     if (p.unknown_numbers > 0) unknown_numbers.push_back(p.name);
   }
-  // The merge itself says the first two in these words.
+  // The merge's own warnings say the first two in these words.
   if (!missing.empty() && !detail::any_contains(data.warnings, "have no features"))
     all.push_back(count(missing.size(), "parameter") +
-                  " had no statistics and could not be trimmed: " + detail::some(missing));
+                  " had no statistics and could not be trimmed: " + detail::first_names(missing));
   if (!emptied.empty() && !detail::any_contains(data.warnings, "trimmed to zero"))
-    all.push_back(
-        count(emptied.size(), "task vector") +
-        " trimmed to zero, which leaves nothing of the task there: " + detail::some(emptied));
+    all.push_back(count(emptied.size(), "task vector") +
+                  " trimmed to zero, which leaves nothing of the task there: " +
+                  detail::first_names(emptied));
   if (!unknown_numbers.empty())
     all.push_back("Numbers that are not finite, or missing, stand in the report of " +
                   count(unknown_numbers.size(), "parameter") +
                   "; figures leave out what they cannot use, and tables show a dash: " +
-                  detail::some(unknown_numbers));
+                  detail::first_names(unknown_numbers));
   return all;
 }
 
-/// Nothing wrong, but easily overlooked.
+/// Notes on facts that are easily overlooked.
 inline std::vector<std::string> notes_of(const merge_data& data) {
   std::vector<std::string> all;
   for (const char* kind : {"linear", "scale", "shift"}) {
@@ -93,7 +94,7 @@ inline std::vector<std::string> notes_of(const merge_data& data) {
   return all;
 }
 
-/// Sentences in a box; nothing for none.
+/// Sentences in a box; empty without sentences.
 inline std::string box(const std::string& title, const std::vector<std::string>& sentences,
                        const std::string& classes) {
   if (sentences.empty()) return {};

@@ -5,7 +5,7 @@
 #include <harness/report/page/html.hpp>
 #include <harness/report/page/values.hpp>
 
-/// What pages of all kinds tell of the run that made them.
+/// The facts of a run that all pages show.
 namespace catmerge::harness::page {
 
 /// "12.3 s", "4 min 5 s", "2 h 3 min".
@@ -24,7 +24,7 @@ inline std::string memory(double bytes) {
   return bytes < 1e9 ? shown(bytes / 1e6) + " MB" : shown(bytes / 1e9) + " GB";
 }
 
-/// A setting's value as a reader writes it.
+/// A setting's value as text.
 inline std::string setting(const json& value) {
   if (value.is_number_float()) return std::isfinite(number(value)) ? shortest(number(value)) : dash;
   if (!value.is_array()) return text(value);
@@ -43,14 +43,14 @@ inline void add_run(facts& f, const json& report) {
   if (!version.empty()) f.add("Made by", "catmerge " + version);
 }
 
-/// The tasks of a report, to be shown.
+/// The names of a report's tasks for a page.
 inline std::vector<std::string> task_names(const json& report) {
   auto names = texts(member(report, "tasks"));
   for (auto& name : names) name = display_name(name);
   return names;
 }
 
-/// Headings for the columns of tasks, with their metrics where these differ from task to task.
+/// Column headings of tasks, with their metrics if these differ from task to task.
 inline std::vector<std::string> task_headings(std::vector<std::string> tasks,
                                               const std::vector<std::string>& metrics) {
   const bool differ = std::any_of(metrics.begin(), metrics.end(),

@@ -4,16 +4,16 @@
 
 #include <harness/report/page/axis.hpp>
 
-/// Eigenvalues and where they are cut.
+/// Eigenvalues, and the cut between removed and kept ones.
 namespace catmerge::harness::page {
 
 struct spectrum {
   std::vector<double> values;  ///< descending
-  std::size_t removed = 0;     ///< how many of them, from the first
-  std::string label;           ///< of the drawing, for those who cannot see it
+  std::size_t removed = 0;     ///< the number of removed ones, from the first
+  std::string label;           ///< of the drawing, for screen readers
 };
 
-/// A bar per eigenvalue, and a line behind the last one that was removed.
+/// A bar per eigenvalue, and a line behind the last removed one.
 inline std::string draw(const spectrum& s) {
   range values;
   values.add(0);

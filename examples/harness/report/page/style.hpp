@@ -7,8 +7,7 @@ namespace catmerge::harness::page {
 
 /// Light and dark by the reader's setting, always light on paper. The colours of series are those
 /// of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers tell apart, made
-/// darker or lighter until they have a contrast of 3 to 1 with the page; shapes tell series apart
-/// as well.
+/// darker or lighter for a contrast of 3 to 1 with the page. Shapes tell series apart as well.
 inline constexpr const char* style = R"css(
 :root {
   color-scheme: light dark;

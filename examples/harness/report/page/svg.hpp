@@ -5,19 +5,19 @@
 #include <harness/report/page/text.hpp>
 #include <vector>
 
-/// Drawings, as SVG inside HTML. Colours are classes of the style sheet (style.hpp), so that one
-/// drawing serves light and dark pages.
+/// Drawings as SVG inside HTML. Colours are classes of the style sheet (style.hpp), so one drawing
+/// serves light and dark pages.
 namespace catmerge::harness::page {
 
-/// All figures are at most this wide, in CSS pixels: they fit telephones without being scaled.
+/// The largest width of a figure in CSS pixels: it fits telephones without scaling.
 inline constexpr double figure_width = 352, panel_width = 168;
 inline constexpr double font_size = 11;
-/// How high a line of text of that size is, in any font that is likely to be taken.
+/// The height of a line of text of that size in any common font.
 inline constexpr double line_height = 14;
 
 enum class anchor { start, middle, end };
 
-/// A drawing of a fixed size with a label for those who cannot see it.
+/// A drawing of a fixed size with a label for screen readers.
 class drawing {
  public:
   drawing(double width, double height, const std::string& label) {
@@ -30,7 +30,7 @@ class drawing {
             classes + "\"/>";
   }
 
-  /// A rectangle; `share` of its class's colour, and a text that is shown where it is pointed at.
+  /// A rectangle with `share` of its class's colour, and a tip.
   void rectangle(double x, double y, double width, double height, const std::string& classes,
                  double share, const std::string& tip) {
     out_ += "<rect" + attributes({{"x", x}, {"y", y}, {"width", width}, {"height", height}}) +
@@ -39,7 +39,7 @@ class drawing {
     out_ += ">" + title(tip) + "</rect>";
   }
 
-  /// A line through points; where one is not finite, it is interrupted.
+  /// A line through points, interrupted at those that are not finite.
   void polyline(const std::vector<std::pair<double, double>>& points, const std::string& classes) {
     std::string path;
     bool open = false;
@@ -83,14 +83,14 @@ class drawing {
     out_ += "<path d=\"" + path + "Z\" class=\"mark " + classes + "\">" + title(tip) + "</path>";
   }
 
-  /// Text whose baseline is at y; tips say in full what is shortened.
+  /// Text with its baseline at y; the tip holds the full text of a shortened one.
   void write(double x, double y, const std::string& text, anchor where = anchor::start,
              const std::string& classes = "", const std::string& tip = "") {
     out_ += "<text" + attributes({{"x", x}, {"y", y}}) + style(where, classes) + ">" +
             escaped(text) + title(tip) + "</text>";
   }
 
-  /// Text that is read from below upwards and ends, or begins, at (x, y).
+  /// Text that runs upwards and ends, or begins, at (x, y).
   void write_upwards(double x, double y, const std::string& text, anchor where,
                      const std::string& tip = "") {
     out_ += "<text transform=\"translate(" + at(x) + " " + at(y) + ") rotate(-90)\"" +
@@ -100,7 +100,7 @@ class drawing {
   std::string finish() && { return std::move(out_) + "</svg>"; }
 
  private:
-  /// A coordinate: tenths of a pixel are enough.
+  /// A coordinate, to tenths of a pixel.
   static std::string at(double v) {
     std::string s = detail::format(v, std::chars_format::fixed, 1);
     if (s.ends_with(".0")) s.resize(s.size() - 2);

@@ -9,16 +9,16 @@
 #include <string_view>
 #include <system_error>
 
-/// Text on a page: made harmless, made short, and numbers as text.
+/// Text on a page: escaped, shortened, and numbers as text.
 namespace catmerge::harness::page {
 
 inline constexpr char32_t replacement = 0xFFFD;
-inline constexpr const char* dash = "\u2013";  ///< a number that is not known
+inline constexpr const char* dash = "\u2013";  ///< for an unknown number
 
 namespace detail {
 
-/// The code point that begins at s[at], and moves `at` behind it; U+FFFD for a byte that begins
-/// none (too short, overlong, a surrogate, beyond U+10FFFF).
+/// Decodes the code point at s[at] and moves `at` behind it. U+FFFD for a byte that begins none
+/// (too short, overlong, a surrogate, beyond U+10FFFF).
 inline char32_t next_code_point(std::string_view s, std::size_t& at) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(s[i]); };
   const unsigned char first = byte(at++);
@@ -53,7 +53,7 @@ inline void append(std::string& s, char32_t c) {
   put(0x80 | (c & 0x3FU));
 }
 
-/// Control characters, and those that turn the direction of what follows them.
+/// True for control characters and for those that change the direction of text.
 inline bool is_hidden(char32_t c) {
   return (c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7F && c < 0xA0) ||
          (c >= 0x202A && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || (c & 0xFFFEU) == 0xFFFE;
@@ -61,8 +61,8 @@ inline bool is_hidden(char32_t c) {
 
 }  // namespace detail
 
-/// The code points of UTF-8 text, U+FFFD for what is invalid, a control character or one that
-/// changes the direction of text.
+/// The code points of UTF-8 text, with U+FFFD for invalid ones, control characters and changes of
+/// the text's direction.
 inline std::u32string code_points(std::string_view s) {
   std::u32string points;
   for (std::size_t at = 0; at < s.size();) {
@@ -72,7 +72,7 @@ inline std::u32string code_points(std::string_view s) {
   return points;
 }
 
-/// Text for the inside of an element or of an attribute in either kind of quotes.
+/// Text escaped for an element or for an attribute in either kind of quotes.
 inline std::string escaped(std::string_view s) {
   std::string safe;
   for (const char32_t c : code_points(s)) switch (c) {
@@ -88,9 +88,9 @@ inline std::string escaped(std::string_view s) {
 
 namespace detail {
 
-/// Width of a character in ems: that of DejaVu Sans, which is wider than the fonts that browsers
-/// take by default, for ASCII (from space to ~, in 2048ths of an em: the font's own table); the
-/// rest of what there is fills an em and a little.
+/// Width of a character in ems. ASCII (from space to ~): that of DejaVu Sans, which is wider than
+/// the default fonts of browsers, in 2048ths of an em (the font's own table). Others: an em and a
+/// little.
 inline double em_width(char32_t c) {
   constexpr int ascii[] = {651,  821,  942,  1716, 1303, 1946, 1597, 563,  799,  799,  1024, 1716,
                            651,  739,  651,  690,  1303, 1303, 1303, 1303, 1303, 1303, 1303, 1303,
@@ -105,19 +105,19 @@ inline double em_width(char32_t c) {
 
 }  // namespace detail
 
-/// An estimate, on the wide side, of how wide text of a font size is; in units of that size.
+/// An estimate, on the wide side, of the width of text of a font size; in units of that size.
 inline double text_width(std::string_view s, double size) {
   double ems = 0;
   for (const char32_t c : code_points(s)) ems += detail::em_width(c);
   return ems * size;
 }
 
-/// Text that is no wider than `width`: the middle of longer text gives way to an ellipsis.
+/// Text no wider than `width`: an ellipsis replaces the middle of longer text.
 inline std::string shortened(std::string_view s, double width, double size) {
   const std::u32string points = code_points(s);
   std::string whole;
   for (const char32_t c : points) detail::append(whole, c);
-  // (What is measured to fit must not fail to by a rounding.)
+  // (Text measured to fit must not fail by rounding.)
   if (text_width(whole, size) <= width + 0.01) return whole;
   std::u32string head, tail;
   double left = width / size - detail::em_width(U'\u2026');
@@ -135,7 +135,7 @@ inline std::string shortened(std::string_view s, double width, double size) {
   return result;
 }
 
-/// A name as a page shows it: one of unusual length loses its middle, an empty one is called so.
+/// A name for a page: a very long one loses its middle, an empty one gets a placeholder.
 inline std::string display_name(std::string_view name, double most_ems = 40) {
   return name.empty() ? "(no name)" : shortened(name, most_ems, 1);
 }
@@ -150,7 +150,7 @@ inline std::string format(double v, std::chars_format how, int precision) {
   return s;
 }
 
-/// A minus sign, which is as wide as a digit, for the hyphen.
+/// The number with a minus sign, which is as wide as a digit, in place of the hyphen.
 inline std::string with_minus(std::string s) {
   if (!s.empty() && s[0] == '-') s.replace(0, 1, "\u2212");
   return s;
@@ -158,14 +158,14 @@ inline std::string with_minus(std::string s) {
 
 }  // namespace detail
 
-/// The shortest text that is this finite number: 0.4, 5, 1e-05.
+/// The shortest text of this finite number: 0.4, 5, 1e-05.
 inline std::string shortest(double v) {
   char buffer[40];  // 17 digits, sign, point and exponent
   const auto end = std::to_chars(buffer, buffer + sizeof buffer, v);
   return detail::with_minus(std::string(buffer, end.ptr));
 }
 
-/// A number with a fixed number of decimals; a dash for one that is not finite.
+/// A number with a fixed number of decimals; a dash if it is not finite.
 inline std::string fixed(double v, int decimals) {
   if (!std::isfinite(v)) return dash;
   return detail::with_minus(detail::format(v, std::chars_format::fixed, decimals));
@@ -181,18 +181,18 @@ inline std::string shown(double v, int digits = 3) {
   return fixed(v, std::max(0, digits - 1 - magnitude));
 }
 
-/// A ratio with as many decimals as help to compare it with others: 0.04, 1.33, 12.1, 153.
+/// A ratio with as many decimals as a comparison needs: 0.04, 1.33, 12.1, 153.
 inline std::string ratio(double v) {
   const double size = std::abs(v);
   return size < 1e6 ? fixed(v, size < 9.995 ? 2 : size < 99.95 ? 1 : 0) : shown(v, 2);
 }
 
-/// What a metric gave: two decimals, as in tables of percent.
+/// The value of a metric: two decimals, as in tables of percent.
 inline std::string score(double v) {
   return std::abs(v) < 1e6 ? fixed(v, 2) : shown(v);
 }
 
-/// A share as a percentage, without the sign where there is no room for it.
+/// A share in percent, without the sign if `sign` is false.
 inline std::string percent(double share, bool sign = true) {
   if (!std::isfinite(share)) return dash;
   const double p = 100 * share, size = std::abs(p);

@@ -11,15 +11,15 @@
 
 namespace catmerge::harness {
 
-using json = nlohmann::ordered_json;  // as in report.hpp
+using json = nlohmann::ordered_json;  // as in report_json.hpp
 
-/// Pages for people, made of reports: one HTML file each that needs nothing else.
+/// Pages made of reports: one self-contained HTML file each.
 namespace page {
 
-/// What stands for a number that a report does not have.
+/// The value of a number that a report lacks.
 inline constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
-/// j[key], or null where j is no object or has no such key.
+/// j[key], or null if j is no object or lacks the key.
 inline const json& member(const json& j, const char* key) {
   static const json none;
   if (!j.is_object()) return none;
@@ -27,20 +27,20 @@ inline const json& member(const json& j, const char* key) {
   return found == j.end() ? none : *found;
 }
 
-/// The elements of an array; none of anything else.
+/// The elements of an array; none for other values.
 inline const json& list(const json& j) {
   static const json none = json::array();
   return j.is_array() ? j : none;
 }
 
-/// A number, or `unknown` where j is none or not finite.
+/// A number, or `unknown` if j is none or not finite.
 inline double number(const json& j) {
   if (!j.is_number()) return unknown;
   const auto value = j.get<double>();
   return std::isfinite(value) ? value : unknown;
 }
 
-/// n numbers; `unknown` where there are fewer.
+/// n numbers; `unknown` for missing ones.
 inline std::vector<double> numbers(const json& j, std::size_t n) {
   std::vector<double> values(n, unknown);
   const json& given = list(j);
@@ -53,7 +53,7 @@ inline std::vector<double> numbers(const json& j) {
   return numbers(j, list(j).size());
 }
 
-/// A string as it is, nothing for null, anything else as JSON.
+/// A string as it is, an empty one for null, other values as JSON.
 inline std::string text(const json& j) {
   if (j.is_null()) return {};
   if (j.is_string()) return j.get<std::string>();
@@ -67,7 +67,8 @@ inline std::vector<std::string> texts(const json& j) {
   return all;
 }
 
-/// How many numbers in j, at any depth, are null or not finite: JSON has no other way to say so.
+/// The count of numbers in j, at any depth, that are null or not finite: JSON has no other form for
+/// them.
 inline std::size_t count_unknown(const json& j) {
   if (j.is_null()) return 1;
   if (j.is_number_float()) return std::isfinite(j.get<double>()) ? 0 : 1;
@@ -77,7 +78,7 @@ inline std::size_t count_unknown(const json& j) {
   return count;
 }
 
-/// A table of numbers; empty where a report has none.
+/// A table of numbers; empty if a report has none.
 struct grid {
   grid() = default;
   grid(std::size_t r, std::size_t c, double value = 0)
@@ -91,7 +92,7 @@ struct grid {
   std::vector<double> values;
 };
 
-/// n x n numbers; empty where j is no array, `unknown` where rows are too short.
+/// n x n numbers; empty if j is no array, `unknown` in rows that are too short.
 inline grid square(const json& j, std::size_t n) {
   if (!j.is_array()) return {};
   grid g(n, n, unknown);
