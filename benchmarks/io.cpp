@@ -1,9 +1,9 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// What files cost: checkpoints written and read, values converted, headers parsed, beside memcpy of
-// as many bytes in the same run. Files lie in a folder of their own under TMPDIR. What is read was
-// written a moment ago, so it comes from the system's cache. See README.md in this folder.
+// The cost of files: writing and reading checkpoints, converting values, parsing headers, beside
+// memcpy of as many bytes in the same run. Files lie in a folder of their own under TMPDIR. They
+// are read right after writing and so come from the system's cache. See README.md in this folder.
 
 #include <benchmark/benchmark.h>
 
@@ -36,12 +36,12 @@ using catmerge::scalar_type;
 namespace fs = std::filesystem;
 namespace io = catmerge::io;
 
-// ---- the folder and what lies in it ----
+// ---- the folder and its files ----
 
-/// Made when a benchmark first asks for it, and removed however the program exits.
+/// The folder, made at its first use and removed however the program exits.
 const fs::path& folder() {
-  static const temporary_folder made(fs::temp_directory_path());
-  return made.path();
+  static const temporary_folder temporary(fs::temp_directory_path());
+  return temporary.path();
 }
 
 constexpr std::size_t megabytes_64 = std::size_t{1} << 26;
@@ -50,7 +50,7 @@ constexpr std::size_t tensor_size = std::size_t{side} * side;
 
 /// A million numbers in [-1, 1).
 const std::vector<float>& numbers() {
-  static const std::vector<float> made = [] {
+  static const std::vector<float> values = [] {
     std::vector<float> all(tensor_size);
     std::uint32_t state = 1;
     for (float& x : all) {
@@ -59,10 +59,10 @@ const std::vector<float>& numbers() {
     }
     return all;
   }();
-  return made;
+  return values;
 }
 
-/// Room for so many values, in large pages where memcpy's are.
+/// Memory for so many values, in large pages like those of memcpy.
 class buffer {
  public:
   buffer(scalar_type type, std::size_t count)
@@ -75,15 +75,15 @@ class buffer {
   std::size_t size_;
 };
 
-/// As many of them, in their order and again, in a type.
+/// The first `count` numbers, repeated as needed, in a type.
 buffer values_of(scalar_type type, std::size_t count) {
-  buffer made(type, count);
+  buffer result(type, count);
   for (std::size_t first = 0; first < count; first += tensor_size) {
     const std::size_t n = std::min(tensor_size, count - first);
     io::convert(std::span<const float>(numbers()).first(n),
-                made.bytes().subspan(first * size_of(type), n * size_of(type)), type);
+                result.bytes().subspan(first * size_of(type), n * size_of(type)), type);
   }
-  return made;
+  return result;
 }
 
 /// Tensors of 64 MiB in all.
@@ -96,7 +96,7 @@ std::vector<io::tensor_info> tensors_of(scalar_type type) {
   return tensors;
 }
 
-/// Writes them from floats, as a merge does.
+/// Writes those tensors from floats, as a merge does.
 void write_checkpoint(const fs::path& path, scalar_type type) {
   const auto tensors = tensors_of(type);
   io::checkpoint_writer::options options;
@@ -123,7 +123,7 @@ fs::path checkpoint_of(scalar_type type) {
 
 // ---- the benchmarks ----
 
-/// Not the library's: what the system takes to write 64 MiB to a file and to the disk.
+/// Not the library's: the system's time to write 64 MiB to a file and to the disk.
 void write_plain(benchmark::State& state) {
   const auto values = values_of(scalar_type::f32, megabytes_64 / sizeof(float));
   const fs::path path = folder() / "plain";
@@ -132,7 +132,7 @@ void write_plain(benchmark::State& state) {
     file.write_at(0, values.bytes());
     file.close();
   };
-  once();  // the first one makes the system find memory for it
+  once();  // the first call makes the system allocate memory
   quickest best;
   for (auto _ : state) {
     fs::remove(path);
@@ -167,7 +167,7 @@ void read(benchmark::State& state, scalar_type type) {
   report_bytes(state, megabytes_64 * (1 + 4.0 / static_cast<double>(size_of(type))), seconds);
 }
 
-/// Opens a file of 64 MiB and adds up all of its words where they lie.
+/// Opens a file of 64 MiB and adds up all of its words in place.
 void read_in_place(benchmark::State& state) {
   const fs::path path = checkpoint_of(scalar_type::f32);
   const double seconds = timed(state, [&] {
@@ -189,7 +189,7 @@ void convert(benchmark::State& state, scalar_type from, scalar_type to, std::siz
   report_bytes(state, static_cast<double>(count * (size_of(from) + size_of(to))), seconds);
 }
 
-/// So many small tensors, named as those of a mixture of experts.
+/// A number of small tensors with the names of a mixture of experts.
 std::vector<io::tensor_info> tensors_of_many(std::int64_t count) {
   std::vector<io::tensor_info> tensors;
   for (std::int64_t i = 0; i < count; ++i)
@@ -203,7 +203,7 @@ std::vector<io::tensor_info> tensors_of_many(std::int64_t count) {
   return tensors;
 }
 
-/// Writes them to a file or, with a shard's size, to a folder.
+/// Writes them to a file or, with a limit of a shard's size, to a folder.
 void write_many(const fs::path& path, std::int64_t count, std::uint64_t most_in_shard) {
   const auto tensors = tensors_of_many(count);
   io::checkpoint_writer::options options;
@@ -216,10 +216,10 @@ void write_many(const fs::path& path, std::int64_t count, std::uint64_t most_in_
   writer.commit();
 }
 
-constexpr std::uint64_t values_of_many = 16 * sizeof(float);  // bytes of each of them
+constexpr std::uint64_t values_of_many = 16 * sizeof(float);  // bytes of each tensor
 constexpr int shards_of_many = 32;
 
-/// A file of so many small tensors, written once.
+/// A file of `count` small tensors, written once.
 fs::path checkpoint_of_many(std::int64_t count) {
   fs::path path = folder() / std::string("many-").append(std::to_string(count));
   if (!fs::exists(path)) write_many(path, count, 0);
@@ -234,8 +234,8 @@ fs::path shards_of(std::int64_t count) {
   return path;
 }
 
-/// Counters of what goes through headers: their bytes, and their tensors per second. What is linear
-/// has the same rate for all counts.
+/// Counters of headers: bytes, and tensors per second. A linear cost has the same rate for all
+/// counts.
 void report_header(benchmark::State& state, std::uintmax_t bytes, double seconds) {
   report_bytes(state, static_cast<double>(bytes), seconds);
   state.counters["tensors"] = benchmark::Counter(static_cast<double>(state.range(0)),
@@ -327,8 +327,8 @@ void read_npy(benchmark::State& state, bool column_major) {
 
 bool failed = false;
 
-/// Registers f(state, arguments...). A failure ends the benchmark and not the program, which has a
-/// folder to remove. Rates are by the time that passes: files are waited for.
+/// Registers f(state, arguments...). A failure ends the benchmark and not the program, which must
+/// remove its folder. Rates use wall time, which includes waiting for files.
 template <class... Arguments>
 benchmark::internal::Benchmark* add(const std::string& name,
                                     void (*f)(benchmark::State&, Arguments...),

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Every kernel of the host against its roof, measured in the same run: products against a large
-// product, what passes over memory against memcpy. One thread. See README.md in this folder.
+// product, passes over memory against memcpy. One thread. See README.md in this folder.
 
 #include <benchmark/benchmark.h>
 
@@ -39,7 +39,7 @@ std::string text(const shape& s) {
   return std::to_string(s.rows).append("x").append(std::to_string(s.columns));
 }
 
-/// Numbers in [-1, 1): 256 random rows, again and again.
+/// Numbers in [-1, 1): 256 random rows, repeated.
 matrix random_matrix(scalar_type type, index_t rows, index_t columns, std::uint64_t seed = 1) {
   context c;
   auto m = c.make(type, rows, columns);
@@ -71,7 +71,7 @@ void eigen_product(const matrix& x, const matrix& t, op turned, matrix& y) {
     result.noalias() = left * right;
 }
 
-/// x and t of one type, and room for x t or x t^T.
+/// x and t of one type, and memory for x t or x t^T.
 struct factors {
   factors(scalar_type type, index_t rows, const shape& s, op of_t)
       : turned(of_t),
@@ -94,20 +94,20 @@ struct factors {
 constexpr index_t roof_rows = 768;
 constexpr shape roof_shape{3072, 768};
 
-/// Operations per second of a large product, the library's or Eigen's, whichever is quicker: what
-/// no product here should be far from.
+/// Operations per second of a large product, the library's or Eigen's, whichever is quicker: the
+/// roof of all products here.
 double product_roof(scalar_type type) {
-  static std::map<scalar_type, double> known;
-  double& rate = known[type];
+  static std::map<scalar_type, double> cache;
+  double& rate = cache[type];
   if (rate > 0) return rate;
   factors f(type, roof_rows, roof_shape, op::none);
   context c;
-  const double own = quickest_of([&] { f.multiply(c); });
+  const double library = quickest_of([&] { f.multiply(c); });
   const double eigen = quickest_of([&] { f.multiply_by_eigen(); });
-  return rate = operations(roof_rows, roof_shape) / std::min(own, eigen);
+  return rate = operations(roof_rows, roof_shape) / std::min(library, eigen);
 }
 
-/// What makes so many operations in an iteration, and takes `seconds` at its quickest.
+/// Reports `count` operations per iteration; `seconds` is the quickest.
 void report_operations(benchmark::State& state, double count, scalar_type type, double seconds) {
   state.counters["FLOP"] = benchmark::Counter(count, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["of_roof"] = count / seconds / product_roof(type);
@@ -120,12 +120,12 @@ void large_product(benchmark::State& state, scalar_type type, bool by_eigen) {
   report_operations(state, operations(roof_rows, roof_shape), type, seconds);
 }
 
-/// y = x T^T or x T for a weight T, as all methods have them: few rows in x.
+/// y = x T^T or x T for a weight T, as in all methods: few rows in x.
 void product(benchmark::State& state, scalar_type type, shape s, index_t rows, op turned) {
   factors f(type, rows, s, turned);
   context c;
-  static std::map<std::tuple<scalar_type, index_t, index_t, index_t, op>, double> known;
-  double& eigen = known[{type, s.rows, s.columns, rows, turned}];
+  static std::map<std::tuple<scalar_type, index_t, index_t, index_t, op>, double> cache;
+  double& eigen = cache[{type, s.rows, s.columns, rows, turned}];
   if (eigen == 0) eigen = quickest_of([&] { f.multiply_by_eigen(); });
   const double seconds = timed(state, [&] { f.multiply(c); });
   report_operations(state, operations(rows, s), type, seconds);
@@ -134,21 +134,20 @@ void product(benchmark::State& state, scalar_type type, shape s, index_t rows, o
 
 // ---- entry by entry, and reductions ----
 
-/// Far more than a last cache holds.
+/// Far more than a last-level cache holds.
 constexpr double memory_bytes = 256.0 * (1 << 20);
 
-/// As report_bytes, and against what memory, rather than a cache, gives memcpy.
+/// As report_bytes, and against memcpy from memory rather than from a cache.
 void report_memory(benchmark::State& state, double bytes, double seconds) {
   report_bytes(state, bytes, seconds);
   state.counters["of_memory"] = bytes / seconds * memcpy_seconds(memory_bytes) / memory_bytes;
 }
 
-/// One of a context's operations. The operands: `run` is given as many as there are types, the
-/// result first.
+/// One of a context's operations. `run` gets as many operands as there are types, the result first.
 struct entry_operation {
   const char* name;
   std::vector<scalar_type> types;
-  int bytes;  ///< that must be read or written per entry
+  int bytes;  ///< read or written per entry
   void (*run)(context& c, const std::vector<view>& m);
 };
 
@@ -218,7 +217,7 @@ std::vector<entry_operation> entry_operations() {
   };
 }
 
-/// Matrices of these types, kept until others are asked for.
+/// Matrices of these types, cached until others are needed.
 const std::vector<view>& operands(const std::vector<scalar_type>& types, const shape& s) {
   static std::vector<scalar_type> kept;
   static shape kept_shape{0, 0};
@@ -253,7 +252,7 @@ void plain_memcpy(benchmark::State& state) {
 
 // ---- features ----
 
-/// As many batches of 100 rows as are kept as they are, from none on.
+/// Adds batches of 100 rows to empty statistics, as many as stay rows.
 void features_rows(benchmark::State& state, index_t width) {
   const auto batch = random_matrix(scalar_type::f32, 100, width);
   const index_t batches = width / batch.rows();
@@ -265,7 +264,7 @@ void features_rows(benchmark::State& state, index_t width) {
   report_memory(state, 8.0 * static_cast<double>(batches * batch.rows() * width), seconds);
 }
 
-/// Statistics that are a Gram matrix already. Kept until another width is asked for.
+/// Statistics in the form of a Gram matrix, cached until another width is needed.
 catmerge::feature_statistics<>& gram_statistics(index_t width) {
   static catmerge::feature_statistics<> kept;
   if (kept.width() == width) return kept;
@@ -274,7 +273,7 @@ catmerge::feature_statistics<>& gram_statistics(index_t width) {
   return kept;
 }
 
-/// One more batch on top of a Gram matrix: a product in double.
+/// Adds one batch to a Gram matrix: a product in double.
 void features_gram(benchmark::State& state, index_t width, index_t rows) {
   const auto batch = random_matrix(scalar_type::f32, rows, width);
   auto& statistics = gram_statistics(width);
@@ -283,7 +282,7 @@ void features_gram(benchmark::State& state, index_t width, index_t rows) {
   report_operations(state, operations(rows, {width, width}), scalar_type::f64, seconds);
 }
 
-/// Two Gram matrices into one.
+/// Adds two Gram matrices.
 void features_combine(benchmark::State& state, index_t width) {
   const auto& other = gram_statistics(width);
   auto statistics = catmerge::feature_statistics<>();
@@ -313,7 +312,7 @@ void moments_of_gram(benchmark::State& state, index_t width) {
 
 // ---- masks ----
 
-/// Vectors, their features and second moments, of eight tasks.
+/// Vectors, features and second moments of eight tasks.
 struct mask_input {
   explicit mask_input(index_t size) {
     for (std::uint64_t k = 0; k < 8; ++k) {
@@ -349,7 +348,7 @@ void shift_scores(benchmark::State& state, index_t size) {
   report_bytes(state, static_cast<double>(size) * (7 * 4 + 8), seconds);
 }
 
-/// The four largest of the scores.
+/// The four largest scores.
 void largest_positions(benchmark::State& state, index_t size) {
   const auto scores = random_matrix(scalar_type::f64, size, 1);
   const std::span<const double> all(scores.data<double>(), static_cast<std::size_t>(size));
@@ -359,7 +358,7 @@ void largest_positions(benchmark::State& state, index_t size) {
   report_bytes(state, 8.0 * static_cast<double>(size), seconds);
 }
 
-/// A whole mask from 100 rows of features a task: reads these and the vectors.
+/// A whole mask from 100 rows of features per task: reads these and the vectors.
 void scale_mask(benchmark::State& state, index_t size) {
   const mask_input in(size);
   context c;
@@ -397,8 +396,8 @@ void symmetric_eigen(benchmark::State& state, index_t size) {
       best.seconds() * product_roof(scalar_type::f64) / operations(size, {size, size});
 }
 
-/// A block of 4 against a basis of 44, as a search for eigenpairs does it; what is orthonormal
-/// already costs one pass. Operations: the projection, the two Gram matrices and the rotation.
+/// A block of 4 against a basis of 44, as in a search for eigenpairs; an orthonormal block costs
+/// one pass. Operations: the projection, the two Gram matrices and the rotation.
 void orthonormalise(benchmark::State& state, index_t size) {
   constexpr index_t used = 44, fresh = 4;
   auto basis = random_matrix(scalar_type::f64, used, size);

@@ -26,18 +26,16 @@ struct layer {
   std::vector<matrix> features;  ///< rows x d_in per task
 };
 
-/// Uniform entries in [-1, 1) of a generator that is the library's own (splitmix64).
+/// Uniform entries in [-1, 1) of the library's own generator (splitmix64).
 inline matrix uniform(index_t rows, index_t columns, std::uint64_t seed) {
   return catmerge::detail::seeded_block(rows, columns, seed).cast<float>();
 }
 
-/// A layer with the features of trained ones that decide how hard its eigenproblem is:
-///   features  a mean that all tasks share and that carries half of the energy, plus directions (of
-///   each
-///             task's own, randomly mixed) whose standard deviation decays as j^-1
-///   vectors   rank 16 with factors of equal size, which carries half of the energy, plus noise; of
-///   2 % of the
-///             base's norm
+/// A layer with the features of trained ones that decide the difficulty of its eigenproblem:
+/// - features: a mean that all tasks share, with half of the energy, plus directions (of each
+///   task's own, randomly mixed) with a standard deviation that decays as j^-1;
+/// - vectors: rank 16 with factors of equal size, with half of the energy, plus noise; 2 % of the
+///   base's norm.
 inline layer make_layer(index_t d_out, index_t d_in, index_t tasks, index_t rows,
                         std::uint64_t seed = 1) {
   constexpr index_t rank = 16, directions = 128;
@@ -71,12 +69,12 @@ inline layer make_layer(index_t d_out, index_t d_in, index_t tasks, index_t rows
 
 /// The same, made once per process.
 inline const layer& cached_layer(index_t d_out, index_t d_in, index_t tasks, index_t rows) {
-  static std::map<std::tuple<index_t, index_t, index_t, index_t>, layer> made;
+  static std::map<std::tuple<index_t, index_t, index_t, index_t>, layer> cache;
   const auto key = std::tuple(d_out, d_in, tasks, rows);
-  const auto found = made.find(key);
-  if (found != made.end()) return found->second;
-  made.clear();  // one at a time: eight tasks of 3072 x 768 take 150 MB
-  return made.emplace(key, make_layer(d_out, d_in, tasks, rows)).first->second;
+  const auto found = cache.find(key);
+  if (found != cache.end()) return found->second;
+  cache.clear();  // one at a time: eight tasks of 3072 x 768 take 150 MB
+  return cache.emplace(key, make_layer(d_out, d_in, tasks, rows)).first->second;
 }
 
 }  // namespace catmerge_benchmark

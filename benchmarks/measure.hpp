@@ -12,11 +12,11 @@
 #include <limits>
 #include <map>
 
-/// What the suites measure by: the quickest of several calls, and memcpy.
+/// Measures of the suites: the quickest of several calls, and memcpy.
 namespace catmerge_benchmark {
 
-/// The quickest of several calls, by the clock on the wall: a busy machine disturbs it least. (Not
-/// by the processor's time: that of a short call can be nothing on a virtual machine.)
+/// The quickest of several calls by wall time: a busy machine disturbs it least. (Processor time of
+/// a short call can be zero on a virtual machine.)
 class quickest {
  public:
   template <class F>
@@ -36,7 +36,7 @@ class quickest {
   double best_ = std::numeric_limits<double>::infinity(), total_ = 0;
 };
 
-/// What a benchmark does: f in every iteration. Seconds of the quickest.
+/// Runs f in every iteration of a benchmark. Returns the seconds of the quickest.
 template <class F>
 double timed(benchmark::State& state, const F& f) {
   quickest best;
@@ -44,7 +44,7 @@ double timed(benchmark::State& state, const F& f) {
   return best.seconds();
 }
 
-/// Seconds of the quickest of some calls, made now: eight at least, and 0.2 s of them.
+/// Seconds of the quickest of some calls: at least eight, and 0.2 s of them.
 template <class F>
 double quickest_of(const F& f) {
   quickest best;
@@ -52,11 +52,11 @@ double quickest_of(const F& f) {
   return best.seconds();
 }
 
-/// The seconds that memcpy takes to read half of these bytes and to write them as the other half.
+/// The seconds in which memcpy reads half of these bytes and writes them as the other half.
 /// Measured once per number of bytes.
 inline double memcpy_seconds(double bytes) {
-  static std::map<double, double> known;
-  double& seconds = known[bytes];
+  static std::map<double, double> cache;
+  double& seconds = cache[bytes];
   if (seconds > 0) return seconds;
   const auto half = static_cast<std::size_t>(bytes / 2) + 1;
   const auto floats = static_cast<catmerge::index_t>(half / sizeof(float) + 1);
@@ -72,14 +72,14 @@ inline double memcpy_seconds(double bytes) {
   return seconds = all / static_cast<double>(copies);
 }
 
-/// What reads and writes so many bytes in an iteration, and takes `seconds` at its quickest.
+/// Reports `bytes` read and written per iteration; `seconds` is the quickest.
 inline void report_bytes(benchmark::State& state, double bytes, double seconds) {
   state.counters["bytes"] =
       benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["of_memcpy"] = memcpy_seconds(bytes) / seconds;
 }
 
-/// What every suite's main does once its benchmarks are registered.
+/// Runs the registered benchmarks: the main of every suite.
 inline int run_registered(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

@@ -23,33 +23,33 @@ using context = catmerge::context<catmerge::host>;
 
 constexpr index_t size = 768, tasks = 8, rows = 100;
 
-/// What methods are given.
+/// The inputs of all methods.
 struct input {
-  input() : given(cached_layer(size, size, tasks, rows)) {
+  input() : linear(cached_layer(size, size, tasks, rows)) {
     for (std::uint64_t k = 0; k < tasks; ++k)
       importance.push_back(uniform(size, size, k).cwiseAbs2());
   }
 
-  const layer& given;
+  const layer& linear;
   std::vector<matrix> importance;  ///< of every entry to each task: squares
 };
 
 const input& all_input() {
-  static const input made;
-  return made;
+  static const input instance;
+  return instance;
 }
 
 using call = void (*)(const input&, context&);
 
 void task_arithmetic(const input& in, context& c) {
   benchmark::DoNotOptimize(
-      catmerge::task_arithmetic(in.given.base, in.given.experts, 0.3, c).merged);
+      catmerge::task_arithmetic(in.linear.base, in.linear.experts, 0.3, c).merged);
 }
 
-/// Seconds of Task Arithmetic at its quickest, measured once beside every method.
-double task_arithmetic_seconds(call beside) {
-  static std::map<call, double> known;
-  double& seconds = known[beside];
+/// Seconds of Task Arithmetic at its quickest, measured once beside each method.
+double task_arithmetic_seconds(call method) {
+  static std::map<call, double> cache;
+  double& seconds = cache[method];
   context c;
   if (seconds == 0) seconds = quickest_of([&] { task_arithmetic(all_input(), c); });
   return seconds;
@@ -63,23 +63,24 @@ void merge(benchmark::State& state, call method) {
   state.counters["to_task_arithmetic"] = seconds / plain;
 }
 
-/// A method that has no call for one parameter: as merge_stream calls it.
+/// Runs a method without a call for one parameter, as merge_stream does.
 template <class Method>
 void merge_by(const Method& method, const input& in, context& c) {
   catmerge::layer_problem<context> problem;
   problem.kind = catmerge::layer_kind::linear;
-  problem.base = catmerge::const_view_of(in.given.base);
-  problem.experts = catmerge::detail::read_all<context>(in.given.experts);
+  problem.base = catmerge::const_view_of(in.linear.base);
+  problem.experts = catmerge::detail::read_all<context>(in.linear.experts);
   matrix merged(size, size);
   catmerge::merge_problem(method, c, problem, catmerge::view_of(merged));
   benchmark::DoNotOptimize(merged);
 }
 
-/// A call of the library for one parameter.
+/// Runs the library's call for one parameter.
 template <class... Features>
 void call_of(const auto& method, const auto& options, const input& in, context& c,
              const Features&... features) {
-  benchmark::DoNotOptimize(method(in.given.base, in.given.experts, features..., options, c).merged);
+  benchmark::DoNotOptimize(
+      method(in.linear.base, in.linear.experts, features..., options, c).merged);
 }
 
 struct named_call {
@@ -93,7 +94,7 @@ const named_call calls[] = {
     {"weight_average",
      [](const input& in, context& c) {
        benchmark::DoNotOptimize(
-           catmerge::weight_average(in.given.base, in.given.experts, c).merged);
+           catmerge::weight_average(in.linear.base, in.linear.experts, c).merged);
      }},
     {"dare_task_arithmetic",
      [](const input& in, context& c) {
@@ -125,11 +126,11 @@ const named_call calls[] = {
      }},
     {"regmean",
      [](const input& in, context& c) {
-       call_of(catmerge::regmean_linear, catmerge::regmean_options{}, in, c, in.given.features);
+       call_of(catmerge::regmean_linear, catmerge::regmean_options{}, in, c, in.linear.features);
      }},
     {"lot",
      [](const input& in, context& c) {
-       call_of(catmerge::lot_linear, catmerge::lot_options{}, in, c, in.given.features);
+       call_of(catmerge::lot_linear, catmerge::lot_options{}, in, c, in.linear.features);
      }},
     {"wudi",
      [](const input& in, context& c) { call_of(catmerge::wudi, catmerge::wudi_options{}, in, c); }},
@@ -149,11 +150,11 @@ const named_call calls[] = {
      [](const input& in, context& c) {
        catmerge::cat_options options;
        options.diagnostics = false;
-       call_of(catmerge::cat_linear, options, in, c, in.given.features);
+       call_of(catmerge::cat_linear, options, in, c, in.linear.features);
      }},
     {"cat_diagnostics",
      [](const input& in, context& c) {
-       call_of(catmerge::cat_linear, catmerge::cat_options{}, in, c, in.given.features);
+       call_of(catmerge::cat_linear, catmerge::cat_options{}, in, c, in.linear.features);
      }},
 };
 
@@ -162,10 +163,10 @@ const named_call calls[] = {
 int main(int argc, char** argv) {
   for (const auto& each : calls) {
     // (Appended: GCC 12 warns wrongly of "text" + std::string, GCC bug 105651.)
-    auto* const made = benchmark::RegisterBenchmark(
+    auto* const registered = benchmark::RegisterBenchmark(
         std::string(each.name).append("/768x768/rows:100").c_str(), merge, each.run);
-    made->Unit(benchmark::kMillisecond);
-    if (each.slow) made->Iterations(1);
+    registered->Unit(benchmark::kMillisecond);
+    if (each.slow) registered->Iterations(1);
   }
   return run_registered(argc, argv);
 }

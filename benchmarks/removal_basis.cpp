@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// What CAT costs on one linear layer of ViT-B/32: the removal basis by each of its ways, the trims,
-// and a whole layer beside Task Arithmetic. See README.md in this folder.
+// The cost of CAT on one linear layer of ViT-B/32: the removal basis by each solver, the trims, and
+// a whole layer beside Task Arithmetic. See README.md in this folder.
 
 #include <benchmark/benchmark.h>
 
@@ -30,11 +30,11 @@ struct shape {
 };
 constexpr shape shapes[] = {{768, 768}, {3072, 768}, {768, 3072}};
 
-/// Multiply-adds count as two. The rate of a plain product by the library's own kernel, d_out x
-/// d_in by d_in x rows in float: what everything else is measured against. Kept per shape.
+/// The rate of a plain product by the library's own kernel, d_out x d_in by d_in x rows in float:
+/// the yardstick of everything else. Multiply-adds count as two. Cached per shape.
 double product_rate(const shape& s, index_t rows) {
-  static std::map<std::tuple<index_t, index_t, index_t>, double> known;
-  double& rate = known[{s.d_out, s.d_in, rows}];
+  static std::map<std::tuple<index_t, index_t, index_t>, double> cache;
+  double& rate = cache[{s.d_out, s.d_in, rows}];
   if (rate > 0) return rate;
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   context c;
@@ -60,7 +60,7 @@ void report_in_products(benchmark::State& state, const shape& s, index_t rows, d
   state.counters["in_shift_products"] = seconds / static_cast<double>(state.iterations()) / one;
 }
 
-/// CPU time of the loop's body, of this thread's process (everything here runs on one thread).
+/// CPU time since construction, of this process (everything here runs on one thread).
 class stopwatch {
  public:
   double seconds() const { return static_cast<double>(std::clock() - start_) / CLOCKS_PER_SEC; }
@@ -82,32 +82,32 @@ void plain_product(benchmark::State& state, shape s, index_t rows) {
                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// One basis: statistics to B_k, G_k set up anew each time.
-void basis(benchmark::State& state, shape s, index_t rows, basis_solver way) {
+/// One basis: statistics to B_k, with a new G_k each time.
+void basis(benchmark::State& state, shape s, index_t rows, basis_solver solver) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   catmerge::projection_options options;
-  options.solver = way;
+  options.solver = solver;
   context c;
   product_rate(s, rows);
   catmerge::index_t positive = 0;
   double residual = 0;
-  basis_solver taken = way;
+  basis_solver used = solver;
   const stopwatch watch;
   for (auto _ : state) {
     const auto found = catmerge::removal_basis(0, l.vectors, l.features, options, c);
     positive = found.positive;
     residual = found.residual;
-    taken = found.solver;
+    used = found.solver;
   }
   report_in_products(state, s, rows, watch.seconds());
   state.counters["positive"] = static_cast<double>(positive);
   state.counters["residual"] = residual;
   static const char* const names[] = {"automatic", "dense", "shifts", "weights"};
-  state.SetLabel(names[static_cast<int>(taken)]);
+  state.SetLabel(names[static_cast<int>(used)]);
 
-  // How many products of G_k with a vector the Krylov ways took: counted once, outside the clock.
-  if (taken == basis_solver::shifts || taken == basis_solver::weights) {
-    options.solver = taken;
+  // The products of G_k with a vector in a Krylov solver: counted once, outside the clock.
+  if (used == basis_solver::shifts || used == basis_solver::weights) {
+    options.solver = used;
     catmerge::detail::gram_problem<context> problem{
         catmerge::detail::read_all<context>(l.vectors),
         catmerge::detail::as_statistics_list(l.features)};
@@ -144,13 +144,13 @@ void trims(benchmark::State& state, shape s, index_t rows) {
     for (index_t k = 1; k < tasks; ++k) catmerge::project_out(b, t, c);
 }
 
-/// A whole layer by CAT by one of the ways, beside what the cost model predicts for its bases (and
-/// beside the other way: where they cross, the model's choice should).
-void layer_by_way(benchmark::State& state, shape s, index_t rows, basis_solver way) {
+/// A whole layer by CAT with one of the solvers, beside the cost model's prediction for its bases.
+/// The model's choice should change at the crossing of the two.
+void layer_by_solver(benchmark::State& state, shape s, index_t rows, basis_solver solver) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   catmerge::cat_options options;
   options.diagnostics = false;
-  options.linear.solver = way;
+  options.linear.solver = solver;
   context c;
   std::vector<index_t> all;
   for (index_t k = 0; k < tasks; ++k) all.push_back(k);
@@ -161,11 +161,11 @@ void layer_by_way(benchmark::State& state, shape s, index_t rows, basis_solver w
     benchmark::DoNotOptimize(catmerge::cat_linear(l.base, l.experts, l.features, options, c));
   });
   state.counters["predicted_GFLOP"] =
-      1e-9 * (way == basis_solver::shifts ? costs.shifts : costs.weights);
-  state.SetLabel(costs.cheapest() == way ? "what the model chooses" : "");
+      1e-9 * (solver == basis_solver::shifts ? costs.shifts : costs.weights);
+  state.SetLabel(costs.cheapest() == solver ? "the model's choice" : "");
 }
 
-/// A whole layer by CAT, and how many times longer than Task Arithmetic it takes.
+/// A whole layer by CAT, and its time over that of Task Arithmetic.
 void whole_layer(benchmark::State& state, shape s, index_t rows, bool diagnostics) {
   const layer& l = cached_layer(s.d_out, s.d_in, tasks, rows);
   catmerge::cat_options options;
@@ -203,7 +203,8 @@ benchmark::internal::Benchmark* add_one(const std::string& what, const shape& s,
       ->Unit(benchmark::kMillisecond);
 }
 
-/// What takes seconds runs once or three times, whatever --benchmark_min_time says.
+/// Registers all; benchmarks of seconds run once or three times, whatever --benchmark_min_time
+/// says.
 void add_all() {
   for (const index_t rows : {100, 10, 400})
     for (const shape& s : shapes) {
@@ -225,9 +226,9 @@ void add_all() {
     }
   for (const shape& s : shapes)
     for (const index_t rows : {10, 25, 50, 100, 200, 400})
-      for (const auto& [name, way] : {std::pair("slow_layer_by_shifts", basis_solver::shifts),
-                                      std::pair("slow_layer_by_weights", basis_solver::weights)})
-        add_one(name, s, rows, layer_by_way, way)->Iterations(3);
+      for (const auto& [name, solver] : {std::pair("slow_layer_by_shifts", basis_solver::shifts),
+                                         std::pair("slow_layer_by_weights", basis_solver::weights)})
+        add_one(name, s, rows, layer_by_solver, solver)->Iterations(3);
 }
 
 }  // namespace

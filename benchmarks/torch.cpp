@@ -1,15 +1,15 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// What CAT's trims of a network take in libtorch, on a GPU if one is asked for, beside a
-// straightforward port of the formulas in libtorch on the same device: dense G_k, full eigh,
-// explicit B B^T. Layers are those of layers.hpp, of the shapes of CLIP's vision transformers,
-// eight experts, in float; one of each shape is timed, times its count.
+// The time of CAT's trims of a network in libtorch, on a GPU with --cuda, beside a plain port of
+// the formulas in libtorch on the same device: dense G_k, full eigh, explicit B B^T. Layers are
+// those of layers.hpp, with the shapes of CLIP's vision transformers, eight experts, in float. One
+// of each shape is timed, times its count.
 //
 //     benchmark_torch [--cuda] [vit-b-32] [vit-l-14]
 //
 // Without --cuda the processor computes, and the port, which takes minutes a layer there, is left
-// out. With --cuda and no such device it says so, and that is all. Fails where library and port
+// out. With --cuda and no such device the program says so and ends. It fails if library and port
 // disagree.
 
 #include <torch/torch.h>
@@ -99,7 +99,7 @@ double seconds_of(const torch::Device& device, int times, const std::function<vo
   return best;
 }
 
-/// Whether library and port agree.
+/// Returns true if library and port agree.
 bool measure(const torch::Device& device, const network& n) {
   const struct {
     index_t d_out, d_in, count;
@@ -107,31 +107,33 @@ bool measure(const torch::Device& device, const network& n) {
       {n.width, n.width, 4 * n.layers}, {n.mlp, n.width, n.layers}, {n.width, n.mlp, n.layers}};
   catmerge::cat_options options;
   options.diagnostics = false;
-  double own = 0, port = 0;
+  double library = 0, port = 0;
   bool agree = true;
   for (const auto& s : shapes) {
     const layer l = make_layer(device, s.d_out, s.d_in, n.rows);
     Tensor merged, expected;
-    const double once = seconds_of(device, 3, [&] {
+    const double seconds = seconds_of(device, 3, [&] {
       merged = catmerge::cat_linear(l.base, l.experts, l.features, options).merged;
     });
     std::printf("| %-8s | %4ld x %4ld | %2ld | %8.3f |", n.name.c_str(), long{s.d_out},
-                long{s.d_in}, long{s.count}, once);
-    own += once * static_cast<double>(s.count);
+                long{s.d_in}, long{s.count}, seconds);
+    library += seconds * static_cast<double>(s.count);
     if (device.is_cuda()) {
-      const double slow = seconds_of(device, 2, [&] { expected = by_formulas(l, options); });
-      port += slow * static_cast<double>(s.count);
-      const double apart = ((merged - expected).norm() / (expected - l.base).norm()).item<double>();
-      std::printf(" %8.3f | %5.1f | %.1e |\n", slow, slow / once, apart);
-      agree = agree && apart < 1e-3;  // the port's eigenvectors are those of float
+      const double port_seconds =
+          seconds_of(device, 2, [&] { expected = by_formulas(l, options); });
+      port += port_seconds * static_cast<double>(s.count);
+      const double difference =
+          ((merged - expected).norm() / (expected - l.base).norm()).item<double>();
+      std::printf(" %8.3f | %5.1f | %.1e |\n", port_seconds, port_seconds / seconds, difference);
+      agree = agree && difference < 1e-3;  // the port's eigenvectors are in float
     } else {
       std::printf("  skipped |       |         |\n");
     }
     std::fflush(stdout);
   }
-  std::printf("| %-8s | all         |    | %8.2f |", n.name.c_str(), own);
+  std::printf("| %-8s | all         |    | %8.2f |", n.name.c_str(), library);
   if (device.is_cuda())
-    std::printf(" %8.2f | %5.1f |         |\n", port, port / own);
+    std::printf(" %8.2f | %5.1f |         |\n", port, port / library);
   else
     std::printf("          |       |         |\n");
   return agree;

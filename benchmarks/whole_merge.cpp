@@ -1,22 +1,22 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// What merges of full-sized networks take, of time and of memory: makes random checkpoints of the
-// shapes of CLIP's vision transformers (a base and eight experts, F32), merges them by the program
-// as users do, and prints seconds, ratios and the peak of the program's resident memory, mapped
-// pages included, beside what reading the same files and writing the result takes and beside a
-// straightforward NumPy port of the formulas (benchmarks/reference/cat.py).
+// Time and memory of merges of full-sized networks. Makes random checkpoints of the shapes of
+// CLIP's vision transformers (a base and eight experts, F32), merges them by the program as users
+// do, and prints seconds, ratios and the peak of the program's resident memory, mapped pages
+// included. Beside: the time to read the same files and write the result, and a plain NumPy port of
+// the formulas (benchmarks/reference/cat.py).
 //
 //     benchmark_whole_merge PROGRAM FOLDER [--reference[-in-full] SCRIPT]
 //                           [vit-b-32|vit-l-14][:LAYERS]...
 //
-// LAYERS: CAT merges the first so many layers only, to save time: one layer takes as much memory as
-// any other. FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; what is there already is used
-// again. Outputs go to memory (/dev/shm), so that no disk is timed. SCRIPT is run by python3, which
-// needs NumPy: one weight of each shape (the quicker of two runs), times their number, or all. "The
-// machine's" row is what the operations of CAT's trims, counted from its report, take at the rate
-// of a large product of floats measured here, and Task Arithmetic's time. Fails if a merge takes
-// more memory than the limits below.
+// LAYERS: CAT merges only that many of the first layers, to save time: one layer takes as much
+// memory as any other. FOLDER takes 3.5 GB for ViT-B/32 and 12 GB for ViT-L/14; its files are
+// reused. Outputs go to memory (/dev/shm), so that no disk is timed. SCRIPT is run by python3,
+// which needs NumPy: one weight of each shape (the quicker of two runs), times their number, or
+// all. "The machine's" row is the time of the operations of CAT's trims, counted from its report,
+// at the rate of a large product of floats measured here, plus Task Arithmetic's time. Fails if a
+// merge takes more memory than the limits below.
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -50,7 +50,7 @@ using catmerge::index_t;
 struct shape {
   std::string name;
   index_t width, mlp, layers, heads, patch, projection;
-  double limit_mb;  ///< what a merge of eight experts may take
+  double limit_mb;  ///< the memory of a merge of eight experts
 };
 
 const std::vector<shape> shapes = {{"vit-b-32", 768, 3072, 12, 12, 32, 512, 600},
@@ -107,8 +107,8 @@ float noise(std::uint64_t seed, std::uint64_t place) {
   return static_cast<float>(static_cast<std::int64_t>(x ^ (x >> 31))) * 0x1p-63F;
 }
 
-/// An entry of an expert's task vector, row i and column j of a matrix: what fine-tuning leaves is
-/// of low rank for the most part, and a few percent of the weights.
+/// An entry of an expert's task vector, row i and column j of a matrix: mostly of low rank, as
+/// after fine-tuning, and a few percent of the weights.
 float change(std::uint64_t seed, std::uint64_t i, std::uint64_t j, std::uint64_t columns) {
   float sum = 0.3F * noise(seed, i * columns + j), size = 1;
   for (std::uint64_t r = 1; r <= 8; ++r, size *= 0.8F)
@@ -147,8 +147,8 @@ void make_checkpoint(const fs::path& folder, const shape& s, int k) {
   writer.commit();
 }
 
-/// Images of plain squares, whose colours differ from task to task: what enters the layers then
-/// differs, too, as it does between real tasks.
+/// Images of plain squares. Their colours differ from task to task, and so do the inputs of the
+/// layers, as between real tasks.
 void make_samples(const fs::path& file, int k) {
   if (fs::exists(file)) return;
   std::vector<std::uint8_t> pixels;
@@ -192,18 +192,18 @@ cost run(const std::vector<std::string>& line) {
   return {static_cast<double>(used.ru_maxrss) * 1024 / 1e6, taken.count()};
 }
 
-/// Runs a line of the shell.
+/// Runs a shell command.
 cost shell(const std::string& script) {
   return run({"/bin/sh", "-c", script});
 }
 
-/// Where outputs go: memory, where there is any.
+/// The folder of outputs: in memory, if there is such a file system.
 fs::path outputs() {
   const fs::path shm = "/dev/shm";
   return fs::is_directory(shm) ? shm : fs::temp_directory_path();
 }
 
-/// Products of floats per second, times two, of 3072 x 3072 by as many threads as the program's.
+/// Operations per second of products of floats, 3072 x 3072, with as many threads as the program's.
 double product_rate() {
   harness::pool threads(std::max(1U, std::thread::hardware_concurrency()));
   catmerge::context<catmerge::host> c(threads.runner());
@@ -220,8 +220,8 @@ double product_rate() {
   return best;
 }
 
-/// Operations of CAT's trims of linear weights, as its report has them: products with G_k, shifts
-/// where they are formed, and the trims themselves.
+/// Operations of CAT's trims of linear weights, from its report: products with G_k, shifts if they
+/// are formed, and the trims themselves.
 double operations_of(const fs::path& report, const shape& s) {
   std::map<std::string, io::shape_t> shapes_of;
   for (const auto& info : tensors_of(s)) shapes_of[info.name] = info.shape;
@@ -249,12 +249,12 @@ double operations_of(const fs::path& report, const shape& s) {
 struct settings {
   std::string program;
   fs::path folder, reference;
-  bool in_full = false;  ///< the reference: every weight, not one of each shape
+  bool in_full = false;  ///< the reference runs on every weight, not one of each shape
 };
 
-/// Whether all merges stay within the limit.
-bool measure(const settings& given, const shape& s, index_t layers) {
-  const fs::path folder = given.folder / s.name;
+/// Returns true if all merges stay within the limit.
+bool measure(const settings& options, const shape& s, index_t layers) {
+  const fs::path folder = options.folder / s.name;
   fs::create_directories(folder);
   for (int k = 0; k <= experts; ++k) {
     make_checkpoint(folder / ("model-" + std::to_string(k)), s, k);
@@ -262,7 +262,7 @@ bool measure(const settings& given, const shape& s, index_t layers) {
   }
   const catmerge_benchmark::temporary_folder out(outputs());
   std::vector<std::string> merge = {
-      given.program,      "merge",       "--quiet",  "--base",
+      options.program,    "merge",       "--quiet",  "--base",
       folder / "model-0", "--overwrite", "--output", out.path() / "merged"};
   std::vector<std::string> by_samples, by_features, by_half_the_rows;
   std::string inputs = (folder / "model-0" / "model.safetensors").string(), port;
@@ -277,12 +277,12 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     inputs += " " + model + "/model.safetensors";
     port += " --expert " + task + "=" + model + "/model.safetensors --features " + task + "=" +
             recorded;
-    const cost one = run({given.program, "features", "--model", model, "--samples", file,
+    const cost one = run({options.program, "features", "--model", model, "--samples", file,
                           "--output", recorded, "--overwrite"});
     features = {std::max(features.peak_mb, one.peak_mb), features.seconds + one.seconds};
     const std::string fewer = folder / ("features-of-1-" + task + ".safetensors");
     by_half_the_rows.insert(by_half_the_rows.end(), {"--features", task + "=" + fewer});
-    run({given.program, "features", "--model", model, "--samples", file, "--sample-count", "1",
+    run({options.program, "features", "--model", model, "--samples", file, "--sample-count", "1",
          "--output", fewer, "--overwrite"});
   }
   bool good = true;
@@ -305,12 +305,12 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     return run(words);
   };
   row("features of 8 experts, one by one", features);
-  // All are in the page cache by now. What is set in relation to something is the least of three:
-  // what is timed is the machine at its best.
-  const auto least = [](const auto& what) {
-    cost best = what();
+  // All files are in the page cache by now. Times in a ratio are the least of three: the machine at
+  // its best.
+  const auto least = [](const auto& timed) {
+    cost best = timed();
     for (int i = 1; i < 3; ++i) {
-      const cost again = what();
+      const cost again = timed();
       best = {std::max(best.peak_mb, again.peak_mb), std::min(best.seconds, again.seconds)};
     }
     return best;
@@ -324,23 +324,23 @@ bool measure(const settings& given, const shape& s, index_t layers) {
   const std::vector<std::string> plain = {"--method", "task-arithmetic"};
   const cost sum = least([&] { return with(merge, plain); });
   row("Task Arithmetic", sum, copy.seconds, "of cat");
-  std::string of;
+  std::string layers_text;
   if (layers < s.layers) {
-    of = ", " + std::to_string(layers) + (layers == 1 ? " layer" : " layers");
+    layers_text = ", " + std::to_string(layers) + (layers == 1 ? " layer" : " layers");
     for (index_t i = 0; i < layers; ++i)
       merge.insert(merge.end(), {"--include", "*.layers." + std::to_string(i) + ".*"});
   }
   const bool whole = layers == s.layers;
   const cost cat = least([&] { return with(merge, by_features); });
-  row("CAT from features" + of, cat, whole ? sum.seconds : 0, "of Task Arithmetic");
+  row("CAT from features" + layers_text, cat, whole ? sum.seconds : 0, "of Task Arithmetic");
   const auto by_one_thread = [](std::vector<std::string> words) {
     words.insert(words.end(), {"--threads", "1"});
     return words;
   };
   const cost one = least([&] { return with(merge, by_one_thread(by_features)); });
-  row("CAT from features, one thread" + of, one, cat.seconds, "of all threads");
+  row("CAT from features, one thread" + layers_text, one, cat.seconds, "of all threads");
   if (whole) {
-    // What both methods do besides, reading, summing and writing, has the memory for its limit.
+    // The other work of both methods, reading, summing and writing, is bound by memory.
     const cost sum_alone = least([&] { return with(merge, by_one_thread(plain)); });
     row("Task Arithmetic, one thread", sum_alone, sum.seconds, "of all threads");
     line("(the trims: CAT without Task Arithmetic)", 0, one.seconds - sum_alone.seconds,
@@ -367,14 +367,14 @@ bool measure(const settings& given, const shape& s, index_t layers) {
     line("the machine's: operations, Task Arithmetic", 0, machine, 0, "");
     line("(CAT from features)", 0, cat.seconds, machine, "of the machine's");
   }
-  row("CAT from samples" + of, with(merge, by_samples));
-  if (!given.reference.empty() && whole) {
+  row("CAT from samples" + layers_text, with(merge, by_samples));
+  if (!options.reference.empty() && whole) {
     const fs::path times = out.path() / "reference";
-    shell("python3 " + given.reference.string() + " --base " + model + port +
-          (given.in_full ? " --time all > " : " --time shapes > ") + times.string());
+    shell("python3 " + options.reference.string() + " --base " + model + port +
+          (options.in_full ? " --time all > " : " --time shapes > ") + times.string());
     double seconds = 0;
     std::ifstream(times) >> seconds;
-    line(given.in_full ? "NumPy port" : "NumPy port, one of each shape, times its count", 0,
+    line(options.in_full ? "NumPy port" : "NumPy port, one of each shape, times its count", 0,
          seconds, cat.seconds, "of CAT");
   }
   if (!good) std::printf("more than the %.0f MB that are allowed\n", s.limit_mb);
@@ -391,11 +391,11 @@ int main(int argc, char** argv) {
                  argv[0]);
     return 2;
   }
-  settings given{argv[1], argv[2], {}};
+  settings options{argv[1], argv[2], {}};
   std::vector<std::string> wanted(argv + 3, argv + argc);
   if (wanted.size() >= 2 && (wanted[0] == "--reference" || wanted[0] == "--reference-in-full")) {
-    given.in_full = wanted[0] == "--reference-in-full";
-    given.reference = wanted[1];
+    options.in_full = wanted[0] == "--reference-in-full";
+    options.reference = wanted[1];
     wanted.erase(wanted.begin(), wanted.begin() + 2);
   }
   if (wanted.empty())
@@ -415,7 +415,7 @@ int main(int argc, char** argv) {
       if (found == shapes.end()) throw catmerge::error("unknown network " + word);
       const index_t layers =
           colon == std::string::npos ? found->layers : std::stol(word.substr(colon + 1));
-      good = measure(given, *found, layers) && good;
+      good = measure(options, *found, layers) && good;
     }
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "%s\n", problem.what());

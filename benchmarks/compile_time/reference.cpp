@@ -1,4 +1,4 @@
-// What the compile time of the library is compared with: Eigen's solver and a product.
+// The reference of the library's compile time: Eigen's solver and a product.
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 

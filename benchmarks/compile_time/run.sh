@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What the library adds to the time that a program takes to compile, beside a program that uses Eigen alone.
+# The compile time of a program with the library, beside a program that uses Eigen alone.
 #
 #     bash benchmarks/compile_time/run.sh [COMPILER [EIGEN_INCLUDE [REPETITIONS]]]
 #
-# Every program is compiled in turn, REPETITIONS times over; the figures are the smallest processor seconds of each, at
-# -O2, and their ratio to the reference. Exits with 1 where one call of CAT costs more than 1.5 times the reference.
+# Every program is compiled in turn, REPETITIONS times; the figures are the smallest processor seconds of each, at -O2,
+# and their ratio to the reference. Exits with 1 if one call of CAT costs more than 1.5 times the reference.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

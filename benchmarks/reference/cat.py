@@ -7,9 +7,9 @@ files: checkpoints, and features as `catmerge features` writes them.
     python3 cat.py --base family/base/model.safetensors --expert dtd=dtd.safetensors ... \
         --features dtd=dtd-features.safetensors ... [--output merged.safetensors] [--summary out.json]
 
-The summary holds, for each parameter, numbers that pin the merged values down: the norm of what was
-added to the base, its product with a fixed vector of signs, the conflict before and after and the
-deviation of each task, and what was removed. Run with NumPy 1.24 and 2.4.
+The summary holds, for each parameter, numbers that identify the merged values: the norm of their
+difference from the base, its product with a fixed vector of signs, the conflict before and after and
+the deviation of each task, and the removals. Run with NumPy 1.24 and 2.4.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U8": "u1"}
 
 
 def read(path, wanted=lambda name: True, real=float):
-    """The tensors (`real` where they are floating-point) and the metadata of a safetensors file."""
+    """The tensors (floating-point ones as `real`) and the metadata of a safetensors file."""
     data = np.memmap(path, np.uint8, "r")
     (length,) = struct.unpack("<Q", data[:8].tobytes())
     header = json.loads(data[8 : 8 + length].tobytes())
@@ -81,7 +81,7 @@ class Features:
 
 
 def kind_of(name):
-    """Of the Hugging Face CLIP vision model, and of the networks of examples/families/convnet."""
+    """The kind of a parameter of the Hugging Face CLIP vision model or of examples/families/convnet."""
     if "embedding" in name or name.startswith("visual_projection"):
         return "other"
     if name.endswith(".bias"):
@@ -109,7 +109,7 @@ def trim_linear(vectors, grams, rank, strength):
 
 
 def time_linear(a, experts, features, in_full):
-    """Prints what all linear weights take in float32: every one, or the quicker of two runs of one of
+    """Prints the seconds of all linear weights in float32: of every one, or the quicker of two runs of one of
     each shape, times their number."""
     shapes = {}
     for name, start in read(a.base, lambda name: kind_of(name) == "linear", np.float32)[0].items():
@@ -137,7 +137,7 @@ def time_linear(a, experts, features, in_full):
 
 
 def trim_masked(vectors, weights, strength, rank):
-    """weights: per task what a coordinate's square counts (ones for shifts, with strength 0)."""
+    """weights: per task the weight of a coordinate's square (ones for shifts, with strength 0)."""
     tasks = range(len(vectors))
     masks = []
     for k in tasks:
@@ -175,8 +175,8 @@ def main():
     parser.add_argument(
         "--time",
         choices=("shapes", "all"),
-        help="merge nothing: time the trims and the sum of linear weights, one of every shape or all, in float32, and "
-        "print the seconds that all of them take, everything else left out",
+        help="merge nothing: time only the trims and the sum of linear weights, one of every shape or all, in float32, "
+        "and print the seconds of all of them",
     )
     a = parser.parse_args()
 
