@@ -153,7 +153,7 @@ void check_elementwise(shape s, scalar_type type_a, scalar_type type_b, scalar_t
   run(not_a_number, [](auto& c, auto p, auto, auto y) { c.assign(p, y); });
   run(not_a_number, [](auto& c, auto p, auto q, auto y) { c.subtract(p, q, y); });
   run(not_a_number, [](auto& c, auto p, auto, auto y) {
-    const auto turned = c.make(catmerge::scalar_type::f64, c.columns(p), c.rows(p));
+    auto turned = c.make(catmerge::scalar_type::f64, c.columns(p), c.rows(p));
     c.transpose(p, turned);
     c.transpose(turned, y);
   });

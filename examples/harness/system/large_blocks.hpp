@@ -21,7 +21,7 @@ class large_blocks final : public std::pmr::memory_resource {
  public:
   large_blocks() { kept_.reserve(limit / smallest + 1); }  // deallocate() never allocates
   ~large_blocks() override {
-    for (const auto& block : kept_) std::free(block.memory);
+    for (const auto& [memory, bytes] : kept_) std::free(memory);
   }
 
  private:

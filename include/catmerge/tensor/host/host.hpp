@@ -108,7 +108,8 @@ class context<host> {
 
   void add_diagonal(double alpha, const const_view& x, const view& y) {
     detail::require_shape(*this, x, y.rows, y.rows, "diagonal");
-    const_view diagonal = x.window(0, y.rows, 0, (std::min<index_t>)(1, y.rows));
+    const_view diagonal = x;
+    diagonal.columns = 1;
     diagonal.row_stride = x.row_stride + x.column_stride;
     axpy(alpha, diagonal, y);
   }
