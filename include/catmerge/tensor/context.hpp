@@ -20,6 +20,44 @@ enum class op : bool {
   transpose  ///< x^T
 };
 
+// The operations of compute_context: their names in messages, their results, a call of each.
+// clang-format off
+#define CATMERGE_OPERATIONS(OPERATION)                                                            \
+  OPERATION("rows(v)", -> std::same_as<index_t>, rows(x))                                         \
+  OPERATION("columns(v)", -> std::same_as<index_t>, columns(x))                                   \
+  OPERATION("type(v)", -> std::same_as<scalar_type>, type(x))                                     \
+  OPERATION("make(type, rows, columns)", -> std::same_as<typename C::matrix>,                     \
+            make(scalar_type::f32, n, n))                                                         \
+  OPERATION("slice(const_view, row, rows, column, columns)",                                      \
+            -> std::same_as<typename C::const_view>, slice(x, n, n, n, n))                        \
+  OPERATION("slice(view, row, rows, column, columns)", -> std::same_as<typename C::view>,         \
+            slice(y, n, n, n, n))                                                                 \
+  OPERATION("assign(x, y)", , assign(x, y))                                                       \
+  OPERATION("subtract(a, b, y)", , subtract(x, x, y))                                             \
+  OPERATION("transpose(x, y)", , transpose(x, y))                                                 \
+  OPERATION("accumulate(alpha, list, y)", , accumulate(a, operands, y))                           \
+  OPERATION("accumulate(alpha, list, b, y)", , accumulate(a, operands, x, y))                     \
+  OPERATION("axpy(alpha, x, y)", , axpy(a, x, y))                                                 \
+  OPERATION("scale(alpha, y)", , scale(a, y))                                                     \
+  OPERATION("multiply(alpha, a, op, b, op, beta, y)", ,                                           \
+            multiply(a, x, op::none, x, op::transpose, a, y))                                     \
+  OPERATION("squared_norm(x)", -> std::same_as<double>, squared_norm(x))                          \
+  OPERATION("dot(x, y)", -> std::same_as<double>, dot(x, x))                                      \
+  OPERATION("add_diagonal(alpha, x, y)", , add_diagonal(a, x, y))                                 \
+  OPERATION("column_energies(alpha, x, y)", , column_energies(a, x, y))                           \
+  OPERATION("weighted_square(alpha, w, x, y)", , weighted_square(a, x, x, y))                     \
+  OPERATION("zero_rows(list, y)", , zero_rows(list, y))                                           \
+  OPERATION("scale_columns(w, y)", , scale_columns(w, y))                                         \
+  OPERATION("map(f, a, x, y)", , map(entry_function::sign, a, x, y))                              \
+  OPERATION("zip(f, p, q, y)", , zip(pair_function::product, x, x, y))                            \
+  OPERATION("count_keys(x, depth, before, counts)", , count_keys(x, 0, std::uint64_t{0}, counts)) \
+  OPERATION("all_finite(x)", -> std::same_as<bool>, all_finite(x))                                \
+  OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>, symmetric_eigen(y))       \
+  OPERATION("concurrently(count, f)", , concurrently(n, f))                                       \
+  OPERATION("to_host(x)", -> std::same_as<small_matrix>, to_host(x))                              \
+  OPERATION("from_host(m, y)", , from_host(m, y))
+// clang-format on
+
 /// The closed list of coarse operations: everything that an algorithm of this library asks of a
 /// domain. A new domain D specialises catmerge::context<D>.
 ///
@@ -92,35 +130,11 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   requires std::default_initializable<typename C::matrix> && std::movable<typename C::matrix>;
   requires std::convertible_to<typename C::matrix&, typename C::view>;
   requires std::convertible_to<const typename C::matrix&, typename C::const_view>;
-  { c.rows(x) } -> std::same_as<index_t>;
-  { c.columns(x) } -> std::same_as<index_t>;
-  { c.type(x) } -> std::same_as<scalar_type>;
-  { c.make(scalar_type::f32, n, n) } -> std::same_as<typename C::matrix>;
-  { c.slice(x, n, n, n, n) } -> std::same_as<typename C::const_view>;
-  { c.slice(y, n, n, n, n) } -> std::same_as<typename C::view>;
-  c.assign(x, y);
-  c.subtract(x, x, y);
-  c.transpose(x, y);
-  c.accumulate(a, operands, y);
-  c.accumulate(a, operands, x, y);
-  c.axpy(a, x, y);
-  c.scale(a, y);
-  c.multiply(a, x, op::none, x, op::transpose, a, y);
-  { c.squared_norm(x) } -> std::same_as<double>;
-  { c.dot(x, x) } -> std::same_as<double>;
-  c.add_diagonal(a, x, y);
-  c.column_energies(a, x, y);
-  c.weighted_square(a, x, x, y);
-  c.zero_rows(list, y);
-  c.scale_columns(w, y);
-  c.map(entry_function::sign, a, x, y);
-  c.zip(pair_function::product, x, x, y);
-  c.count_keys(x, 0, std::uint64_t{0}, counts);
-  { c.all_finite(x) } -> std::same_as<bool>;
-  { c.symmetric_eigen(y) } -> std::same_as<std::vector<double>>;
-  c.concurrently(n, f);
-  { c.to_host(x) } -> std::same_as<small_matrix>;
-  c.from_host(m, y);
+// clang-format off
+#define CATMERGE_REQUIREMENT(NAME, RESULT, ...) { c.__VA_ARGS__ } RESULT;
+  CATMERGE_OPERATIONS(CATMERGE_REQUIREMENT)
+#undef CATMERGE_REQUIREMENT
+  // clang-format on
 };
 
 /// A tensor as its context reads it: `context.squared_norm(const_view_of(weight))`. Refers to the

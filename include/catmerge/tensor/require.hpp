@@ -52,47 +52,14 @@ constexpr bool require_operations() {
   static_assert(requires(C& c, typename C::view y, typename C::const_view x, index_t n, double a,  \
                          std::span<const index_t> list, std::span<const double> w,                 \
                          std::span<const typename C::const_view> operands,                         \
-                         std::span<std::uint64_t> counts, const small_matrix& m,                \
+                         std::span<std::uint64_t> counts, const small_matrix& m,                   \
                          const std::function<void(index_t)>& f) {                                  \
     { c.__VA_ARGS__ } RESULT;                                                                      \
   }, "catmerge: context<Domain> lacks " NAME ", or it takes or returns something else than "       \
-     "<catmerge/tensor/context.hpp> says")
-  CATMERGE_OPERATION("rows(v)", -> std::same_as<index_t>, rows(x));
-  CATMERGE_OPERATION("columns(v)", -> std::same_as<index_t>, columns(x));
-  CATMERGE_OPERATION("type(v)", -> std::same_as<scalar_type>, type(x));
-  CATMERGE_OPERATION("make(type, rows, columns)", -> std::same_as<typename C::matrix>,
-                     make(scalar_type::f32, n, n));
-  CATMERGE_OPERATION("slice(const_view, row, rows, column, columns)",
-                     -> std::same_as<typename C::const_view>, slice(x, n, n, n, n));
-  CATMERGE_OPERATION("slice(view, row, rows, column, columns)",
-                     -> std::same_as<typename C::view>, slice(y, n, n, n, n));
-  CATMERGE_OPERATION("assign(x, y)", , assign(x, y));
-  CATMERGE_OPERATION("subtract(a, b, y)", , subtract(x, x, y));
-  CATMERGE_OPERATION("transpose(x, y)", , transpose(x, y));
-  CATMERGE_OPERATION("accumulate(alpha, list, y)", , accumulate(a, operands, y));
-  CATMERGE_OPERATION("accumulate(alpha, list, b, y)", , accumulate(a, operands, x, y));
-  CATMERGE_OPERATION("axpy(alpha, x, y)", , axpy(a, x, y));
-  CATMERGE_OPERATION("scale(alpha, y)", , scale(a, y));
-  CATMERGE_OPERATION("multiply(alpha, a, op, b, op, beta, y)", ,
-                     multiply(a, x, op::none, x, op::transpose, a, y));
-  CATMERGE_OPERATION("squared_norm(x)", -> std::same_as<double>, squared_norm(x));
-  CATMERGE_OPERATION("dot(x, y)", -> std::same_as<double>, dot(x, x));
-  CATMERGE_OPERATION("add_diagonal(alpha, x, y)", , add_diagonal(a, x, y));
-  CATMERGE_OPERATION("column_energies(alpha, x, y)", , column_energies(a, x, y));
-  CATMERGE_OPERATION("weighted_square(alpha, w, x, y)", , weighted_square(a, x, x, y));
-  CATMERGE_OPERATION("zero_rows(list, y)", , zero_rows(list, y));
-  CATMERGE_OPERATION("scale_columns(w, y)", , scale_columns(w, y));
-  CATMERGE_OPERATION("map(f, a, x, y)", , map(entry_function::sign, a, x, y));
-  CATMERGE_OPERATION("zip(f, p, q, y)", , zip(pair_function::product, x, x, y));
-  CATMERGE_OPERATION("count_keys(x, depth, before, counts)", ,
-                     count_keys(x, 0, std::uint64_t{0}, counts));
-  CATMERGE_OPERATION("all_finite(x)", -> std::same_as<bool>, all_finite(x));
-  CATMERGE_OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>,
-                     symmetric_eigen(y));
-  CATMERGE_OPERATION("concurrently(count, f)", , concurrently(n, f));
-  CATMERGE_OPERATION("to_host(x)", -> std::same_as<small_matrix>, to_host(x));
-  CATMERGE_OPERATION("from_host(m, y)", , from_host(m, y));
+     "<catmerge/tensor/context.hpp> says");
+  CATMERGE_OPERATIONS(CATMERGE_OPERATION)
 #undef CATMERGE_OPERATION
+#undef CATMERGE_OPERATIONS
   // clang-format on
   return true;
 }
