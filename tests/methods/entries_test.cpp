@@ -368,8 +368,8 @@ TEST_CASE("a model of double and float parameters has one threshold") {
   index_t passes = 0;
   for (; ties.scan_wanted(); ++passes) {
     for (const auto* p : {&first, &second}) {
-      auto vectors = catmerge::detail::form_vectors(c, *p);
-      const auto views = catmerge::detail::views_of<context>(vectors);
+      auto vectors = catmerge::form_vectors(c, *p);
+      const auto views = catmerge::views_of<context>(vectors);
       ties.scan(c, *p, catmerge::vector_list<context>(views));
     }
     ties.end_scan();
@@ -516,7 +516,7 @@ TEST_CASE("DARE: the generator is SplitMix64, the mask a function of its four ke
     catmerge::layer_problem<context> p;
     p.names.parameter = name;
     catmerge::layer_report unused;
-    const auto views = catmerge::detail::views_of<context>(ones);
+    const auto views = catmerge::views_of<context>(ones);
     catmerge::dare_transform{{drop, seed}}.apply(c, p, catmerge::vector_list<context>(views),
                                                  unused);
     return std::vector<Eigen::MatrixXd>{c.to_host(ones[0]), c.to_host(ones[1])};
@@ -549,7 +549,7 @@ TEST_CASE("DARE: the generator is SplitMix64, the mask a function of its four ke
     catmerge::layer_problem<context> p;
     p.names = {"a piece", {}, "q.weight", first};
     catmerge::layer_report unused;
-    const auto views = catmerge::detail::views_of<context>(ones);
+    const auto views = catmerge::views_of<context>(ones);
     catmerge::dare_transform{{0.75, 1}}.apply(c, p, catmerge::vector_list<context>(views), unused);
     for (const std::size_t k : {0, 1}) CHECK(c.to_host(ones[k]) == whole[k].middleRows(first, 35));
   }
@@ -592,11 +592,11 @@ TEST_CASE("Consensus: masks by counts") {
 
 TEST_CASE("Consensus passes on what its inner method needs and says") {
   const catmerge::consensus_method method{catmerge::consensus_options{{0.0}, 1, 1}, demanding{}};
-  CHECK(method.needs_importance());
-  CHECK(method.needs_statistics(layer_kind::scale));
-  CHECK_FALSE(method.needs_statistics(layer_kind::linear));
-  CHECK_FALSE(method.scan_wanted());
-  CHECK_FALSE(catmerge::consensus_method<>{}.needs_importance());
+  CHECK(catmerge::needs_importance(method));
+  CHECK(catmerge::needs_statistics(method, layer_kind::scale));
+  CHECK_FALSE(catmerge::needs_statistics(method, layer_kind::linear));
+  CHECK_FALSE(catmerge::scan_wanted(method));
+  CHECK_FALSE(catmerge::needs_importance(catmerge::consensus_method<>{}));
   auto m = example<eigen_backend<double>>(9);
   m.parameters[1].importance_tensors.clear();
   const auto reports = m.merge(method);

@@ -19,18 +19,13 @@ namespace catmerge::harness {
 struct tau_of {
   any_method method;
 
-  bool needs_statistics(layer_kind kind) const { return method.needs_statistics(kind); }
-  bool needs_importance() const { return method.needs_importance(); }
-  bool scan_wanted() const { return method.scan_wanted(); }
-  void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
-    method.scan(c, p, vectors);
-  }
-  void end_scan() { method.end_scan(); }
+  any_method& wrapped() { return method; }
+  const any_method& wrapped() const { return method; }
 
   layer_report merge(context<host>& c, const host_problem& p, host_view tau) const {
     layer_report report;
-    auto vectors = catmerge::detail::form_vectors(c, p);
-    const auto views = catmerge::detail::views_of<context<host>>(vectors);
+    auto vectors = form_vectors(c, p);
+    const auto views = views_of<context<host>>(vectors);
     method.combine(c, p, views, tau, report);
     return report;
   }

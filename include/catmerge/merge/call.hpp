@@ -28,7 +28,7 @@ merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
   problem.experts = read_all<Context>(experts);
   check_shapes(c, problem);
   merge_result<result_t<Base>> result{make_result(c, base, problem.base), {}};
-  if constexpr (requires { method.scan_wanted(); }) {
+  if constexpr (has_scan<Method>()) {
     Method scanned = method;
     scan_problem(scanned, c, problem);
     result.report = merge_problem(scanned, c, problem, view_of(result.merged));

@@ -185,23 +185,8 @@ struct adjusted {
   Method method;  ///< a merging_method
   Adjust adjust;  ///< void(const layer_problem<Context>&, Method&)
 
-  /// The method's answer.
-  bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(method, kind); }
-  /// The method's answer.
-  template <class Context>
-  bool wants_statistics(const layer_problem<Context>& p) const {
-    return catmerge::wants_statistics(method, p);
-  }
-  /// The method's answer.
-  bool needs_importance() const { return catmerge::needs_importance(method); }
-
-  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< by the method
-  /// Scans the parameter for the method.
-  template <class Context>
-  void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    catmerge::scan_parameter(method, c, p, vectors);
-  }
-  void end_scan() { catmerge::end_scan(method); }  ///< of the method
+  Method& wrapped() { return method; }              ///< its optional members are those of this
+  const Method& wrapped() const { return method; }  ///< likewise
 
   /// By the adjusted method.
   template <class Context>

@@ -20,21 +20,8 @@ struct with_drift {
     return kind == layer_kind::linear || kind == layer_kind::scale ||
            catmerge::needs_statistics(method, kind);
   }
-  /// The method's answer: a missing measurement is no loss to the merge.
-  template <class Context>
-  bool wants_statistics(const layer_problem<Context>& p) const {
-    return catmerge::wants_statistics(method, p);
-  }
-  /// The method's answer.
-  bool needs_importance() const { return catmerge::needs_importance(method); }
-
-  bool scan_wanted() const { return catmerge::scan_wanted(method); }  ///< by the method
-  /// Scans the parameter for the method.
-  template <class Context>
-  void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    catmerge::scan_parameter(method, c, p, vectors);
-  }
-  void end_scan() { catmerge::end_scan(method); }  ///< of the method
+  Method& wrapped() { return method; }              ///< its optional members are those of this
+  const Method& wrapped() const { return method; }  ///< likewise
 
   /// By the method, then the measurement.
   template <class Context>

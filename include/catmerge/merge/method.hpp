@@ -75,12 +75,29 @@ concept vector_transform = requires(const T& t, Context& c, const layer_problem<
   t.apply(c, p, vectors, report);
 };
 
+/// A method around another one, which its `wrapped()` returns, const and not. Optional members that
+/// it lacks are those of the wrapped one. Models: adjusted, with_drift, consensus_method.
+template <class M>
+concept method_wrapper = requires(const M& m) {
+  m.wrapped();
+};
+
+/// True if methods of this type may have a scan.
+template <class M>
+constexpr bool has_scan() {
+  if constexpr (requires(M & m) { m.scan_wanted(); }) return true;
+  if constexpr (method_wrapper<M>)
+    return has_scan<std::remove_cvref_t<decltype(std::declval<M&>().wrapped())>>();
+  return false;
+}
+
 // The optional members of any method or transform, with their defaults.
 
 /// True if m, a method or a transform, uses statistics of parameters of this kind.
 template <class M>
 constexpr bool needs_statistics(const M& m, layer_kind kind) {
   if constexpr (requires { m.needs_statistics(kind); }) return m.needs_statistics(kind);
+  if constexpr (method_wrapper<M>) return needs_statistics(m.wrapped(), kind);
   return false;
 }
 
@@ -88,6 +105,7 @@ constexpr bool needs_statistics(const M& m, layer_kind kind) {
 template <class M, class Context>
 bool wants_statistics(const M& m, const layer_problem<Context>& p) {
   if constexpr (requires { m.wants_statistics(p); }) return m.wants_statistics(p);
+  if constexpr (method_wrapper<M>) return wants_statistics(m.wrapped(), p);
   return needs_statistics(m, p.kind);
 }
 
@@ -95,6 +113,7 @@ bool wants_statistics(const M& m, const layer_problem<Context>& p) {
 template <class M>
 constexpr bool needs_importance(const M& m) {
   if constexpr (requires { m.needs_importance(); }) return m.needs_importance();
+  if constexpr (method_wrapper<M>) return needs_importance(m.wrapped());
   return false;
 }
 
@@ -102,6 +121,7 @@ constexpr bool needs_importance(const M& m) {
 template <class M>
 bool scan_wanted(const M& m) {
   if constexpr (requires { m.scan_wanted(); }) return m.scan_wanted();
+  if constexpr (method_wrapper<M>) return scan_wanted(m.wrapped());
   return false;
 }
 
@@ -109,13 +129,15 @@ bool scan_wanted(const M& m) {
 template <class M, class Context>
 void scan_parameter(M& m, Context& c, const layer_problem<Context>& p,
                     vector_list<Context> vectors) {
-  if constexpr (requires { m.scan_wanted(); }) m.scan(c, p, vectors);
+  if constexpr (requires { m.scan_wanted(); }) return m.scan(c, p, vectors);
+  if constexpr (method_wrapper<M>) scan_parameter(m.wrapped(), c, p, vectors);
 }
 
 /// Ends a pass of m's scan.
 template <class M>
 void end_scan(M& m) {
-  if constexpr (requires { m.scan_wanted(); }) m.end_scan();
+  if constexpr (requires { m.scan_wanted(); }) return m.end_scan();
+  if constexpr (method_wrapper<M>) end_scan(m.wrapped());
 }
 
 namespace detail {

@@ -17,8 +17,8 @@ layer_report merge_vectors(const Method& m, Context& c, const layer_problem<Cont
   report.kind = p.kind;
   auto tau = c.make(compute_type(c.type(out)), c.rows(out), c.columns(out));
   {
-    auto vectors = detail::form_vectors(c, p);
-    m.combine(c, p, vector_list<Context>(detail::views_of<Context>(vectors)), tau, report);
+    auto vectors = form_vectors(c, p);
+    m.combine(c, p, vector_list<Context>(views_of<Context>(vectors)), tau, report);
   }
   c.assign(p.base, out);
   c.axpy(m.factor(), tau, out);
@@ -43,8 +43,8 @@ layer_report merge_problem(const Method& m, Context& c, const layer_problem<Cont
 template <class Method, class Context>
 void scan_problem(Method& m, Context& c, const layer_problem<Context>& p) {
   while (scan_wanted(m)) {
-    auto vectors = detail::form_vectors(c, p);
-    scan_parameter(m, c, p, vector_list<Context>(detail::views_of<Context>(vectors)));
+    auto vectors = form_vectors(c, p);
+    scan_parameter(m, c, p, vector_list<Context>(views_of<Context>(vectors)));
     end_scan(m);
   }
 }

@@ -100,7 +100,7 @@ struct merge_stream_fn {
   template <class Method, class Source, class Statistics, class Context, class Seen>
   static decltype(auto) scanned(const Method& method, Source& source, Statistics& statistics,
                                 Context& c, const Seen& seen) {
-    if constexpr (requires { method.scan_wanted(); }) {
+    if constexpr (has_scan<Method>()) {
       Method copy = method;
       while (scan_wanted(copy)) {
         for_parameters(
@@ -108,10 +108,10 @@ struct merge_stream_fn {
             [&](const parameter_info& given, const layer_problem<Context>& problem, const auto&) {
               check_shapes(c, problem);
               auto vectors = form_vectors(c, problem);
-              copy.scan(c, problem, vector_list<Context>(views_of<Context>(vectors)));
+              scan_parameter(copy, c, problem, vector_list<Context>(views_of<Context>(vectors)));
               if constexpr (requires { seen.scanned(given); }) seen.scanned(given);
             });
-        copy.end_scan();
+        end_scan(copy);
       }
       return Method(std::move(copy));
     } else {

@@ -6,8 +6,6 @@
 
 namespace catmerge {
 
-namespace detail {
-
 /// T_i of every task, in double if base or expert is. Throws catmerge::error, naming the expert, if
 /// a T_i is not finite.
 template <class Context>
@@ -22,8 +20,8 @@ std::vector<typename Context::matrix> form_vectors(Context& c, const layer_probl
     c.subtract(expert, p.base, t);
   });
   for (index_t i = 0; i < std::ssize(vectors); ++i)
-    check_finite(c, p, vectors[static_cast<std::size_t>(i)],
-                 ": the task vector of '" + p.names.task(i) + "'");
+    detail::check_finite(c, p, vectors[static_cast<std::size_t>(i)],
+                         ": the task vector of '" + p.names.task(i) + "'");
   return vectors;
 }
 
@@ -32,8 +30,6 @@ template <class Context>
 std::vector<typename Context::view> views_of(std::vector<typename Context::matrix>& vectors) {
   return {vectors.begin(), vectors.end()};
 }
-
-}  // namespace detail
 
 /// tau += sum_k T_k, added in the order of the tasks.
 template <class Context>

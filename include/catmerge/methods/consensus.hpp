@@ -51,20 +51,10 @@ struct consensus_method {
   consensus_options options{};  ///< checked by validate in each merge
   Inner inner{};                ///< a vector_method; its factor is not used
 
-  /// Inner's answer.
-  bool needs_statistics(layer_kind kind) const { return catmerge::needs_statistics(inner, kind); }
-  /// Inner's answer.
-  bool needs_importance() const { return catmerge::needs_importance(inner); }
+  Inner& wrapped() { return inner; }              ///< its optional members are those of this
+  const Inner& wrapped() const { return inner; }  ///< likewise
   /// alpha.
   double factor() const { return options.alpha; }
-
-  bool scan_wanted() const { return catmerge::scan_wanted(inner); }  ///< by Inner
-  /// Inner's.
-  template <class Context>
-  void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
-    catmerge::scan_parameter(inner, c, p, vectors);
-  }
-  void end_scan() { catmerge::end_scan(inner); }  ///< Inner's
 
   /// tau = m o T_mtl, compared in double. Throws catmerge::error if the number of lambdas is
   /// neither 1 nor K.
@@ -106,7 +96,7 @@ struct consensus_method {
         copies.push_back(c.make(c.type(t), c.rows(t), c.columns(t)));
         c.assign(t, copies.back());
       }
-      inner.combine(c, p, vector_list<Context>(detail::views_of<Context>(copies)), tau, report);
+      inner.combine(c, p, vector_list<Context>(views_of<Context>(copies)), tau, report);
     }
   }
 };
