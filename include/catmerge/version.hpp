@@ -7,8 +7,8 @@
 
 /// May break programs.
 #define CATMERGE_VERSION_MAJOR 0
-/// New names and behaviour.
-#define CATMERGE_VERSION_MINOR 1
+/// New names and behaviour. While major is 0, it may break programs, too.
+#define CATMERGE_VERSION_MINOR 2
 /// Corrections only.
 #define CATMERGE_VERSION_PATCH 0
 
