@@ -50,7 +50,7 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/catmergeConfig.cmake.i
   ${PROJECT_BINARY_DIR}/package/catmergeConfig.cmake INSTALL_DESTINATION ${catmerge_package_directory}
   NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/package/catmergeConfigVersion.cmake
-  VERSION ${PROJECT_VERSION} COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
+  VERSION ${PROJECT_VERSION} COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/package/catmergeConfig.cmake
               ${PROJECT_BINARY_DIR}/package/catmergeConfigVersion.cmake
         DESTINATION ${catmerge_package_directory} ${catmerge_rule})

@@ -1130,7 +1130,7 @@ TEST_CASE("torch: entry functions have the same bits at any number of threads") 
 }
 
 TEST_CASE("torch: the adapter never looks into a tensor's memory") {
-  for (const char* header : {"torch.hpp", "torch_tensor.hpp"}) {
+  for (const char* header : {"torch.hpp", "detail/torch_tensor.hpp"}) {
     std::ifstream file(std::string(CATMERGE_SOURCE_DIR "/include/catmerge/adapt/") + header);
     std::stringstream text;
     text << file.rdbuf();

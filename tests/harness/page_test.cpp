@@ -472,7 +472,7 @@ TEST_CASE("a merge: the numbers are those of the report") {
   CHECK(contains(html, "<title>eigenvalue 5, kept: \u22123.00</title>"));
   CHECK(contains(html, "<title>protecting dtd and cars: 0.350</title>"));
   CHECK(contains(text, page::shown(std::sqrt(9 + 9 + 0.25 + 0.04))));
-  for (const char* part : {"12.3 s", "471 MB", "catmerge 0.2.0", "2025-03-01", "67.88", "70.17"})
+  for (const char* part : {"12.3 s", "471 MB", "catmerge 0.1.0", "2025-03-01", "67.88", "70.17"})
     CHECK(contains(text, part));
 }
 

@@ -94,7 +94,7 @@ enum class op : bool {
 /// - `zip(f, p, q, y)`: y = f(p, q), likewise;
 /// - `count_keys(x, depth, before, counts)`: adds to counts[d] how many entries of x have d as the
 ///   digit number `depth` of their order key, and `before` as the digits before it
-///   (tensor/entry_functions.hpp; order_statistics.hpp is what uses it);
+///   (tensor/entry_functions.hpp; numeric/order_search.hpp is what uses it);
 /// - `all_finite(x)`;
 /// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
 ///   overwritten with the eigenvectors, one per column;
@@ -117,7 +117,7 @@ enum class op : bool {
 ///   return std::sqrt(c.squared_norm(d));
 /// }
 /// @endcode
-/// Models: context<host> (tensor/host.hpp, the one to read), context<torch_domain>
+/// Models: context<host> (tensor/host/host.hpp, the one to read), context<torch_domain>
 /// (adapt/torch.hpp).
 template <class C>
 concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,

@@ -21,7 +21,7 @@ struct host {};
 /// catmerge::context<catmerge::host> c(pool);  // an executor
 /// auto [merged, report] = catmerge::cat_linear(base, experts, features, {}, c);
 /// @endcode
-/// Specialised for: host (tensor/host.hpp), torch_domain (adapt/torch.hpp).
+/// Specialised for: host (tensor/host/host.hpp), torch_domain (adapt/torch.hpp).
 template <class Domain>
 class context;
 
