@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   // Large memory goes back to the system when it is freed, but for matrices that large_blocks
   // keeps. By default glibc soon keeps what is smaller than 32 MiB, in pieces that the next size
   // does not fit into: Task Arithmetic on eight ViT-B/32 peaked at 510 MB, with this at 134 MB.
-  // What is smaller is kept at all times: fresh pages for the buffers of every product took a third
+  // Smaller blocks are kept at all times: fresh pages for the buffers of every product took a third
   // of CAT's time.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);

@@ -33,7 +33,7 @@ using doubles = torch_backend<double>;
 static_assert(catmerge::any_matrix<at::Tensor> && catmerge::any_vector<at::Tensor>);
 static_assert(catmerge::makeable<at::Tensor>);
 static_assert(std::is_same_v<catmerge::result_t<at::Tensor>, at::Tensor>);
-// What is read cannot be written, and nothing becomes a view unseen.
+// A view for reading cannot be written to, and no tensor becomes a view unseen.
 static_assert(std::is_convertible_v<torch_view, torch_const_view>);
 static_assert(!std::is_constructible_v<torch_view, torch_const_view>);
 static_assert(!std::is_convertible_v<at::Tensor, torch_view>);
@@ -55,7 +55,7 @@ struct grid {
   }
 };
 
-/// Where a tensor's elements lie in its memory.
+/// The layouts of a tensor in its memory.
 enum class kind { whole, transposed, inner, stepped };
 constexpr kind all_kinds[] = {kind::whole, kind::transposed, kind::inner, kind::stepped};
 
@@ -864,7 +864,7 @@ TEST_CASE("torch: results have the rank and device of what they are like, and co
 }
 
 TEST_CASE("torch: parameters of a module, written in place") {
-  // What torch::nn::Linear holds: leaves that require gradients.
+  // The parameters of torch::nn::Linear: leaves that require gradients.
   const Eigen::MatrixXf base = generator(7).matrix<float>(12, 8),
                         vector = generator(8).matrix<float>(12, 8);
   struct {

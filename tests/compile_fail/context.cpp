@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What a context must offer: every line of catmerge::compute_context, once missing and, where the
-// result's type counts, once of another type.
+// Every line of catmerge::compute_context, once missing and, if the result's type counts, once of
+// another type.
 #include <catmerge/features/statistics.hpp>
 #include <catmerge/merge/task_vector.hpp>
 

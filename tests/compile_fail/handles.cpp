@@ -1,8 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What must not be written to: tensors that are const and own their elements, and handles that are
-// only read.
+// Targets of writes that do not compile: const tensors that own their elements, and handles for
+// reading only.
 #include <catmerge/catmerge.hpp>
 
 using context = catmerge::context<catmerge::host>;

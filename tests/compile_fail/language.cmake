@@ -1,4 +1,4 @@
-# What catmerge asks of the compiler (error.hpp) is asked by every header and said in one sentence.
+# Every header has the requirements on the compiler (error.hpp), and says them in one sentence.
 #   cmake -DCOMPILER=... -DINCLUDE=checkout/include -DSYSTEM_INCLUDES=c -P language.cmake
 
 cmake_minimum_required(VERSION 3.16)

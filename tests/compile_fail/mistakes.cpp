@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What people pass for a tensor, or leave out: the sentence names the kind of mistake.
+// Arguments passed for a tensor by mistake, or left out: the sentence names the kind of mistake.
 #include <Eigen/Sparse>
 #include <array>
 #include <bitset>
@@ -231,7 +231,7 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
 #endif
   catmerge::statistics_of(w), catmerge::statistics_of(w.topRows(2));  // of memory that lasts
 
-  // What is right stays right: options in braces, and what is neither braced nor missing.
+  // Correct calls still compile: options in braces, and none.
   catmerge::cat_shift(v, vs, {.alpha = 0.3});
   catmerge::cat_linear(w, ws, ws, {.alpha = 0.3});
   catmerge::ties(w, ws, {});

@@ -1,7 +1,7 @@
 # A file of things that must not compile. A line of it such as
 #     #ifndef CASE_no_rank  // expect: catmerge: tensor_traits<T>::rank is missing
 # is a case: with CASE_no_rank defined, the first error must hold that sentence. Without any case the file must compile.
-# What the file includes is compiled once for all of its cases.
+# The file's includes are compiled once for all of its cases.
 #   cmake -DCOMPILER=... -DSOURCE=... -DINCLUDES=a;b -DSYSTEM_INCLUDES=c -DWORK=directory -P run.cmake
 set(command ${CMAKE_COMMAND} -E env LC_ALL=C ${COMPILER} -std=c++20)
 foreach(directory ${INCLUDES})

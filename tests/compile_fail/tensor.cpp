@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 //
-// What tensor_traits must say, and which tensors a call takes.
+// The members that tensor_traits must have, and the tensors that a call takes.
 #include <catmerge/adapt/eigen.hpp>
 #include <catmerge/merge/task_vector.hpp>
 #include <catmerge/methods/cat.hpp>

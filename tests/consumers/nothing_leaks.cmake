@@ -1,5 +1,5 @@
-# What adding catmerge's directory may change in a project that does so: INTERFACE targets, and cache entries of its
-# own, of the packages that it looks for, and of CMake's project() and find_package(). To be called before and after.
+# A project that adds catmerge's directory may find these changed: INTERFACE targets, and cache entries of catmerge, of
+# the packages that it looks for, and of CMake's project() and find_package(). To be called before and after.
 macro(before_catmerge)
   get_cmake_property(cache_before CACHE_VARIABLES)
   string(MD5 settings_before "${CMAKE_CXX_FLAGS};${CMAKE_CXX_STANDARD};${CMAKE_CXX_EXTENSIONS};${CMAKE_BUILD_TYPE}")

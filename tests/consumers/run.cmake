@@ -235,7 +235,7 @@ elseif(CASE STREQUAL "own_eigen")
                 -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON ${without_json})
   must("${CMAKE_COMMAND}" --install "${scratch}/build" --prefix "${scratch}/moved")
 elseif(CASE STREQUAL "eigen_versions")
-  # What real packages answer: Eigen 5 says no to whoever asks it for 3.4, Eigen 3.3 to nobody who asks for nothing.
+  # Real packages: Eigen 5 refuses a request for 3.4; Eigen 3.3 accepts a request without a version.
   install_package()
   foreach(version 3.3.9 3.4.0 5.0.1)
     set(package "${scratch}/eigen/${version}")
@@ -289,7 +289,7 @@ elseif(CASE STREQUAL "pkg_config")
   must(${compile} ${cflags} "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp" -o "${scratch}/elsewhere/consumer")
   must("${scratch}/elsewhere/consumer")
 elseif(CASE STREQUAL "strict")
-  # What the core includes of others.
+  # The core's includes of other libraries.
   file(GLOB_RECURSE core RELATIVE "${CHECKOUT}/include" "${CHECKOUT}/include/catmerge/*.hpp")
   list(FILTER core EXCLUDE REGEX "^catmerge/(adapt|io|model)/")
   set(foreign_includes "")
@@ -345,7 +345,7 @@ elseif(CASE STREQUAL "amalgamated")
   must("${CMAKE_COMMAND}" -E compare_files "${scratch}/first/catmerge_all.hpp" "${scratch}/second/catmerge_all.hpp")
   # The header alone, in another directory than the ones that forward to it.
   file(COPY "${scratch}/first/catmerge_all.hpp" DESTINATION "${scratch}/alone")
-  # What is not inline there would be defined twice. (Included twice, too: the guard.)
+  # A function that is not inline would be defined twice. (Included twice, too: the guard.)
   file(READ "${CMAKE_CURRENT_LIST_DIR}/add_subdirectory/main.cpp" text)
   string(REGEX REPLACE "#include <catmerge/[^\n]+\n" "" text "${text}")
   file(WRITE "${scratch}/main.cpp" "#include <catmerge_all.hpp>\n#include <catmerge_all.hpp>\n${text}")

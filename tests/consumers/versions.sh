@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the library works with beside what Debian has: CMake, Eigen and PyTorch's libtorch in the versions that PyPI has, and
-# the Windows of MinGW where that is installed. Prints a line for each, with its version, and what failed at the end.
+# Tries versions that Debian does not have: CMake, Eigen and PyTorch's libtorch of PyPI, and MinGW's Windows where that is
+# installed. Prints a line for each, with its version, and what failed at the end.
 #
 #     bash tests/consumers/versions.sh [--torch] [COMPILER]      (default: g++; some ten minutes)
 #

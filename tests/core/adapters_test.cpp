@@ -41,7 +41,7 @@ using catmerge::half;
 using catmerge::result_t;
 using Eigen::Dynamic;
 
-// Which Eigen types are what, and what results they give.
+// The kinds of Eigen's types, and the types of their results.
 static_assert(is_matrix<Eigen::MatrixXf>);
 static_assert(is_matrix<Eigen::Matrix<half, 3, 4>>);
 static_assert(is_matrix<Eigen::ArrayXXd>);

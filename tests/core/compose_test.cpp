@@ -30,7 +30,7 @@ namespace {
 using host = catmerge::context<catmerge::host>;
 using strings = std::vector<std::string>;
 
-/// What probes saw, in order. Probes are copied, so that they share one.
+/// The calls that probes saw, in order. Probes are copied, so that they share one.
 using journal = strings;
 
 /// "x" of the first entry of the first task vector, which is a small integer in these tests.
@@ -39,7 +39,7 @@ std::string first_entry(Context& c, vector_list<Context> vectors) {
   return std::to_string(static_cast<int>(c.to_host(c.slice(vectors[0], 0, 1, 0, 1))(0, 0)));
 }
 
-/// What has a scan of `passes` passes, and writes down everything that happens to it.
+/// A method with a scan of `passes` passes, which writes down every call.
 struct probe {
   std::string name;
   journal* log;
@@ -398,7 +398,7 @@ TEST_CASE("scans of a chain: the transform's first, then the method's on what it
                        "m ends",                                                          //
                        "t changes a 1", "m merges a 3", "t changes b 10", "m merges b 30"});
   CHECK(found.merged.at("b") == Eigen::MatrixXf::Constant(3, 1, 5 + 3 * (10 + 11)));
-  // What was passed in has seen nothing.
+  // The method that was passed in has seen nothing.
   CHECK(m.first.seen == 0);
   CHECK(m.second.seen == 0);
   CHECK(m.scan_wanted());
@@ -630,7 +630,7 @@ TEST_CASE("with_drift measures how far the merged parameter is from each expert,
     for (const index_t parts : {1, 3})
       check_drift(measured(v, layer_kind::shift, {}, parts), v, oracle::kind::shift, true);
 
-    // Where nothing is known there is nothing to measure.
+    // Without statistics there is nothing to measure.
     CHECK(measured(l, layer_kind::linear, {}).report.drift.empty());
     CHECK(measured(l, layer_kind::other, {}).report.drift.empty());
     CHECK(measured(v, layer_kind::scale, {}).report.drift_of_base.empty());

@@ -87,7 +87,7 @@ void check_elementwise(host_context& c, shape s, const window& a, const window& 
   CHECK(inside);
 }
 
-/// What a call with these operands computes in: double if one of them is, else float.
+/// The compute type of a call with these operands: double if one of them is, else float.
 double computed(bool in_double, double x) {
   return in_double ? x : rounded(scalar_type::f32, x);
 }

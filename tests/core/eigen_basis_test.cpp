@@ -53,7 +53,7 @@ Eigen::MatrixXd with_spectrum(const std::vector<double>& values, std::uint64_t s
   return 0.5 * (g + g.transpose());
 }
 
-/// What a removal basis sees where tasks have similar features: the positive values are a
+/// The spectrum of G_k for tasks with similar features: the positive values are a
 /// thousandth of the largest magnitude and 3 % apart, all others lie below without gaps.
 std::vector<double> without_gaps(index_t positive, index_t size) {
   std::vector<double> values;
@@ -215,7 +215,7 @@ TEST_CASE("largest_eigenpairs: a tighter tolerance is kept, a budget too small i
 }
 
 TEST_CASE("largest_eigenpairs: far cheaper than size products on a layer's spectrum") {
-  // What a removal basis sees: a few large positive values, many zeros, a longer negative end.
+  // A spectrum of G_k: a few large positive values, many zeros, a longer negative end.
   std::vector<double> values(600, 0.0);
   for (index_t i = 0; i < 60; ++i) values[at(i)] = -5.0 * std::pow(0.9, static_cast<double>(i));
   for (index_t i = 0; i < 30; ++i) values[at(100 + i)] = std::pow(0.8, static_cast<double>(i));

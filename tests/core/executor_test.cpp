@@ -11,7 +11,7 @@
 #include "support/data.hpp"
 #include "support/executor.hpp"
 
-// What executors may do, what they may not, and how much stack their threads need.
+// Executors: what they may do, what they may not, and the stack that their threads need.
 
 using namespace test;
 using catmerge::executor;
@@ -69,7 +69,7 @@ executor on_small_stacks(std::size_t bytes) {
   };
 }
 
-/// What the docs of executor promise. (Sanitizers put walls between variables.)
+/// The stack that the docs of executor promise. (Sanitizers put walls between variables.)
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr std::size_t promised = 1 << 20;
 #elif defined(__has_feature)

@@ -36,7 +36,7 @@ std::vector<Device> upload_all(const std::vector<Tensor>& all) {
   return list;
 }
 
-/// What crossed while f ran.
+/// The traffic while f ran.
 template <class F>
 traffic crossing(const F& f) {
   fake_traffic() = {};

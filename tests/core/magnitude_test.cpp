@@ -83,7 +83,7 @@ void check_merge(const layer<matrix_of<S>>& l, const catmerge::merge_result<matr
   }
 }
 
-/// What f throws.
+/// The message of f's exception.
 template <class F>
 std::string message_of(const F& f) {
   try {

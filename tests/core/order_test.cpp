@@ -50,7 +50,7 @@ std::vector<double> all_of(const window& t) {
   return all;
 }
 
-/// What every tensor holds, one after another.
+/// The elements of all tensors, one tensor after another.
 std::vector<double> all_of(const std::vector<window>& tensors) {
   std::vector<double> all;
   for (const auto& t : tensors)

@@ -3,8 +3,8 @@
 #
 #     bash tests/fuzz/run.sh [SECONDS [BUILD_DIRECTORY]]      (default: 60, build-fuzz/ inside the checkout)
 #
-# What was found stays in BUILD_DIRECTORY/found: an input that fails is TARGET/crash-..., and the log says why. To keep
-# what covers more than the corpus does:  BUILD_DIRECTORY/tests/fuzz_TARGET -merge=1 tests/fuzz/corpus/TARGET FOUND
+# New inputs stay in BUILD_DIRECTORY/found: an input that fails is TARGET/crash-..., and the log says why. To keep those
+# that cover more than the corpus does:  BUILD_DIRECTORY/tests/fuzz_TARGET -merge=1 tests/fuzz/corpus/TARGET FOUND
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"

@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     infos.push_back(entry);
   }
   fuzz::require(next == nullptr || next == begin + size, "they end where the file ends");
-  // What was read can be written, and comes back.
+  // A header that was read can be written, and comes back.
   std::string again = io::make_safetensors_header("file", infos, read.metadata);
   for (const auto& entry : read.entries)
     again.append(reinterpret_cast<const char*>(entry.bytes.data()), entry.bytes.size());

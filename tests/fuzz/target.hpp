@@ -14,8 +14,8 @@
 #include <span>
 #include <string>
 
-/// What the fuzz targets share. Each is one function, called with bytes that nobody trusts: it
-/// parses them, checks that what was accepted holds what the parser promises, and returns; the one
+/// The frame of the fuzz targets. Each is one function, called with bytes that nobody trusts: it
+/// parses them, checks that accepted input holds what the parser promises, and returns; the one
 /// exception that may leave a parser is catmerge::error. libFuzzer calls it (CMake's CATMERGE_FUZZ,
 /// with Clang), or replay.cpp, which runs the kept corpus as a test under any compiler.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);

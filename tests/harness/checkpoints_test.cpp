@@ -428,7 +428,7 @@ TEST_CASE("a merge that changes nothing is an error, and so is a rule for no ten
   merge(f, base, {expert, base}, {"--method", "wudi", "--rule", "*_thing=linear"});
   CHECK_CONTAINS(refused(f, base, {expert}, average + arguments{"--rule", "*_thin=linear"}),
                  "no tensor's name matches '*_thin'");
-  // Where the method has a rule for it, nobody needs to know what it is.
+  // A method with a rule for every kind needs no warning.
   CHECK(merge(f, base, {expert}, {"--method", "ties"}).run.err.empty());
 }
 
@@ -924,7 +924,7 @@ TEST_CASE("names that differ by a rule: the message has the option, and the opti
     // Both sides' names are shown.
     CHECK_CONTAINS(message, "' is missing");
     CHECK_CONTAINS(message, "' is not in the base");
-    // What is to be pasted.
+    // The options to paste.
     arguments renames;
     std::istringstream words(message.substr(message.find("by a rule:") + 10));
     for (std::string option, value; words >> option >> value && option == "--rename";)

@@ -266,7 +266,7 @@ TEST_CASE("evaluate: the accuracy in percent on the last line") {
     table head;
     head.set("weight", dtype::f32, {classes, width}, weight);
     if (with_bias) head.set("bias", dtype::f32, {classes}, bias);
-    // Which class each picture is given, from the recorded embeddings.
+    // The class of each picture, from the recorded embeddings.
     std::size_t chosen[3] = {};
     for (std::size_t i = 0; i < 3; ++i) {
       double length = 0, best = -1e9, second = -1e9;

@@ -1,7 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-/// What the program says and leaves behind when something is wrong.
+/// Errors of the program: their messages, and the files that are left.
 
 #include <catmerge/io/npy.hpp>
 #include <limits>
@@ -400,7 +400,7 @@ TEST_CASE("a disk that fills up") {
     const std::vector<std::string> words = {output.string(), "cannot write", "File too large"};
     const std::string message = check_error(command({}, output), words, full);
     if (limit > 8000) CHECK(contains(message, "tensor '"));
-    // What was there before stays.
+    // An existing output stays.
     put(output, "the old one");
     check_error(command({}, output) + arguments{"--overwrite"}, words, full);
     CHECK(get(output) == "the old one");

@@ -347,7 +347,7 @@ TEST_CASE("features files: aliases, factors, halves") {
   const table right = merged(few + clips().with_features());
   const std::string k0 = layer0 + "self_attn.k_proj.weight",
                     v0 = layer0 + "self_attn.v_proj.weight";
-  // What the program wrote with aliases, spelt out.
+  // The features that the program wrote with aliases, spelt out.
   table t(clips().features("c"));
   for (const std::string& name : {k0, v0}) {
     REQUIRE(t.metadata.erase("alias:" + name) == 1);

@@ -37,7 +37,7 @@ bool killed_after(const arguments& line, std::chrono::microseconds delay) {
   return WIFEXITED(status);
 }
 
-/// What stands under a name: a file's bytes, or those of all files of a folder.
+/// The bytes of a file, or of all files of a folder.
 std::map<std::string, std::string> state_of(const fs::path& path) {
   if (fs::is_directory(path)) return contents(path);
   if (!fs::exists(path)) return {};

@@ -53,7 +53,7 @@ arguments with_importance() {
   return list;
 }
 
-/// What the library makes of the family, in this process.
+/// The library's merge of the family, in this process.
 std::map<std::string, values_t> by_library(const any_method& method) {
   namespace h = catmerge::harness;
   std::vector<h::task_file> experts, features, importances;
@@ -305,7 +305,7 @@ TEST_CASE("settings that make no sense are refused, and named") {
   CHECK(says(replaced, "the output is one of the inputs"));
   CHECK(get(kept) == before);
 
-  // What the files themselves are wrong about.
+  // Mistakes in the files themselves.
   const fs::path unused = clips().fresh();
   const outcome nothing =
       run(clips().merge(unused) + arguments{"--method", "average", "--method-for", "none.*=ties"});

@@ -51,7 +51,7 @@ void keep(const std::string& name, const std::string& html) {
 /// named once, every & and < of text written as an entity, valid UTF-8 without control characters.
 class markup {
  public:
-  /// What is wrong; empty if nothing is.
+  /// The first fault; empty if there is none.
   static std::string fault(const std::string& html) {
     markup m(html);
     return m.read() ? "" : m.fault_ + ": " + html.substr(m.at_, 80);

@@ -351,7 +351,7 @@ TEST_CASE("tied tensors stay tied, whatever rules their names fall under") {
     CHECK(whole.at(alias).bytes == merged.at(owner).bytes);
     CHECK(whole.at(owner).bytes == merged.at(owner).bytes);
   }
-  // What takes one of the two would part them; what takes both does not.
+  // A pattern that takes one of two tied tensors would part them; one that takes both does not.
   CHECK_CONTAINS(error_of(command(paths, clips().fresh(), write(base)) + options +
                           arguments{"--exclude", alias}),
                  "must take both or neither");

@@ -101,7 +101,7 @@ TEST_CASE("the next group is read while this one is worked on, and the last one 
         sum += static_cast<const float*>(view.data)[i];
     CHECK(std::isfinite(sum));
     const std::size_t group_size = 2 * bytes_of_group(g, false).size();
-    // What is in memory is this group, and pages at the edges of tensors.
+    // This group is in memory, with pages at the edges of tensors.
     CHECK(resident_bytes() <= at_start + group_size + (std::size_t{1} << 20));
     set.release(set.groups()[g]);
     CHECK(resident_bytes() <= at_start + (std::size_t{1} << 20));
@@ -157,7 +157,7 @@ TEST_CASE("the network of an expert is made of what the merge takes from it") {
       CHECK(same);
       CHECK(is_base == (p.name == "lacking"));
     }
-  // What is no part of the merge, and of another shape there: the base's own.
+  // A tensor outside the merge, of another shape in the experts: the base's own.
   const weight head = weights.get({"head", {4, 3}});
   CHECK(std::equal(head.data(), head.data() + 12, base.at("head").values.begin()));
 }

@@ -137,7 +137,7 @@ double decoded(dtype type, unsigned code) {
   return static_cast<double>(io::decode_float8(type, static_cast<std::byte>(code)));
 }
 
-/// What a code means, from the definition: (-1)^sign * 2^(exponent - bias) * fraction, in doubles.
+/// The value of a code by its definition: (-1)^sign * 2^(exponent - bias) * fraction, in doubles.
 double defined(format f, unsigned code) {
   const double steps = std::ldexp(1.0, f.mantissa_bits);
   const auto exponent = static_cast<int>(code % 128) >> f.mantissa_bits;

@@ -75,13 +75,13 @@ TEST_CASE("files of other kinds are named for what they are, with what to do") {
     const std::string message = message_about(path);
     for (const std::string& part : other.expected) CHECK_CONTAINS(message, part);
   }
-  // Where JSON is expected, too: a clone without Git LFS has pointers for large tokenizers.
+  // In place of JSON, too: a clone without Git LFS has pointers for large tokenizers.
   CHECK_CONTAINS(message_of([&] { io::parse_json(lfs, "tokenizer.json", "vocabulary"); }),
                  "tokenizer.json: is a pointer of Git LFS");
   CHECK_CONTAINS(message_of([&] { io::parse_json("", "config.json", "configuration"); }),
                  "config.json: is empty");
   CHECK_CONTAINS(message_of([&] { io::npy_file(put(folder / "y.npy", lfs), "y"); }), "Git LFS");
-  // What is not known is not guessed.
+  // Unknown kinds are not guessed.
   CHECK(io::describe_other_file("model.bin", bytes_of("something else")).empty());
   CHECK(io::describe_other_file("x", bytes_of(safetensors_bytes("{}", ""))).empty());
 }

@@ -16,7 +16,7 @@
 
 #include "support/files.hpp"
 
-// What is written: shards, files beside the weights, targets that exist, and kills.
+// Outputs: shards, files beside the weights, targets that exist, and kills.
 
 using namespace io_test;
 using format = io::checkpoint_format;
@@ -351,7 +351,7 @@ TEST_CASE("missing folders around an output are made, and go again with what fai
     CHECK(folder.names().empty());
     CHECK(write("a/b/c", true) == "");
     CHECK(text_of(io::checkpoint(folder / "a/b/c").at("t0").bytes) == "four");
-    // What was there before stays.
+    // Existing files stay.
     CHECK_CONTAINS(write("a/x/y/c", false), "1 of 1 tensors were not written");
     CHECK_FALSE(fs::exists(folder / "a/x"));
     CHECK(fs::exists(folder / "a/b/c"));

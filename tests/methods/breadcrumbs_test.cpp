@@ -97,7 +97,7 @@ TEST_CASE("Breadcrumbs: what stays of ten entries") {
   CHECK(kept(ten, 0.8, 0.5) == Eigen::RowVectorXd{{3, -1, 2, 0, -5, 4, 8, -7, 6, 0}});
   CHECK(kept(ten, 1, 0.5) == ten);
   CHECK(kept(ten, 0.05, 0.2) == Eigen::RowVectorXd::Zero(10));
-  // What equals the smallest or the largest that stays, stays.
+  // Entries equal to the smallest or the largest that stays, stay.
   CHECK(kept(Eigen::RowVectorXd{{1, 2, -2, 2, 3, 3, -3, 4}}, 0.25, 0.25) ==
         Eigen::RowVectorXd{{0, 0, 0, 0, 3, 3, -3, 0}});
   CHECK(kept(Eigen::RowVectorXd{{5}}, 0.9, 0.01) == Eigen::RowVectorXd::Zero(1));

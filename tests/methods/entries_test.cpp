@@ -179,7 +179,7 @@ model<B> example(std::uint64_t seed) {
   return m;
 }
 
-/// What tests with exact arithmetic merge: small whole numbers around a base of zero.
+/// Merges small whole numbers around a base of zero, in exact arithmetic.
 flats merged_entries(const flats& vectors, const catmerge::ties_options& o) {
   const auto n = static_cast<index_t>(vectors[0].size());
   std::vector<Eigen::VectorXd> experts;
@@ -686,7 +686,7 @@ TEST_CASE("TATR: how many entries are kept") {
   }
   // Of the last quantile only the largest is outside.
   CHECK((catmerge::tatr(base, experts, {1, true}).merged.array() == sum.array()).count() == n - 1);
-  // Where no task is in another's way, nothing is dropped: one task, or none that share an entry.
+  // Without conflict nothing is dropped: one task, or no two tasks that share an entry.
   const std::vector<Eigen::VectorXf> one{experts[0]};
   CHECK(same_bits(catmerge::tatr(base, one, {0.5, true}).merged,
                   catmerge::task_arithmetic(base, one, 0.3).merged));

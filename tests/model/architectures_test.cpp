@@ -55,7 +55,7 @@ const std::vector<architecture>& architectures() {
   return all;
 }
 
-/// What a parameter was classified as, in the words of the table.
+/// The class of a parameter in the words of the table.
 std::string words(const classification& c) {
   std::string text(name_of(c.kind));
   if (c.parts != 1) text += ", " + std::to_string(c.parts) + " parts";
@@ -102,7 +102,7 @@ TEST_CASE("every parameter of the architectures of today is what a reviewer call
       CAPTURE(found.rule);
       CHECK(words(found) == what);
       CHECK(found.trim == may_be_trimmed(what));
-      // What is trimmed is known by the network's own names.
+      // Trimmed parameters are known by the network's own names.
       const auto expected = found.trim ? rule_source::network : found.source;
       CHECK(found.source == expected);
       CHECK_FALSE(found.rule.empty());
@@ -114,7 +114,7 @@ TEST_CASE("every parameter of the architectures of today is what a reviewer call
 }
 
 TEST_CASE("without a model_type, names tell the same wherever they tell it") {
-  // What two networks call by one name and store in two ways.
+  // Names that two networks share, for tensors that they store in two ways.
   const std::vector<std::pair<std::string, glob>> contradictions = {
       {"gpt_bigcode", glob("*.h.0.{attn.c_proj,mlp.c_fc,mlp.c_proj}.weight")},
       {"gpt_neo", glob("*.h.*.mlp.{c_fc,c_proj}.weight")},

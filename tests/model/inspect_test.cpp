@@ -34,7 +34,7 @@ fs::path write_network(const temporary_folder& where, const std::vector<io::tens
   return where.path();
 }
 
-/// What the command prints.
+/// The output of the command.
 std::string inspected(std::vector<std::string> words) {
   CLI::App program;
   harness::add_inspect(program);
@@ -52,7 +52,7 @@ std::string inspected(std::vector<std::string> words) {
   return out.str();
 }
 
-/// What stands behind the shape in a tensor's line.
+/// The text behind the shape in a tensor's line.
 std::string kind_of(const std::string& printed, const std::string& name) {
   std::istringstream lines(printed);
   for (std::string line; std::getline(lines, line);) {

@@ -263,7 +263,7 @@ TEST_CASE("q, k and v of one attention are a group; everything else stands alone
 
 namespace {
 
-/// What a name is: kind, whether it is trimmed, parts, layout.
+/// The class of a name: kind, whether it is trimmed, parts, layout.
 std::string found_as(const name_rules& rules, const std::string& name, io::shape_t shape) {
   const classification c = rules.classify({name, io::dtype::f32, std::move(shape)});
   std::string text(name_of(c.kind));
@@ -382,7 +382,7 @@ TEST_CASE("a list is appended after what is there") {
   CHECK(found_as(first, "ab", {1}) == "shift");
   first.append(first);
   CHECK(found_as(first, "ab", {1}) == "shift");
-  // What one family's rules say, all of them together say too.
+  // The rules of one family agree with those of all families together.
   const name_rules vision = hugging_face_clip_vision(), all = known_networks();
   for (const std::string prefix : {"", "vision_model.", "clip.vision_model."}) {
     for (const auto& info : clip_parameters(prefix)) {

@@ -1,6 +1,6 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
-// What is read from configurations, and what is refused there.
+// Configurations: the values that are read, and the values that are refused.
 #include <doctest/doctest.h>
 
 #include <harness/networks/bert/bert_config.hpp>
@@ -182,7 +182,7 @@ TEST_CASE("OpenCLIP's configuration, with its defaults") {
   CHECK(mlp_width(1664, 4.9231) == 8192);
   CHECK(mlp_width(10, 4.7) == 47);
 
-  // What says the usual, or changes nothing here.
+  // Values that are usual, or that change nothing here.
   json config = open_clip();
   config["vision_cfg"].update({{"timm_model_name", nullptr},
                                {"pool_type", "tok"},

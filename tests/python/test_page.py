@@ -30,7 +30,7 @@ WIDTHS = (1280, 400)
 SCHEMES = ("light", "dark")
 PATIENCE = 120  # seconds for an answer; the largest page takes one or two
 
-# What a page gets wrong, one line each. Lines of text are the rectangles of the text nodes' ranges, one per
+# The faults of a page, one line each. Lines of text are the rectangles of the text nodes' ranges, one per
 # line, of what is visible. Text in a box that scrolls may lie beyond the window but not beyond that box.
 CHECK = r"""
 (() => {
@@ -53,7 +53,7 @@ CHECK = r"""
                     text: node.data.trim().slice(0, 40), node};
       const place = `'${line.text}' at ${Math.round(line.left)}, ${Math.round(line.top)}`;
       const box = (svg || scrolls || root).getBoundingClientRect();
-      // What a box has scrolled out of sight covers nothing.
+      // Content that a box has scrolled out of sight covers nothing.
       const shown = scrolls ? scrolls.getBoundingClientRect() : {left: -Infinity, right: Infinity};
       const seen = {...line, left: Math.max(line.left, shown.left), right: Math.min(line.right, shown.right)};
       if (seen.left < seen.right) lines.push(seen);

@@ -28,7 +28,7 @@ inline std::size_t at(index_t i) {
   return static_cast<std::size_t>(i);
 }
 
-/// What tests repeat themselves over.
+/// The seeds that tests repeat themselves over.
 inline constexpr std::uint64_t seeds[] = {1, 2, 3};
 
 class generator {

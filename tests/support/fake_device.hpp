@@ -24,7 +24,7 @@ namespace test {
 
 struct fake_device {};
 
-/// What crossed between the fake device and the host since the last reset.
+/// The traffic between the fake device and the host since the last reset.
 struct traffic {
   /// Calls of to_host and from_host; count_keys reads too, because its counts are of a weight's
   /// size and a real device has to send them.
@@ -277,7 +277,7 @@ static_assert(catmerge::compute_context<catmerge::context<test::fake_device>>);
 
 namespace test {
 
-/// What a user of the device holds: a tensor of rank 1, 2 or a rank known at run time.
+/// The tensor type of the device's users: of rank 1, 2 or a rank known at run time.
 template <int Rank>
 class fake_tensor {
  public:

@@ -21,7 +21,7 @@
 #include <string_view>
 #include <vector>
 
-/// What the tests of files share.
+/// Helpers of the tests of files.
 namespace io_test {
 
 namespace io = catmerge::io;

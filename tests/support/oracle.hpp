@@ -73,7 +73,7 @@ inline matrix plus(const matrix& a, real alpha, const matrix& b) {
   return r;
 }
 
-// What layers do to their inputs, row by row. Stored weights are d_out x d_in.
+// Layers on their inputs, row by row. Stored weights are d_out x d_in.
 enum class kind { linear, scale, shift };
 
 inline matrix forward(kind what, const matrix& x, const matrix& w) {

@@ -79,7 +79,7 @@ constexpr double merged(double gap) {
 template <class S>
 inline constexpr double idempotent = 8 * (orthonormal<S> + 20 * eps<S>);
 
-/// What "nothing left along B" means: |B^T P T| relative to |T|: the same roundings.
+/// "Nothing left along B": |B^T P T| relative to |T|, with the same roundings.
 template <class S>
 inline constexpr double removed = idempotent<S>;
 

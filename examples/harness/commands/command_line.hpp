@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-/// What the commands share of the command line.
+/// The parts of the command line that commands share.
 namespace catmerge::harness {
 
 /// "NAME=P" arguments, in the order of the command line. Throws CLI::ValidationError for a name

@@ -18,7 +18,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// What the command line gives in words, until the request has it in types of its own.
+/// Options that the command line has as words, until the request has them in types of its own.
 struct merge_words {
   std::vector<std::string> experts, features, samples, importance, weights;
   std::optional<std::string> max_shard_size;
@@ -188,7 +188,7 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
       ->group(cat_group);
 }
 
-/// What --help calls a value of a setting.
+/// The name of a setting's type in --help.
 std::string type_of(const settings::known& s) {
   if (s.type == settings::form::number) return "NUMBER";
   if (s.type == settings::form::count) return "COUNT";

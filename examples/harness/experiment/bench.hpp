@@ -34,7 +34,7 @@ struct contender {
   std::vector<std::string> specs;   ///< of the method, without alpha
   std::vector<std::string> before;  ///< transforms, without choice
   alpha_unit unit = alpha_unit::sum;
-  importance_kind importance = importance_kind::none;  ///< what it needs
+  importance_kind importance = importance_kind::none;  ///< the importances it needs
 };
 
 /// One setting of a contender, made ready.
@@ -45,7 +45,7 @@ inline any_method method_of(const contender& who, const std::string& spec) {
   return m;
 }
 
-/// What came of a contender: the setting that was best on validation, and how it does on test.
+/// A contender's result: its best setting on validation, and its scores on test.
 struct outcome {
   std::string spec;
   double alpha = 0;
@@ -74,7 +74,7 @@ class bench {
   const checkpoint_set& set() const { return set_; }
   const measured_task& task(index_t k) const { return *measured_[tasks_[at(k)]]; }
 
-  /// What the chosen samples of each task, in this bench's order, say of its expert's layers.
+  /// Statistics of the layers of each expert from its task's chosen samples, in this bench's order.
   std::vector<recorded_inputs> record(const std::vector<std::vector<index_t>>& chosen) const;
 
   /// tau of a method. samples: as `record` returns them, or empty.
@@ -92,7 +92,7 @@ class bench {
   /// The means over the tasks on the validation split for each alpha.
   std::vector<double> validate(const merged_vectors& tau, const std::vector<double>& alphas) const;
 
-  /// What every task makes of tau at one alpha, on the test split.
+  /// The scores of all tasks with tau at one alpha, on the test split.
   std::vector<double> test(const merged_vectors& tau, double alpha) const;
 
   /// The best setting of a contender on validation: the first of equals. The grid ascends.

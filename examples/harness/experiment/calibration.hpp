@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-/// Which samples a method is told of, and what they say of every layer.
+/// The choice of a method's samples, and their statistics in every layer.
 namespace catmerge::harness {
 
 /// A permutation of 0 ... n - 1 that follows from the seed, on every machine; seed 0 is the
@@ -59,7 +59,7 @@ inline std::vector<index_t> samples_of_classes(const std::vector<std::int64_t>& 
   return chosen;
 }
 
-/// What samples say of the inputs of all layers of one expert.
+/// Statistics of the inputs of all layers of one expert.
 using recorded_inputs = std::shared_ptr<const block_recorder>;
 
 /// Runs samples of a file through an expert and records all that can be used. kinds outlives it.

@@ -33,7 +33,7 @@ setting_grid with_plan(setting_grid grid, const experiment_plan& plan) {
   return grid;
 }
 
-/// What the method needs with the settings of a text.
+/// The importances that the method needs with the settings of a text.
 importance_kind needed(const method_entry& m, const std::string& text) {
   return parse_method(text).needs_importance() ? m.importance : importance_kind::none;
 }

@@ -9,7 +9,7 @@
 
 namespace catmerge::harness {
 
-/// What evaluate is asked for: one field per option of `catmerge evaluate`.
+/// A request to evaluate: one field per option of `catmerge evaluate`.
 struct evaluation_request {
   std::string model, data, head;
   std::string config;                ///< the network's config.json, if not the model's own

@@ -8,7 +8,7 @@
 
 namespace catmerge::harness {
 
-/// What experiments vary, and how often they repeat.
+/// The grids of experiments, and the number of repetitions.
 struct experiment_plan {
   std::vector<double> alphas = {0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3,
                                 0.35,  0.4,  0.5, 0.6,  0.8, 1};

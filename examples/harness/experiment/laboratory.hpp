@@ -49,7 +49,7 @@ class laboratory {
   /// The methods compared, and what of each is chosen (contenders.cpp).
   void make_contenders();
 
-  /// What a draw of samples says; made once. tasks: which, in which order; all by default.
+  /// Statistics of a draw of samples; made once. tasks: the tasks in their order, all by default.
   std::vector<recorded_inputs> recorded(index_t count, index_t seed);
   std::vector<recorded_inputs> recorded(index_t count, index_t seed,
                                         const std::vector<std::size_t>& tasks);

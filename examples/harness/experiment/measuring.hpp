@@ -31,9 +31,9 @@ class measured_split {
 
   const std::string& metric() const { return metric_; }
 
-  /// What a network does on it, on this thread. 0 where a metric is not defined for what the
-  /// network says (a correlation with the same value for all), and where that is not finite, as it
-  /// may be at too large an alpha: such are counted.
+  /// The network's score on the data, on this thread. 0 if the metric is not defined for the
+  /// network's outputs (a correlation of a constant), or if they are not finite, as at too large an
+  /// alpha: these are counted.
   double operator()(const network& net, const weight_source& weights) const {
     try {
       const matrix outputs = predict(net, weights, *samples_, head_);

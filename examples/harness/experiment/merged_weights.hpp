@@ -31,7 +31,7 @@ struct tau_of {
   }
 };
 
-/// What merge_stream makes of tau_of, by the tensors' names and as they are stored, in float32.
+/// The merged task vectors, tau, from merge_stream: by the tensors' names, as stored, in float32.
 class merged_vectors {
  public:
   /// `set` outlives it.

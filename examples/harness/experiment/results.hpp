@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-/// What experiments found: for people (tables), for programs (JSON, CSV).
+/// Results of experiments: for people (tables), for programs (JSON, CSV).
 namespace catmerge::harness {
 
 /// The mean of some runs and their standard deviation (of the sample; none for a single run).

@@ -11,7 +11,7 @@
 
 namespace catmerge::harness {
 
-/// What run_experiment is asked for: one field per option of `catmerge experiment`.
+/// A request to run_experiment: one field per option of `catmerge experiment`.
 struct experiment_request {
   std::string folder;                         ///< the family
   std::string output;                         ///< a folder; empty: tables are printed only

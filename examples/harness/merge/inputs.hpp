@@ -10,8 +10,8 @@
 
 namespace catmerge::harness {
 
-/// What a merge knows beside the weights: statistics of features, from files or from samples that
-/// run through the network, and importances of entries.
+/// The inputs of a merge beside the weights: statistics of features, from files or from samples
+/// that run through the network, and importances of entries.
 class merge_inputs {
  public:
   /// All arguments outlive it. Throws catmerge::error for a file that is missing or does not fit

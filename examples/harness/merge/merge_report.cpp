@@ -40,7 +40,7 @@ void add_settings_of_cat(json& j, const cat_options& o, const std::string& prese
   for (const auto& setting : cat_settings(o)) add_setting(j, setting);
 }
 
-/// What the merge was asked for.
+/// The settings of the request.
 json settings_of(const merge_request& request, const merge_plan& plan) {
   json j;
   j["method"] = request.method;

@@ -31,7 +31,7 @@ void require_one_per_expert(const std::string& option, const std::vector<task_fi
       throw option_error(option, "the expert '" + expert.task + "' has none");
 }
 
-/// What each task vector is multiplied by, in the order of the experts; empty if none is given.
+/// The factor of each task vector, in the order of the experts; empty if none is given.
 std::vector<double> weights_of(const merge_request& request) {
   if (request.weights.empty()) return {};
   std::vector<double> weights(request.experts.size(), 1);

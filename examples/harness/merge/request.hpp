@@ -21,7 +21,7 @@ struct task_weight {
   double weight = 1;
 };
 
-/// What a merge is asked for, as run_merge takes it: one field per option of `catmerge merge`,
+/// A request to merge, as run_merge takes it: one field per option of `catmerge merge`,
 /// which says the same in more words (`catmerge merge --help`). An empty text or list is an option
 /// that is not given. A method, a transform and a selector of parameters are texts in the grammar
 /// of the command line: "ties:density=0.1", "@linear".
@@ -51,7 +51,7 @@ struct merge_request {
   std::vector<std::string> include;                             ///< patterns: merge these only
   std::vector<std::string> exclude, drop, task_heads, resized;  ///< patterns
   std::vector<std::string> rename;                              ///< EXPERT:FROM=TO
-  bool base_for_missing = false;     ///< what an expert lacks is the base's; else an error
+  bool base_for_missing = false;     ///< missing in an expert: the base's; else an error
   bool contradictions_pass = false;  ///< contradictions to the base are warnings; else errors
 
   // Outputs.

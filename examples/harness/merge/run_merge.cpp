@@ -42,7 +42,7 @@ std::vector<parameter_report> merge_all(const any_method& method, bool with_repo
 }  // namespace
 
 merge_result run_merge(const merge_request& request) {
-  // What is wrong with the request is told before any file is read.
+  // Mistakes in the request are told before any file is read.
   const merge_plan plan(request);
   require_outputs_apart(request);
   tell(plan.notes, request.how);

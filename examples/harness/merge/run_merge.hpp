@@ -8,7 +8,7 @@
 
 namespace catmerge::harness {
 
-/// What came of a merge, in sentences.
+/// The outcome of a merge, in sentences.
 struct merge_result {
   std::string summary;                ///< how many parameters were merged by which rule
   std::vector<std::string> warnings;  ///< told on the standard error already, unless quiet

@@ -11,7 +11,7 @@
 #include <optional>
 #include <string>
 
-/// Which parameters an option is for.
+/// The parameters that an option is for.
 namespace catmerge::harness {
 
 /// Parameters by a pattern of names, or by their kind: "@linear", "@scale", "@shift", "@other".

@@ -52,7 +52,7 @@ cat_options* trims_of(M& m) {
     return nullptr;
 }
 
-/// What methods and transforms have in common, behind virtual calls. Role adds the rest.
+/// The members that methods and transforms share, behind virtual calls. Role adds the rest.
 struct any_role {
   any_role() = default;
   any_role(const any_role&) = default;

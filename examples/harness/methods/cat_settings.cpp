@@ -13,7 +13,7 @@ namespace {
 
 constexpr double any = std::numeric_limits<double>::max();
 
-/// Which directions of linear weights are removed, by one of three rules.
+/// The rule for the directions that are removed from linear weights: one of three.
 void read_directions(settings& s, direction_rule& rule) {
   const auto* const by_count = std::get_if<largest>(&rule);
   const auto* const by_share = std::get_if<energy_share>(&rule);

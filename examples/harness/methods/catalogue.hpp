@@ -15,14 +15,13 @@
 /// and the README's table read it.
 namespace catmerge::harness {
 
-/// Where a method was published.
+/// The paper of a method.
 struct publication {
   std::string text{};   ///< "Yadav et al., NeurIPS 2023"
   std::string arxiv{};  ///< "2306.01708"
 };
 
-/// What a method makes of task vectors, and so by how much an experiment's grid of alphas is
-/// stretched for it.
+/// The unit of a method's alpha: an experiment's grid of alphas is stretched by it.
 enum class alpha_unit {
   none,     ///< it has no alpha
   sum,      ///< of task vectors: the grid as it is

@@ -6,7 +6,7 @@
 
 namespace catmerge::harness {
 
-/// What a method may know of how much each entry of a weight matters to a task.
+/// The measures of how much each entry of a weight matters to a task.
 enum class importance_kind {
   none,
   fisher,      ///< squared gradients

@@ -55,7 +55,7 @@ std::string without_importance(const transform_entry&) {
   return "";
 }
 
-/// What an entry needs beside task vectors, in words.
+/// The inputs that an entry needs beside task vectors, in words.
 std::string needs_of(const auto& entry) {
   const described made(entry);
   std::string needs = made.needs_features ? "features" : "";

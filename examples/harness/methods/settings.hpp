@@ -23,7 +23,7 @@ namespace catmerge::harness {
 /// @endcode
 class settings {
  public:
-  /// What a value may be.
+  /// The types of values.
   enum class form { number, count, word, flag };
 
   /// A setting that was read.
@@ -46,7 +46,7 @@ class settings {
   void set(const settings& more);
   /// "KEY=VALUE,KEY=VALUE" of what was given.
   std::string text() const;
-  /// What was given, in its order.
+  /// The keys and values that were given, in their order.
   const std::vector<std::pair<std::string, std::string>>& given() const { return given_; }
   /// The same values under other keys.
   template <class Rename>
@@ -87,7 +87,7 @@ class settings {
   void at_most_one(const std::vector<std::string>& keys) const;
   /// Throws, listing what there is, for a key that nobody has read.
   void require_all_known() const;
-  /// What was read.
+  /// The settings that were read.
   const std::vector<known>& documented() const { return known_; }
 
  private:

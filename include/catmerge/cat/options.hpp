@@ -33,7 +33,7 @@ struct energy_share {
 /// Directions rule: every positive eigenvalue, the minimiser of Eq. 8 over all projections.
 struct all_positive {};
 
-/// Which eigenvectors of G_k are removed.
+/// The rule that selects the eigenvectors of G_k to remove.
 using direction_rule = std::variant<largest, energy_share, all_positive>;
 
 /// The order in which the bases of all other tasks trim one T_i.
@@ -56,7 +56,7 @@ enum class row_weight {
 
 /// The trim of linear weights (projection.hpp).
 struct projection_options {
-  direction_rule directions = largest{4};         ///< which eigenvectors of G_k are removed
+  direction_rule directions = largest{4};         ///< the eigenvectors of G_k to remove
   double lambda = 5;                              ///< weight of the deviation, second term of Eq. 8
   row_weight weighting = row_weight::sum;         ///< how tasks with more rows count in G_k
   trim_order order = trim_order::sequential;      ///< how the bases of several tasks are applied

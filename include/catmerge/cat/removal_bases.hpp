@@ -34,7 +34,7 @@ struct removal_problem {
   std::vector<const_view> vectors;  ///< T_i of all K tasks, untrimmed
   std::vector<statistics_view<typename Context::domain>> statistics;  ///< of X_i, all K
   std::vector<double> energies;                                       ///< ||T_i||_F^2, or none
-  const projection_options& options;  ///< which directions, lambda, solver
+  const projection_options& options;  ///< directions, lambda, solver
   bool wants_shifts = false;          ///< removal_bases::shifts is of use
   std::string who = "removal_basis";  ///< names the parameter in messages
 };

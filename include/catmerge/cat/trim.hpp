@@ -68,7 +68,7 @@ void trim_vectors(Context& c, const layer_problem<Context>& p, const cat_options
 /// @endcode
 template <class Bases>
 struct cat_trim_with {
-  cat_options options{};  ///< what validate refuses, apply refuses
+  cat_options options{};  ///< apply refuses what validate refuses
   Bases bases{};          ///< the rule for linear weights
 
   /// True for linears and scales.

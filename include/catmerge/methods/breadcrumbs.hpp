@@ -52,7 +52,7 @@ inline void validate(const breadcrumbs_options& options) {
 /// has the counts above; of equal entries it keeps as many as the count says, and it drops a whole
 /// vector if floor(n gamma) is 0.
 struct breadcrumbs_trim {
-  breadcrumbs_options options{};  ///< what validate refuses, apply refuses
+  breadcrumbs_options options{};  ///< apply refuses what validate refuses
 
   static constexpr bool sees_matrices = true;  ///< counts are those of the whole tensor
 
@@ -113,7 +113,7 @@ struct breadcrumbs_trim {
 
 /// Model Breadcrumbs as a method (method.hpp): breadcrumbs_trim, then the sum. For every parameter.
 struct breadcrumbs_method {
-  breadcrumbs_options options{};  ///< what validate refuses, merge refuses
+  breadcrumbs_options options{};  ///< merge refuses what validate refuses
 
   static constexpr bool sees_matrices = breadcrumbs_trim::sees_matrices;  ///< as the trim
 

@@ -132,12 +132,12 @@ class eigen_search {
   /// Whether there is nothing more to multiply.
   bool done() const { return fresh_ == 0; }
 
-  /// What is to be multiplied by G: b x size with orthonormal rows.
+  /// The block to multiply by G: b x size, with orthonormal rows.
   const_view block() { return rows(*q_, used_, fresh_); }
-  /// Where the product goes, of the same shape.
+  /// The place for the product, of the same shape.
   view product() { return rows(*gq_, used_, fresh_); }
 
-  /// Looks at the product. Throws catmerge::error where it is not finite.
+  /// Looks at the product. Throws catmerge::error if it is not finite.
   void advance() {
     products_ += fresh_;
     ritz_.extend(detail::small_product(*c_, rows(*q_, 0, used_ + fresh_), product()));
@@ -155,7 +155,7 @@ class eigen_search {
   /// Likewise those that a restart keeps: another search that begins with them loses little.
   matrix kept() { return ritz_vectors(restart_size()); }
 
-  /// What was found.
+  /// The eigenpairs found.
   eigenpairs<Context> result() {
     const index_t have = (std::min)(wanted_, used_), seen = (std::min)(have + 4, used_);
     eigenpairs<Context> found;

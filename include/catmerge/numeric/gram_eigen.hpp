@@ -16,7 +16,7 @@ struct gram_pairs {
   index_t first = 0;           ///< values[0] belongs to this column, values[1] to the next, ...
 };
 
-/// What counts as zero among the eigenvalues of a Gram matrix A^T A that was formed in double,
+/// The bound below which an eigenvalue of a Gram matrix A^T A, formed in double, counts as zero,
 /// relative to the largest: 4 d eps, d the number of A's columns or rows, whichever is more.
 ///
 /// A sum of n products is off by at most n eps of the sum of their sizes, so the matrix by n eps

@@ -67,7 +67,8 @@ class order_search {
       t.key = t.key << digit.bits | d;
     }
     ++depth_;
-    // What floats leave of a double's key is one number: zeros, or ones where the sign flips them.
+    // The second half of the key of a double that was a float is known: zeros, or ones if the sign
+    // flips them.
     found_ = targets_.empty() || (floats_ && depth_ == 2);
     std::vector<std::uint64_t> prefixes;
     for (const auto& t : targets_) prefixes.push_back(t.key);

@@ -17,7 +17,7 @@ namespace catmerge {
 /// microseconds of work, and an operation on a large weight has thousands: give a thread many at a
 /// time. 64 KiB of stack are enough for a task, whatever the processor.
 ///
-/// Where tasks are left out (by a pool that was shut down), run twice or lose their exception, the
+/// If tasks are left out (by a pool that was shut down), run twice or lose their exception, the
 /// operation throws catmerge::error.
 using executor = std::function<void(index_t count, const std::function<void(index_t)>& task)>;
 

@@ -8,11 +8,11 @@
 #include <iterator>
 #include <type_traits>
 
-/// What people pass where a tensor is needed, and the sentence for each. The compiler shows it as
-/// its first error (require.hpp).
+/// Arguments that people pass in place of a tensor, and a sentence for each: the compiler's first
+/// error (require.hpp).
 namespace catmerge::detail {
 
-/// What a type that is no tensor is taken for.
+/// The kinds of types that are no tensors.
 enum class mistake {
   unknown,       ///< nothing that is known
   elements,      ///< a tensor whose elements catmerge does not compute with
@@ -28,8 +28,8 @@ enum class mistake {
   several        ///< a range of tensors
 };
 
-/// What an adapter knows of its library's types: specialise it for those that are no tensors, as a
-/// mistaken_as.
+/// An adapter's knowledge of its library: specialise it, as a mistaken_as, for the library's types
+/// that are no tensors.
 template <mistake Mistake, class Element = void>
 struct mistaken_as {
   static constexpr mistake is = Mistake;
@@ -78,7 +78,7 @@ concept pointer_like = std::is_pointer_v<T> || requires(const T& t) {
   t.operator->();
 };
 
-/// What T, no tensor, is taken for.
+/// The kind of T, which is no tensor.
 template <class T>
 constexpr mistake mistake_of() {
   using item = item_t<T>;

@@ -18,7 +18,7 @@
 /// compiler finds wrong. (Methods, sources and sinks have theirs next to their concepts.)
 namespace catmerge::detail {
 
-/// What context C lacks of a compute_context: a sentence for each of its lines.
+/// The operations that context C lacks as a compute_context: a sentence for each.
 template <class C>
 constexpr bool require_operations() {
   static_assert(

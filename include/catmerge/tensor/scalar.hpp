@@ -81,7 +81,7 @@ concept compute_scalar = std::is_same_v<S, double> || std::is_same_v<S, float>;
 template <storage_scalar S>
 inline constexpr scalar_type scalar_type_v = detail::scalar_type_of<std::remove_cv_t<S>>::value;
 
-/// What values of a storage type are computed in: double in double, everything else in float.
+/// The type of arithmetic on a storage type: double for double, float for all others.
 template <storage_scalar S>
 using compute_t = std::conditional_t<std::is_same_v<std::remove_cv_t<S>, double>, double, float>;
 

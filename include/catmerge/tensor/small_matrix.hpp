@@ -7,7 +7,7 @@
 
 namespace catmerge {
 
-/// What is small and crosses between a context and the host: products of thin blocks, scores. Its
+/// A small matrix that crosses between a context and the host: products of thin blocks, scores. Its
 /// elements lie column after column, whatever Eigen's own default is (Eigen::MatrixXd is row-major
 /// under EIGEN_DEFAULT_TO_ROW_MAJOR; without that macro the two are one type).
 using small_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;

@@ -14,7 +14,7 @@ namespace catmerge {
 /// The domain of tensors whose elements the processor reads through pointers.
 struct host {};
 
-/// What arithmetic on tensors of a domain runs on: memory, threads, a stream, a device. There is no
+/// The resources of arithmetic on a domain: memory, threads, a stream, a device. There is no
 /// general definition; a domain specialises it, to the requirements of compute_context. A call
 /// makes one by default; passing one says where to compute:
 /// @code
@@ -187,11 +187,11 @@ template <class T>
 concept makeable = any_tensor<T> && detail::has_make<T> && any_tensor<detail::made<T>> &&
     detail::same_domain<T, detail::made<T>>;
 
-/// Where the elements of a tensor live.
+/// The domain of a tensor: the memory that its elements live in.
 template <any_tensor T>
 using domain_t = typename detail::traits<T>::domain;
 
-/// What an operation on tensors like T returns: same family, compute type.
+/// The result of an operation on tensors like T: of the same family, in the compute type.
 template <makeable T>
 using result_t = detail::made<T>;
 

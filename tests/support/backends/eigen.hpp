@@ -11,7 +11,7 @@
 /// Eigen's kinds for the suite of tests/support/suite/algorithms.hpp.
 namespace test {
 
-/// What every tensor of Eigen holds, in the compute type.
+/// The elements of any tensor of Eigen, in the compute type.
 template <class T>
 auto eigen_to_eigen(const T& t) {
   using C = catmerge::compute_t<typename T::Scalar>;

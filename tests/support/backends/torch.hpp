@@ -29,7 +29,7 @@ struct torch_backend {
     return over(v).reshape(-1).clone();
   }
 
-  /// What a tensor of rank 1 or 2 and any type and device holds; rank 1 becomes one column.
+  /// The elements of a tensor of rank 1 or 2, of any type and device; rank 1 becomes one column.
   static Eigen::Matrix<compute, Eigen::Dynamic, Eigen::Dynamic> to_eigen(const at::Tensor& t) {
     const at::Tensor plain = t.detach().dim() == 1 ? t.detach().unsqueeze(1) : t.detach();
     Eigen::Matrix<compute, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor> m(plain.size(0),

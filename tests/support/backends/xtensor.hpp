@@ -41,7 +41,7 @@ auto xtensor_to_eigen(const X& x) {
   return m;
 }
 
-/// What xtensor's kinds have in common.
+/// The common part of xtensor's kinds.
 template <class S>
 struct xtensor_kind {
   using scalar = S;

@@ -24,8 +24,7 @@
 
 #include "support/files.hpp"
 
-/// What the tests that run the program share: starting it, files of tensors, a small family of
-/// CLIPs.
+/// Helpers of the tests that run the program: its start, files of tensors, a small family of CLIPs.
 namespace harness_test {
 
 namespace fs = std::filesystem;

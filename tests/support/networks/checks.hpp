@@ -6,14 +6,15 @@
 
 #include "support/networks/fixtures.hpp"
 
-/// What must hold of every network, whatever its family.
+/// Checks that every network must pass, whatever its family.
 namespace network_test {
 
 using harness::activations;
 using harness::matrix;
 
-/// What issue 2 asks for. Values here are of size 1 to 15, float32 rounds at 6e-8 of that, and the
-/// deepest fixture has some 20 layers: about 1e-6 is expected (and printed with --success).
+/// Agreement with the networks' own libraries. Values here are of size 1 to 15, float32 rounds at
+/// 6e-8 of that, and the deepest fixture has some 20 layers: about 1e-6 is expected (and printed
+/// with --success).
 constexpr double tolerance = 1e-4;
 
 inline std::size_t last_encoder_block(const harness::network& net) {

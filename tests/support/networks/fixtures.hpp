@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-/// What the tests of the networks share: the fixtures, and files made from them.
+/// The fixtures of the networks, and files made from them.
 namespace network_test {
 
 namespace fs = std::filesystem;

@@ -87,7 +87,7 @@ struct given {
     return sum;
   }
 
-  /// What was only read has not changed.
+  /// Operands that were only read have not changed.
   void check_unchanged() const {
     CHECK(same_bits(B::to_eigen(base), as<compute<B>>(host.base)));
     for (std::size_t k = 0; k < experts.size(); ++k) {

@@ -52,8 +52,8 @@ inline double sign(double x) {
   return x > 0 ? 1 : x < 0 ? -1 : 0;
 }
 
-/// What adding 2 tasks products in double can be off by, per unit of the products' sizes, and the
-/// few operations that make each product.
+/// The bound on the error of a sum of 2 tasks products in double, per unit of the products' sizes,
+/// with the few operations that make each product.
 inline double added(std::size_t tasks) {
   return (2 * static_cast<double>(tasks) + 8) * tolerance::eps<double>;
 }
@@ -206,7 +206,7 @@ inline std::uint64_t next(std::uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-/// What DARE keeps of n entries: those whose number in [0, 1) is at least p.
+/// The entries of n that DARE keeps: those whose number in [0, 1) is at least p.
 inline std::vector<bool> dare_mask(std::uint64_t seed, std::size_t task, const std::string& name,
                                    std::size_t n, double p) {
   std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a

@@ -6,14 +6,13 @@
 #include <catmerge/cat/options.hpp>
 #include <limits>
 
-/// Which solver finds the removal bases of a layer cheapest.
+/// The choice of the cheapest solver for the removal bases of a layer.
 namespace catmerge::detail {
 
-/// What the solvers of removal bases cost: operations, each as long as one of a large product
-/// of floats.
+/// The cost of each solver of removal bases, in operations of a large product of floats.
 struct solver_costs {
   double shifts, weights, dense;
-  double shifts_product, weights_product;  ///< what one product of every G_k with a vector costs
+  double shifts_product, weights_product;  ///< the cost of one product of every G_k with a vector
 
   basis_solver cheapest() const {
     if (dense <= weights && dense <= shifts) return basis_solver::dense;
@@ -21,11 +20,11 @@ struct solver_costs {
   }
 };
 
-/// What the solvers cost for some tasks, counted from the extents; infinite for one that cannot be
-/// used. What the constants stand for: products of m rows run at m / (m + 16) of that rate; block
+/// The cost of each solver for some tasks, counted from the extents; infinite for one that cannot
+/// be used. The constants: products of m rows run at m / (m + 16) of that rate; block
 /// Krylov takes some 11 vectors for each that is wanted; the dense solver, in double, takes as long
-/// as 28 n^3 operations, and twice that once the matrix has left the cache (n > 1024). Where the
-/// solvers cross by this count and by the clock: benchmarks/README.md.
+/// as 28 n^3 operations, and twice that once the matrix has left the cache (n > 1024).
+/// benchmarks/README.md compares this count with the clock.
 template <class Context>
 solver_costs cost_of_solvers(
     Context& c, const std::vector<typename Context::const_view>& vectors,

@@ -104,9 +104,9 @@ class basis_searches {
     run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
         25 * (std::max<index_t>)(count, 4));
 
-    // Where float cannot tell the sign of an eigenvalue that may be taken, double looks at what
-    // float has found, and then goes on to double's tolerance where a value is smaller than its
-    // residual: that tells what is small from what is nothing.
+    // If float cannot tell the sign of an eigenvalue that may be taken, double looks at float's
+    // eigenpairs. If a value is smaller than its residual, the search goes on to double's
+    // tolerance, which tells a small eigenvalue from zero.
     for (const bool last : {false, true}) {
       if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
       for (std::size_t j = 0; j < tasks_.size(); ++j) {

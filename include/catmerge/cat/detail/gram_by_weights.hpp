@@ -141,7 +141,7 @@ class gram_by_weights final : public conflict_gram<Context> {
       const double scaled = bound * std::pow(weight_scale_ * row_scale_, 2);
       single_ = single_ && (bound == 0 || scaled > 0x1p-60);
     }
-    // What is stored in double is rounded to float by products in float, before it is scaled.
+    // Products in float round values stored in double to float before they are scaled.
     for (index_t i = 0; i < tasks(); ++i) {
       const auto& s = statistics_[at(i)];
       const double norm =

@@ -75,7 +75,7 @@ class linear_trim final : public layer_trim<Context> {
   }
 
  private:
-  /// What a trim took of a vector T: T - V C.
+  /// The change of a vector T by one trim: T - V C.
   struct taken_part {
     matrix coefficients;  ///< C, m x d_in
     matrix sums;          ///< V^T (T + T'), likewise

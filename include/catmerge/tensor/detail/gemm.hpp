@@ -215,7 +215,7 @@ void add_product(const C* x, index_t x_stride, const C* t, index_t t_stride, boo
         product_kernel<C, Packets>::add(x + l, x_stride, from, t_stride, flipped, y + j, y_stride,
                                         m, wide, deep, panel);
       };
-      // What is left at the end takes a kernel as narrow as it may be.
+      // The columns left at the end take the narrowest kernel that holds them.
       const index_t left = (wide + one::width - 1) / one::width;
       if (left == 1)
         add(std::integral_constant<int, 1>{});

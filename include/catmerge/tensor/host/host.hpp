@@ -303,7 +303,7 @@ class context<host> {
     return {v.writable(), v.type, 1, n, n, 1};
   }
 
-  /// What becomes of an entry y of the result; p and q are entries of the operands.
+  /// The new value of an entry y of the result; p and q are entries of the operands.
   enum class entry {
     copy,                 ///< p
     difference,           ///< p - q

@@ -143,8 +143,8 @@ struct host_view : host_const_view {
 
 namespace detail {
 
-/// What matrices are aligned to: a cache line, and the widest vector register; large ones, so that
-/// the system can hold them in large pages (those of 4 KiB cost as much as the arithmetic on them).
+/// The alignment of matrices: a cache line, which holds the widest vector register; for large ones
+/// a large page (pages of 4 KiB cost as much as the arithmetic on them).
 constexpr std::size_t large_page = std::size_t{1} << 21;
 constexpr std::size_t alignment_of(std::size_t bytes) {
   return bytes < large_page ? 64 : large_page;
