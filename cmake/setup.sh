@@ -12,8 +12,8 @@ catmerge_packages_build="g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev 
 catmerge_packages_test="doctest-dev libspectra-dev libxtensor-dev libarmadillo-dev pkgconf"
 # libtorch, half a gigabyte with its dependencies: its adapter's tests and example.
 catmerge_packages_torch="libtorch-dev"
-# The formatter, the benchmarks' library, the documentation's generator; Python for tests of the scripts in examples/.
-catmerge_packages_ci="clang-format libbenchmark-dev doxygen python3"
+# The formatter and the linter, the benchmarks' library, the documentation's generator; Python for tests of the scripts in examples/.
+catmerge_packages_ci="clang-format clang-tidy libbenchmark-dev doxygen python3"
 
 # A browser, to look at the pages of reports, and the font that their text is measured for.
 catmerge_packages_browser="chromium fonts-dejavu-core"

@@ -35,7 +35,7 @@ inline std::string with_dtype(const std::filesystem::path& config, io::dtype typ
   nlohmann::json all = io::parse_json(io::as_text(file.bytes()), config, "configuration");
   const auto change = [&](const auto& self, nlohmann::json& value) -> void {
     if (!value.is_structured()) return;
-    for (auto& [key, inner] : value.items())
+    for (const auto& [key, inner] : value.items())
       if (value.is_object() && (key == "torch_dtype" || key == "dtype") && inner.is_string())
         inner = names.at(type);
       else

@@ -57,7 +57,7 @@ class inspection {
     const auto c = rules_.classify(entry);
     row(entry.name, std::string(io::name_of(entry.type)), io::to_string(entry.shape), described(c));
     if (c.source == model::rule_source::general) ++general_[c.rule];
-    unknown_ += c.kind == model::parameter_kind::unknown;
+    if (c.kind == model::parameter_kind::unknown) ++unknown_;
     const auto [rows, columns] = matrix_extents(entry.shape);
     values_ += rows * columns;
   }

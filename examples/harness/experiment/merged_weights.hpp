@@ -75,7 +75,7 @@ class merged_vectors::network final : public weight_source {
   void check(const parameter& wanted) const override { base_.check(wanted); }
 
   weight get(const parameter& wanted) const override {
-    const weight under = base_.get(wanted);
+    weight under = base_.get(wanted);
     const auto* const tau = tau_.find(wanted.name);
     if (tau == nullptr) return under;
     std::vector<float> values(under.data(), under.data() + under.size());

@@ -25,7 +25,7 @@ class fitted_weights final : public weight_source {
   weight get(const parameter& wanted) const override {
     const auto* const entry = expert_.find(wanted.name);
     if (entry == nullptr) return base_.get(wanted);
-    const weight expert = expert_.get({wanted.name, entry->shape});
+    weight expert = expert_.get({wanted.name, entry->shape});
     if (entry->shape == wanted.shape) return expert;
     const weight base = base_.get(wanted);
     std::vector<float> values(base.data(), base.data() + base.size());

@@ -17,7 +17,7 @@ namespace catmerge::harness {
 namespace {
 
 /// A block's statistics in the form of the file.
-struct recorded_statistics {
+struct kept_statistics {
   statistics_form form;
   host_matrix data;
   index_t rows;
@@ -43,7 +43,7 @@ void record_features(const features_request& request) {
   sample_run run(*network, request.samples, request.sample_count,
                  std::make_unique<checkpoint_weights>(model), kinds);
 
-  std::map<std::string, recorded_statistics> kept;
+  std::map<std::string, kept_statistics> kept;
   std::map<std::string, std::string> aliases;
   progress terminal;
   for (std::size_t block = 0; block < network->block_count(); ++block) {
@@ -59,7 +59,7 @@ void record_features(const features_request& request) {
       host_matrix copy(s.data.type, s.data.rows, s.data.columns);
       c.assign(s.data, copy);
       kept.emplace(name,
-                   recorded_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
+                   kept_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
     }
     for (const auto& p : network->parameters(block)) model.release(p.name);
   }

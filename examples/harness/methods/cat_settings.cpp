@@ -3,15 +3,12 @@
 
 #include <algorithm>
 #include <harness/methods/cat_settings.hpp>
-#include <limits>
 #include <optional>
 #include <variant>
 
 namespace catmerge::harness {
 
 namespace {
-
-constexpr double any = std::numeric_limits<double>::max();
 
 /// The rule for the directions that are removed from linear weights: one of three.
 void read_directions(settings& s, direction_rule& rule) {
@@ -43,16 +40,18 @@ void read_directions(settings& s, direction_rule& rule) {
 }  // namespace
 
 void read_cat(settings& s, cat_options& o) {
-  s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0, any);
+  s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0,
+           settings::no_limit);
   read_directions(s, o.linear.directions);
   std::optional<double> tolerance;  // nothing: the library's own
   if (o.linear.eigen.tolerance > 0) tolerance = o.linear.eigen.tolerance;
   if (s.number("basis-tolerance", tolerance,
                "error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 for "
                "weights in double; below 4e-7 takes twice the time)",
-               0, any))
+               0, settings::no_limit))
     o.linear.eigen.tolerance = *tolerance;
-  s.number("scale-lambda", o.scale.lambda, "weight of what a task loses itself, scales", 0, any);
+  s.number("scale-lambda", o.scale.lambda, "weight of what a task loses itself, scales", 0,
+           settings::no_limit);
   s.count("scale-rank", o.scale.coordinates.count, "coordinates removed per task from scales");
   s.count("shift-rank", o.shift.count, "coordinates removed per task from shifts");
   rescale rescaling = o.linear.rescaling;

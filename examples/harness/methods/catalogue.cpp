@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/catalogue.hpp>
-#include <limits>
 
 // An entry per method, and one per transform. Defaults of settings are those of the library's
 // options: a setting that is read shows and changes the value that is there. The settings of CAT
@@ -14,8 +13,6 @@
 namespace catmerge::harness {
 
 namespace {
-
-constexpr double any = std::numeric_limits<double>::max();
 
 /// The method, if the library takes its options: what `validate` refuses is refused before any
 /// work.
@@ -29,7 +26,8 @@ M checked(M m) {
 // Settings that several methods have.
 
 void read_alpha(settings& s, double& alpha) {
-  s.number("alpha", alpha, "the factor of the merged task vector", -any, any);
+  s.number("alpha", alpha, "the factor of the merged task vector", -settings::no_limit,
+           settings::no_limit);
 }
 
 void read_fused(settings& s, fused_weights& fused) {
@@ -51,7 +49,8 @@ void read_breadcrumbs(settings& s, breadcrumbs_options& o) {
 
 void read_consensus(settings& s, consensus_options& o) {
   read_alpha(s, o.alpha);
-  s.number("lambda", o.lambda.front(), "the larger, the less a task's mask takes", 0, any);
+  s.number("lambda", o.lambda.front(), "the larger, the less a task's mask takes", 0,
+           settings::no_limit);
   s.count("k", o.k, "how many tasks' masks an entry has to be in");
 }
 
@@ -118,7 +117,7 @@ std::vector<method_entry> make_methods() {
        .make =
            [](settings& s, const cat_options&) {
              fisher_options o;
-             s.number("floor", o.floor, "added to every squared gradient", 0, any);
+             s.number("floor", o.floor, "added to every squared gradient", 0, settings::no_limit);
              s.flag("normalise", o.normalise, "divide by each task's norm over the model");
              return any_method(checked(fisher_method{o}));
            }},

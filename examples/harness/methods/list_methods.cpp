@@ -10,8 +10,8 @@ namespace catmerge::harness {
 namespace {
 
 /// A method or a transform, made with no setting.
-struct described {
-  explicit described(const auto& entry) {
+struct described_entry {
+  explicit described_entry(const auto& entry) {
     settings nothing(entry.name, "");
     const auto made = entry.make(nothing, {});
     needs_features =
@@ -28,7 +28,7 @@ void list(const auto& entries) {
   for (const auto& entry : entries) {
     std::printf("\n  %-16s %s (%s, arXiv %s)\n", entry.name.c_str(), entry.summary.c_str(),
                 entry.source.text.c_str(), entry.source.arxiv.c_str());
-    const described made(entry);
+    const described_entry made(entry);
     std::string needs;
     if (made.needs_features) needs = "features or samples of every task";
     if (made.needs_importance)
@@ -57,7 +57,7 @@ std::string without_importance(const transform_entry&) {
 
 /// The inputs that an entry needs beside task vectors, in words.
 std::string needs_of(const auto& entry) {
-  const described made(entry);
+  const described_entry made(entry);
   std::string needs = made.needs_features ? "features" : "";
   const auto add = [&](const std::string& more) { needs += (needs.empty() ? "" : "; ") + more; };
   if (made.needs_importance) add(words_of(entry.importance) + without_importance(entry));

@@ -74,7 +74,6 @@ bool settings::number(const char* key, std::optional<double>& value, const char*
   char* end = nullptr;
   const double found = std::strtod(text->c_str(), &end);
   if (text->empty() || *end != '\0' || !std::isfinite(found) || found < least || found > most) {
-    constexpr double no_limit = std::numeric_limits<double>::max();
     std::string expected = "a number";
     if (least > -no_limit && most < no_limit)
       expected += " in " + shortest(least) + " ... " + shortest(most);
@@ -162,7 +161,7 @@ std::string listed(const std::vector<std::string>& words) {
 
 std::string shortest(double number) {
   char buffer[32];
-  const auto end = std::to_chars(std::begin(buffer), std::end(buffer), number).ptr;
+  char* const end = std::to_chars(std::begin(buffer), std::end(buffer), number).ptr;
   return {std::begin(buffer), end};
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/tensor/scalar.hpp>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,6 +26,9 @@ class settings {
  public:
   /// The types of values.
   enum class form { number, count, word, flag };
+
+  /// A bound that every finite number keeps.
+  static constexpr double no_limit = std::numeric_limits<double>::max();
 
   /// A setting that was read.
   struct known {

@@ -20,7 +20,7 @@ std::filesystem::path find_config(const io::checkpoint& weights, const std::stri
   }
   std::error_code ignored;
   for (const char* name : {"config.json", "open_clip_config.json"}) {
-    const auto file = weights.path() / name;
+    auto file = weights.path() / name;
     if (std::filesystem::is_regular_file(file, ignored)) return file;
   }
   io::fail(weights.path(),

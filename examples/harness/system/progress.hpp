@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -42,7 +43,7 @@ inline std::uint64_t memory_now() {
 
 /// "0:07", "12:34", "1:02:03".
 inline std::string clock_text(double seconds) {
-  const auto whole = static_cast<long long>(seconds + 0.5);
+  const long long whole = std::llround(seconds);
   char text[48];
   if (whole < 3600)
     std::snprintf(text, sizeof text, "%lld:%02lld", whole / 60, whole % 60);

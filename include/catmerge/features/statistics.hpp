@@ -205,7 +205,7 @@ class moment_statistics {
   /// Adds n rows of this mean. An error leaves the accumulator unchanged.
   void add(context_type& c, const typename context_type::const_view& mean, index_t n) {
     matrix_type moment = c.make(scalar_type::f64, c.rows(mean), 1);
-    const double all = static_cast<double>(count_ + n);
+    const auto all = static_cast<double>(count_ + n);
     if (moment_) {
       if (c.rows(*moment_) != c.rows(mean))
         throw error("moment_statistics: rows of " + std::to_string(c.rows(mean)) +

@@ -96,7 +96,7 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
            "): use the safetensors files of the same network, or load it where it was made and "
            "save it as safetensors";
   }
-  const std::string expected =
+  std::string expected =
       "no checkpoint in this folder: expected model.safetensors, model.safetensors.index.json or "
       ".npy files";
   if (folders.empty()) return expected;

@@ -183,7 +183,7 @@ inline npy_header parse_npy_header(std::span<const std::byte> bytes,
   const std::string_view text = as_text(bytes);
   if (!text.starts_with("\x93NUMPY")) fail_unexpected(file, bytes, "is not a .npy file");
   if (text.size() < 10) fail(file, "is not a .npy file: it ends after its first bytes");
-  const int major = text[6];
+  const int major = static_cast<unsigned char>(text[6]);
   if (major < 1 || major > 3 || text[7] != 0) fail(file, "an unknown version of .npy");
   const std::size_t prefix = major == 1 ? 10 : 12;
   std::size_t length = 0;

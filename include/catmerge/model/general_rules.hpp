@@ -21,8 +21,8 @@ class general_rules {
   /// The rule, described in words by its pattern; none if name and shape do not decide.
   static std::optional<parameter_rule> find(const io::tensor_info& info) {
     const general_rules rules(info);
-    if (const auto rule = rules.buffer()) return rule;
-    if (const auto rule = rules.left_alone()) return rule;
+    if (auto rule = rules.buffer()) return rule;
+    if (auto rule = rules.left_alone()) return rule;
     return rules.trained();
   }
 

@@ -63,9 +63,12 @@ thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, i
   const index_t n = (std::min)(count, std::ssize(pairs.values));
   pairs.values.erase(pairs.values.begin(), pairs.values.end() - n);
 
-  auto shorter = n == size ? std::move(gram) : c.make(scalar_type::f64, size, n);
-  if (n < size)
-    c.assign(c.slice(typename Context::const_view(gram), 0, size, size - n, n), shorter);
+  const auto last_columns = [&] {
+    auto part = c.make(scalar_type::f64, size, n);
+    c.assign(c.slice(typename Context::const_view(gram), 0, size, size - n, n), part);
+    return part;
+  };
+  auto shorter = n == size ? std::move(gram) : last_columns();
   auto longer = c.make(scalar_type::f64, other, n);
   c.multiply(1, a, wide ? op::transpose : op::none, shorter, op::none, 0, longer);
   if (n > 0) {

@@ -68,7 +68,7 @@ class gram_by_shifts final : public conflict_gram<Context> {
   /// Shifts that were formed in float are off by eps of float each, and enter squared (1.4e-14, 64
   /// times eps of double).
   double rounding(scalar_type arithmetic) const override {
-    constexpr double single = static_cast<double>(std::numeric_limits<float>::epsilon());
+    constexpr auto single = static_cast<double>(std::numeric_limits<float>::epsilon());
     if (arithmetic == scalar_type::f64 && type_ == scalar_type::f32) return single * single;
     return base::rounding(arithmetic);
   }

@@ -139,7 +139,7 @@ struct product_kernel {
     else if (brought)
       copy(t, t_stride, columns, depth, panel);
     if (brought) t = panel, t_stride = width, next = 0;
-    const bool copied = narrow && !brought && m > 2 * height;
+    const bool copied = narrow && !brought && m > index_t{2} * height;
     for (index_t i = 0; i < m; i += height) {
       const auto go = [&]<int Rows, bool Copied>(std::integral_constant<int, Rows>,
                                                  std::bool_constant<Copied>) {
