@@ -69,12 +69,12 @@ catmerge_installed() {
   [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
 }
 
-# The number of jobs to compile with: one per processor, at most one per 1.5 GB of free memory (the largest of this
-# project's files take a good GB to compile).
+# The number of jobs to compile with: one per processor, at most one per 2 GB of free memory (the largest of this
+# project's files take that to compile).
 catmerge_jobs() {
   local processors memory
   processors="$(nproc)"
-  memory="$(awk '/^MemAvailable:/ { print int($2 / 1500000) }' /proc/meminfo 2> /dev/null || true)"
+  memory="$(awk '/^MemAvailable:/ { print int($2 / 2000000) }' /proc/meminfo 2> /dev/null || true)"
   [ -n "$memory" ] || memory=1
   [ "$memory" -ge 1 ] || memory=1
   echo "$((processors < memory ? processors : memory))"
