@@ -16,12 +16,12 @@ template <class Context>
 struct eigenpairs {
   std::vector<double> values;        ///< descending; at most the count asked for
   typename Context::matrix vectors;  ///< size x values.size(), f64, orthonormal columns
-  /// The Ritz values that come after them, descending: not converged, so from below.
+  /// The next Ritz values, descending. They are not converged: lower bounds.
   std::vector<double> after;
   double magnitude = 0;   ///< the largest |eigenvalue| that was seen
   double residual = 0;    ///< largest ||G v - theta v|| / magnitude
   index_t products = 0;   ///< products of G with a vector
-  bool converged = true;  ///< false: the products were spent, `residual` says how far
+  bool converged = true;  ///< false: the products were spent; see `residual`
 };
 
 namespace detail {
@@ -31,7 +31,7 @@ namespace detail {
 template <class Matrix>
 class ritz_problem {
  public:
-  /// Q has grown by as many rows as `side` = Q (new rows G)^T has columns; symmetrised.
+  /// Adds new rows to Q, one per column of `side` = Q (new rows G)^T. Symmetrises H.
   void extend(const Matrix& side) {
     const index_t fresh = side.cols(), used = side.rows() - fresh;
     Matrix h(used + fresh, used + fresh);
@@ -45,7 +45,7 @@ class ritz_problem {
     h_ = std::move(h);
   }
 
-  /// Q has been replaced by its leading `keep` Ritz vectors.
+  /// Replaces Q by its leading `keep` Ritz vectors.
   void restart(index_t keep) {
     h_ = Matrix(keep, keep);
     for (index_t j = 0; j < keep; ++j)
@@ -90,10 +90,10 @@ class ritz_problem {
 ///     while (!search.done()) { ... search.product() = search.block() G ...; search.advance(); }
 ///
 /// Blocks are f64, b x size, every row a vector. The method is block Krylov with Rayleigh-Ritz
-/// projection: the basis Q grows by the residuals of the leading Ritz pairs, which spans the same
-/// space as block Lanczos, keeps Q G beside Q so that residuals are exact, and is restarted thickly
-/// with the leading Ritz vectors (Wu & Simon, SIAM J. Matrix Anal. 22(2), 2000), among which
-/// converged pairs stay locked. Deterministic for a given seed, on every domain.
+/// projection. The basis Q grows by the residuals of the leading Ritz pairs, which spans the same
+/// space as block Lanczos. Q G is kept beside Q, so that residuals are exact. Thick restarts keep
+/// the leading Ritz vectors (Wu & Simon, SIAM J. Matrix Anal. 22(2), 2000); converged pairs stay
+/// locked among them. Deterministic for a given seed, on every domain.
 template <class Context>
 class eigen_search {
   using view = typename Context::view;
@@ -101,16 +101,16 @@ class eigen_search {
   using matrix = typename Context::matrix;
 
  public:
-  /// Begins with the rows of `start`, or with what the seed makes. magnitude: of eigenvalues seen
-  /// before. `c` must outlive the search.
+  /// Begins with the rows of `start`, or with a block made from the seed. `magnitude`: the largest
+  /// |eigenvalue| known before. `c` must outlive the search.
   eigen_search(Context& c, index_t size, index_t count, const eigen_options& options,
                const std::optional<const_view>& start = {}, double magnitude = 0)
       : c_(&c),
         size_(size),
         options_(options),
         wanted_((std::min)(count, size)),
-        // As wide as what is wanted: a wider block takes more products to the same residual. (Four
-        // columns use what is read of a matrix better than fewer.)
+        // One column per wanted pair: a wider block takes more products to the same residual. (Four
+        // at least: fewer make less use of each pass over a matrix.)
         block_((std::min)(size, (std::max<index_t>)(wanted_, 4))),
         // A basis of this size seldom needs a restart, which costs products. (CAT's layers take 30
         // to 100, and some 200 where tasks have similar features: with restarts at 96 that would be
@@ -129,7 +129,7 @@ class eigen_search {
     converged_ = false;
   }
 
-  /// Whether there is nothing more to multiply.
+  /// True if no product is left to compute.
   bool done() const { return fresh_ == 0; }
 
   /// The block to multiply by G: b x size, with orthonormal rows.
@@ -137,7 +137,7 @@ class eigen_search {
   /// The place for the product, of the same shape.
   view product() { return rows(*gq_, used_, fresh_); }
 
-  /// Looks at the product. Throws catmerge::error if it is not finite.
+  /// Processes the product. Throws catmerge::error if it is not finite.
   void advance() {
     products_ += fresh_;
     ritz_.extend(detail::small_product(*c_, rows(*q_, 0, used_ + fresh_), product()));
@@ -145,14 +145,14 @@ class eigen_search {
     look();
   }
 
-  double magnitude() const { return magnitude_; }  ///< as result() says it
+  double magnitude() const { return magnitude_; }  ///< as in result()
   double residual() const { return residual_; }    ///< likewise
   index_t products() const { return products_; }   ///< likewise
 
   /// The leading Ritz vectors, at most as many as are wanted, as the rows of a matrix.
   matrix leading() { return ritz_vectors(wanted_); }
 
-  /// Likewise those that a restart keeps: another search that begins with them loses little.
+  /// The Ritz vectors that a restart keeps, likewise: a good start of another search.
   matrix kept() { return ritz_vectors(restart_size()); }
 
   /// The eigenpairs found.
@@ -226,7 +226,7 @@ class eigen_search {
     grow(used_ + count);
     count = detail::orthonormalise(*c_, *q_, used_, rows(residuals, 0, count));
     if (count > 0) c_->assign(rows(residuals, 0, count), rows(*q_, used_, count));
-    fresh_ = count;  // none: the space cannot grow any more, what there is is the result
+    fresh_ = count;  // none: the space cannot grow, the current pairs are the result
     if (fresh_ == 0) converged_ = worst <= accept;
   }
 
@@ -261,7 +261,7 @@ class eigen_search {
 /// The `count` largest (signed) eigenpairs of a symmetric operator of the given size.
 ///
 /// apply(x, y) writes x G to y for thin f64 blocks (b x size, every row a vector). Throws
-/// catmerge::error where what it writes is not finite. The method is eigen_search's.
+/// catmerge::error if y is not finite then. The method is that of eigen_search.
 template <class Context, class Apply>
 eigenpairs<Context> largest_eigenpairs(Context& c, index_t size, index_t count, const Apply& apply,
                                        const eigen_options& options = {}) {

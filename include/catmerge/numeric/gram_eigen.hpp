@@ -10,28 +10,28 @@
 
 namespace catmerge::detail {
 
-/// The eigenpairs of a Gram matrix of which rounding leaves something.
+/// The eigenpairs of a Gram matrix that lie above rounding noise.
 struct gram_pairs {
   std::vector<double> values;  ///< ascending, all above the cut
   index_t first = 0;           ///< values[0] belongs to this column, values[1] to the next, ...
 };
 
-/// The bound below which an eigenvalue of a Gram matrix A^T A, formed in double, counts as zero,
-/// relative to the largest: 4 d eps, d the number of A's columns or rows, whichever is more.
+/// An eigenvalue of a Gram matrix A^T A, formed in double, counts as zero up to this share of the
+/// largest: 4 d eps, d the larger extent of A.
 ///
 /// A sum of n products is off by at most n eps of the sum of their sizes, so the matrix by n eps
 /// ||A||_F^2 in the 2-norm, and each eigenvalue by as much (Weyl). Rounding errors are of either
-/// sign: the eigenvalues of rank-deficient Gram matrices that should be zero were below 4 eps of
-/// the largest for d from 20 to 1500, the eigensolver's own error included. The cut lies above that
-/// by a factor that grows with d as the bound does. In terms of A: its singular values below
-/// sqrt(4 d eps) of the largest, 8e-7 for d = 768, are noise. Features and weights that were
-/// computed in float carry errors of that size themselves.
+/// sign: in rank-deficient Gram matrices, eigenvalues that should be zero were below 4 eps of the
+/// largest for d from 20 to 1500, the eigensolver's own error included. The cut lies above that by
+/// a factor that grows with d as the bound does. In terms of A: singular values below sqrt(4 d eps)
+/// of the largest, 8e-7 for d = 768, are noise. Features and weights that were computed in float
+/// carry errors of that size themselves.
 inline double gram_cut(index_t d) {
   return 4 * static_cast<double>(d) * std::numeric_limits<double>::epsilon();
 }
 
-/// Overwrites the Gram matrix g (f64) with its eigenvectors and tells which of them are above
-/// gram_cut(d) of the largest eigenvalue and above `floor`. Throws catmerge::error where g is not
+/// Overwrites the Gram matrix g (f64) with its eigenvectors. Returns the eigenpairs above
+/// gram_cut(d) of the largest eigenvalue and above `floor`. Throws catmerge::error if g is not
 /// finite.
 template <class Context>
 gram_pairs eigen_of_gram(Context& c, const typename Context::view& g, index_t d, double floor = 0) {

@@ -13,13 +13,12 @@
 #include <vector>
 
 /// @file
-/// Order statistics of more numbers than are held: the thresholds of methods that look at the whole
-/// model.
+/// Order statistics of more numbers than memory holds, for thresholds over a whole model.
 namespace catmerge {
 
-/// Finds the numbers of given ranks among all that stream by, exactly, in a few passes: a radix
-/// search, which knows one more digit of each number it looks for after each pass (two passes find
-/// floats, four doubles; tensor/entry_functions.hpp). 2 MiB per rank.
+/// Finds the numbers of given ranks in a stream, exactly, in a few passes. A radix search: each
+/// pass finds one more digit of each wanted number (two passes for floats, four for doubles;
+/// tensor/order_keys.hpp). 2 MiB per rank.
 ///
 /// @code
 /// order_search median([](std::uint64_t n) { return std::vector{n / 2}; });
@@ -31,17 +30,16 @@ namespace catmerge {
 /// @endcode
 class order_search {
  public:
-  /// From how many numbers there are (at least 1) to the ranks wanted, each in 0 (the smallest) ...
-  /// n - 1.
+  /// The wanted ranks among n >= 1 numbers, each from 0 (the smallest) to n - 1.
   using rank_rule = std::function<std::vector<std::uint64_t>(std::uint64_t n)>;
 
-  /// Asks for the ranks of `rule` once it is known how many numbers there are.
+  /// `rule` is called at the end of the first pass, when n is known.
   explicit order_search(rank_rule rule) : rule_(std::move(rule)) { prepare({0}); }
 
-  /// Whether the numbers have to be seen once more.
+  /// True if another pass over the numbers is needed.
   bool wanted() const { return depth_ < detail::key_digits && !found_; }
 
-  /// Takes note of the entries of x, which are finite.
+  /// Counts the entries of x. Precondition: they are finite.
   template <class Context>
   void see(Context& c, typename Context::const_view x) {
     if (depth_ == 0) count_ += static_cast<std::uint64_t>(c.rows(x) * c.columns(x));
@@ -49,8 +47,8 @@ class order_search {
     for (auto& [before, counts] : counts_) c.count_keys(x, depth_, before, counts);
   }
 
-  /// All numbers were seen. Throws catmerge::error if there were none, if the rule gave a rank that
-  /// they do not have, and if they were not the same as in the pass before.
+  /// Ends a pass over all numbers. Throws catmerge::error if there were none, if the rule gave a
+  /// rank above n - 1, or if it finds that the numbers differ from those of the pass before.
   void end_pass() {
     if (depth_ == 0) {
       if (count_ == 0) throw error("a quantile of no numbers");
@@ -67,18 +65,18 @@ class order_search {
       t.key = t.key << digit.bits | d;
     }
     ++depth_;
-    // The second half of the key of a double that was a float is known: zeros, or ones if the sign
-    // flips them.
+    // If all numbers are floats, the second half of the key is known: zeros, or ones for negative
+    // numbers.
     found_ = targets_.empty() || (floats_ && depth_ == 2);
     std::vector<std::uint64_t> prefixes;
     for (const auto& t : targets_) prefixes.push_back(t.key);
     prepare(wanted() ? prefixes : std::vector<std::uint64_t>{});
   }
 
-  /// How many numbers there are; after the first pass.
+  /// n, the number of entries seen in the first pass.
   std::uint64_t count() const { return count_; }
 
-  /// The number of the i-th rank asked for; when no pass is wanted.
+  /// The number of the i-th wanted rank. Precondition: !wanted().
   double value(std::size_t i) const {
     std::uint64_t key = targets_.at(i).key;
     if (found_) {
@@ -91,8 +89,8 @@ class order_search {
 
  private:
   struct target {
-    std::uint64_t rank;  ///< among those that begin with the digits known
-    std::uint64_t key;   ///< the digits known
+    std::uint64_t rank;  ///< among the numbers with these digits
+    std::uint64_t key;   ///< the known digits
   };
 
   void prepare(const std::vector<std::uint64_t>& prefixes) {

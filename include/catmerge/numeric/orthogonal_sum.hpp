@@ -7,8 +7,8 @@
 
 namespace catmerge::detail {
 
-/// Singular triplets of several matrices of one shape side by side, U = [U_1 U_2 ...], s, V, and
-/// the sum with the singular vectors of different matrices made orthogonal to each other:
+/// The sum of matrices of one shape, the singular vectors of different matrices made orthogonal to
+/// each other. Of their singular triplets side by side, U = [U_1 U_2 ...], s and V, it is
 ///
 ///     polar(U) diag(s) polar(V)^T
 template <class Context>
@@ -17,13 +17,13 @@ class orthogonal_sum {
   using const_view = typename Context::const_view;
 
  public:
-  /// Of matrices of rows x columns; room for `capacity` triplets in all.
+  /// For matrices of rows x columns, with at most `capacity` triplets in all.
   orthogonal_sum(Context& c, index_t rows, index_t columns, index_t capacity)
       : c_(c),
         left_(c.make(scalar_type::f64, rows, capacity)),
         right_(c.make(scalar_type::f64, columns, capacity)) {}
 
-  /// All of a decomposition.
+  /// Appends all triplets of a decomposition.
   void append(const thin_svd<Context>& svd) {
     const index_t used = std::ssize(values_), n = std::ssize(svd.values);
     c_.assign(svd.left, c_.slice(view(left_), 0, c_.rows(left_), used, n));
@@ -31,7 +31,7 @@ class orthogonal_sum {
     values_.insert(values_.end(), svd.values.begin(), svd.values.end());
   }
 
-  /// s, in the order in which they came.
+  /// s, in the order of the calls of append.
   const std::vector<double>& values() const { return values_; }
 
   /// y = the sum, with these values for s. Can be called once.

@@ -28,7 +28,7 @@ struct spectral_norm_fn {
           c.multiply(1, image, op::none, v, second, 0, y);
         });
     double largest = pairs.values.empty() ? 0.0 : pairs.values.front();
-    if (!pairs.converged) {  // what was found is a lower bound, and bounds are made of this
+    if (!pairs.converged) {  // a lower bound only; Lipschitz bounds need the norm
       auto square = c.make(scalar_type::f64, size, size);
       c.multiply(1, v, first, v, second, 0, square);
       largest = c.symmetric_eigen(square).back();

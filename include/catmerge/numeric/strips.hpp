@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <catmerge/tensor/context.hpp>
 
-/// Methods that go entry by entry work on a strip of a parameter's rows at a time: what they
-/// compute on the way is then small, however large the parameter.
+/// Entrywise methods work on a strip of a parameter's rows at a time, so that their temporaries are
+/// small however large the parameter is.
 namespace catmerge::detail {
 
-/// Some rows of tensors of one shape: strip(v) is v's window of them.
+/// A strip of rows of tensors of one shape: strip(v) is the window on these rows of v.
 template <class Context>
 struct strip {
   Context& c;
@@ -31,7 +31,7 @@ struct strip {
     return total;
   }
 
-  /// A double matrix, shaped like the windows, of entries `value`, which is not negative.
+  /// A double matrix, shaped like the windows, filled with `value` >= 0.
   typename Context::matrix filled(double value) const {
     auto m = make(scalar_type::f64);
     c.map(entry_function::at_least, value, m, m);
@@ -43,8 +43,8 @@ struct strip {
 template <class Context, class F>
 void for_strips(Context& c, const typename Context::const_view& like, const F& f) {
   // 2 MiB in double. For 8 vectors of 2^23 entries on one thread TATR and PCB take 6 and 18 s; with
-  // 2^16 entries 5 and 14 s, with 2^20 10 and 20 s, as caches have it. Smaller ones cost a device,
-  // which starts every operation anew and sends the 2 MiB of count_keys, more than a host gains.
+  // 2^16 entries 5 and 14 s, with 2^20 10 and 20 s (caches). Smaller strips cost a device
+  // more than a host gains: it launches every operation anew and sends the 2 MiB of count_keys.
   constexpr index_t entries = index_t{1} << 18;
   const index_t rows = c.rows(like), columns = c.columns(like);
   if (columns == 0) return;

@@ -8,14 +8,14 @@
 
 namespace catmerge::detail {
 
-/// Order statistics of a whole model, of each task's numbers alone: what methods' scans find
-/// thresholds with.
+/// Order statistics of a whole model, for each task alone. Methods use them in their scans to find
+/// thresholds.
 class task_thresholds {
  public:
-  /// Whether the numbers have to be seen once more.
+  /// True if another pass over the numbers is needed.
   bool wanted() const { return wanted_; }
 
-  /// Takes note of the entries of x, some of task k's numbers; `rule` says which ranks are wanted.
+  /// Counts the entries of x, part of task k's numbers; `rule` gives the wanted ranks.
   template <class Context>
   void see(Context& c, std::size_t k, typename Context::const_view x,
            const order_search::rank_rule& rule) {
@@ -23,7 +23,7 @@ class task_thresholds {
     if (searches_[k].wanted()) searches_[k].see(c, x);
   }
 
-  /// All numbers were seen.
+  /// Ends a pass over all numbers.
   void end_pass() {
     wanted_ = false;
     for (auto& s : searches_) {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstdint>
 
-/// Algebra on thin blocks (few x size, f64: every row a vector) that stay where they are: only
+/// Algebra on thin blocks (few x size, f64: every row a vector). Blocks stay on their device; only
 /// products of two blocks, few x few, come to the host.
 namespace catmerge::detail {
 
@@ -43,13 +43,14 @@ small_matrix small_product(Context& c, typename Context::const_view x,
   return c.to_host(product);
 }
 
-// Small matrices on the host are combined in plain loops: what Eigen's expressions would add to the
-// time that it takes to compile this header is more than everything else here together.
+// Small matrices on the host are combined in plain loops: Eigen's expressions would more than
+// double the time that this header takes to compile.
 
-/// One round of SVQB for a thin block whose rows' Gram matrix is `gram` and had squared lengths
-/// `before`: the transform whose product with the block makes its leading directions orthonormal.
-/// Directions whose energy, relative to `before`, is at most `smallest` are left out. `again`:
-/// whether the rows were far from orthonormal, so that rounding may have left them so.
+/// One round of SVQB for a thin block. `gram` is the Gram matrix of its rows; the diagonal of
+/// `before` holds the squared lengths by which they are scaled. `transform` times the block has
+/// orthonormal rows, the leading directions. Directions of an energy, relative to `before`, of at
+/// most `smallest` are left out. `again`: the rows were far from orthonormal, so rounding may have
+/// left them so.
 template <class Matrix>
 struct orthonormal_transform {
   orthonormal_transform(const Matrix& before, const Matrix& gram, double smallest) {
@@ -80,9 +81,9 @@ struct orthonormal_transform {
 };
 
 /// Orthonormalises the rows of v (f64, thin) against the first `used` rows of `basis` and among
-/// themselves, and returns how many directions are left; they are the first rows of v. Gram
-/// matrices of thin blocks are the only thing that leaves the device (SVQB: Stathopoulos & Wu, SIAM
-/// J. Sci. Comput. 23(6), 2002), repeated where once loses digits ("twice is enough").
+/// themselves. Returns the number of directions left, which are the first rows of v. Only Gram
+/// matrices of thin blocks leave the device (SVQB: Stathopoulos & Wu, SIAM J. Sci. Comput. 23(6),
+/// 2002). Passes are repeated where one loses digits ("twice is enough").
 template <class Context>
 index_t orthonormalise(Context& c, typename Context::const_view basis, index_t used,
                        typename Context::view v) {
@@ -91,7 +92,7 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
   bool again = true;
   for (int pass = 0; pass < 4 && kept > 0 && again; ++pass) {
     const auto block = c.slice(v, 0, kept, 0, size);
-    // Rows are scaled to their length before this pass: what is left of it tells signal from noise.
+    // Rows are scaled by their length before this pass: the length left tells signal from noise.
     const small_matrix before = small_product(c, block, block);
     if (used > 0) {
       const auto q = c.slice(basis, 0, used, 0, size);
@@ -101,7 +102,7 @@ index_t orthonormalise(Context& c, typename Context::const_view basis, index_t u
     }
     // First pass: a direction of length below 1e-7 is rounding noise of the vectors it came from
     // (1e-14 in its square is some ten times the error of the Gram matrix). Later passes start from
-    // unit vectors: what loses half its length there was such noise.
+    // unit vectors: a direction that loses half its length there was such noise.
     const double smallest = pass == 0 ? 1e-14 * static_cast<double>(kept) : 0.25;
     const orthonormal_transform<small_matrix> next(
         before, used > 0 ? small_product(c, block, block) : before, smallest);

@@ -6,7 +6,7 @@
 #include <catmerge/numeric/strips.hpp>
 #include <vector>
 
-/// Singular value decompositions of coarse operations.
+/// Singular value decompositions by coarse operations.
 namespace catmerge::detail {
 
 /// A = left diag(values) right^T, or the largest terms of that sum. Both factors are f64 with
@@ -17,10 +17,10 @@ struct thin_svd {
   std::vector<double> values;            ///< n, ascending, all above zero
 };
 
-/// Makes the columns of x (f64), which are orthonormal up to `error` (the 2-norm of x^T x - I,
-/// below 1/2), orthonormal up to rounding, and moves them no further than it must: Newton and
-/// Schulz's iteration for the orthogonal polar factor, which squares the error (Higham, Functions
-/// of Matrices, 2008, chapter 8).
+/// Makes the columns of x (f64) orthonormal up to rounding. Precondition: they are so up to
+/// `error`, the 2-norm of x^T x - I, below 1/2. Newton and Schulz's iteration for the orthogonal
+/// polar factor moves them least and squares the error in each step (Higham, Functions of Matrices,
+/// 2008, chapter 8).
 template <class Context>
 void orthonormalise_nearly(Context& c, const typename Context::view& x, double error) {
   const index_t n = c.columns(x);
@@ -37,20 +37,20 @@ void orthonormalise_nearly(Context& c, const typename Context::view& x, double e
   }
 }
 
-/// The `count` largest singular values of a, of any type, and their vectors; fewer where there are
-/// not so many that rounding leaves anything of.
+/// The `count` largest singular values of a, of any type, and their vectors; fewer if fewer are
+/// above rounding noise.
 ///
-/// By the eigenvectors Q of the Gram matrix of the smaller side, and A Q (or A^T Q) for the other
-/// one: the only decomposition that a context has is that of a symmetric matrix. That squares the
-/// condition. An eigenvalue sigma^2 is off by some eps sigma_1^2, so singular values below the root
-/// of gram_cut (8e-7 sigma_1 for 768 rows or columns) count as zero, and their vectors are left
-/// out. The others' vectors are off by some eps (sigma_1 / sigma)^2. PyTorch's decomposition of
-/// float weights, in float, has them off by some eps_float sigma_1 / sigma, which is more wherever
-/// sigma > 2e-9 sigma_1, so for all that are not left out. A Q / sigma is off as much from being
-/// orthonormal; orthonormalise_nearly makes it so.
+/// A context decomposes symmetric matrices only. So the vectors of the smaller side are the
+/// eigenvectors Q of its Gram matrix, the other's are A Q / sigma or A^T Q / sigma. The Gram
+/// matrix squares the condition. An eigenvalue sigma^2 is off by some eps sigma_1^2, so singular
+/// values below the root of gram_cut (8e-7 sigma_1 for 768 rows or columns) count as zero and are
+/// left out with their vectors. The vectors kept are off by some eps (sigma_1 / sigma)^2. In
+/// PyTorch's decomposition of float weights, in float, they are off by some eps_float sigma_1 /
+/// sigma, which is more if sigma > 2e-9 sigma_1, so for all vectors kept. A Q / sigma is off as
+/// much from orthonormal; orthonormalise_nearly corrects that.
 ///
-/// Values not above `floor` are left out, too: what is a remainder of larger numbers says how large
-/// its rounding errors are.
+/// Values not above `floor` are left out, too. Pass it the rounding error of an `a` that is a
+/// remainder of larger numbers.
 template <class Context>
 thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, index_t count,
                                    double floor = 0) {
@@ -81,9 +81,9 @@ thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, i
   return {std::move(longer), std::move(shorter), std::move(pairs.values)};
 }
 
-/// The orthogonal polar factor of m, f64: U V^T of m = U S V^T, the nearest matrix whose columns
-/// (or, for a wide m, rows) are orthonormal. Singular values that count as zero leave no trace:
-/// then it is m times the pseudo-inverse of the root of m^T m, and a partial isometry.
+/// The orthogonal polar factor of m, f64: U V^T of m = U S V^T, the nearest matrix with orthonormal
+/// columns (for a wide m, rows). Singular values that count as zero are left out: the factor is
+/// then m times the pseudo-inverse of the root of m^T m, a partial isometry.
 template <class Context>
 typename Context::matrix polar_factor(Context& c, typename Context::const_view m) {
   const auto svd = leading_singular(c, m, (std::min)(c.rows(m), c.columns(m)));

@@ -14,13 +14,13 @@
 
 namespace catmerge {
 
-/// Whether a factor of a product is taken as it is or transposed.
+/// The form of a factor in a product: as it is or transposed.
 enum class op : bool {
   none,      ///< x
   transpose  ///< x^T
 };
 
-// The operations of compute_context: their names in messages, their results, a call of each.
+// The operations of compute_context: the name in messages, the result, a sample call.
 // clang-format off
 #define CATMERGE_OPERATIONS(OPERATION)                                                            \
   OPERATION("rows(v)", -> std::same_as<index_t>, rows(x))                                         \
@@ -58,57 +58,57 @@ enum class op : bool {
   OPERATION("from_host(m, y)", , from_host(m, y))
 // clang-format on
 
-/// The closed list of coarse operations: everything that an algorithm of this library asks of a
-/// domain. A new domain D specialises catmerge::context<D>.
+/// The closed list of coarse operations. Algorithms of this library use nothing else of a domain. A
+/// new domain D specialises catmerge::context<D>.
 ///
 /// Requirements: the types
 /// - `domain`: D itself;
-/// - `view`, `const_view`: handles of matrices that are written to and read, cheap to copy; a view
+/// - `view`, `const_view`: handles of a matrix, to write and to read; cheap to copy; a view
 ///   converts to a const_view;
-/// - `matrix`: owns one, converts to both; can be moved, and made empty.
+/// - `matrix`: owns a matrix, converts to both handles; movable; empty by default.
 ///
-/// All know their scalar type at run time. A vector of d is a d x 1 matrix. Operands of one call
-/// may differ in scalar type; arithmetic is done in double if any operand is f64, else in float,
-/// and is rounded once on the way into the result. And the operations
+/// All know their scalar type at run time. A vector of d entries is a d x 1 matrix. Operands of one
+/// call may differ in scalar type. Arithmetic is in double if any operand is f64, else in float;
+/// the result is rounded once when it is stored. And the operations
 /// - `rows(v)`, `columns(v)`, `type(v)`;
 /// - `make(type, rows, columns)`: a matrix of zeros;
 /// - `slice(v, row, rows, column, columns)`: a window, no copy, writable if v is;
 /// - `assign(x, y)`: y = x, converting;
 /// - `subtract(a, b, y)`: y = a - b;
 /// - `transpose(x, y)`: y = x^T, converting;
-/// - `accumulate(alpha, list, y)`: y += alpha sum_i a_i for a list of const_views, added in the
-///   order of the list, every partial sum rounded as computed;
+/// - `accumulate(alpha, list, y)`: y += alpha sum_i a_i for a list of const_views, added in list
+///   order, each partial sum rounded to the type of the arithmetic;
 /// - `accumulate(alpha, list, b, y)`: y += alpha sum_i (a_i - b), likewise;
 /// - `axpy(alpha, x, y)`: y += alpha x;
 /// - `scale(alpha, y)`: y = alpha y;
-/// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision
-///   (so a double y of float factors is a double product); beta = 0 overwrites whatever y held; y
-///   overlaps neither factor;
+/// - `multiply(alpha, a, op, b, op, beta, y)`: y = alpha op(a) op(b) + beta y, in y's precision (so
+///   a double y of float factors is a double product); beta = 0 ignores the old y; y overlaps
+///   neither factor;
 /// - `squared_norm(x)`, `dot(x, y)` = tr(x^T y): in double, to the host;
 /// - `add_diagonal(alpha, x, y)`: y(j) += alpha x(j, j), x square, y d x 1;
 /// - `column_energies(alpha, x, y)`: y(j) += alpha sum_i x(i, j)^2, y d x 1, f64;
 /// - `weighted_square(alpha, w, x, y)`: y += alpha w o x o x, all d x 1, y f64;
-/// - `zero_rows(list, y)`: the rows named become zero;
+/// - `zero_rows(list, y)`: sets the listed rows to zero;
 /// - `scale_columns(w, y)`: y(i, j) = w[j] y(i, j);
 /// - `map(f, a, x, y)`: y = f(x; a), a function of tensor/entry_functions.hpp, entry by entry;
 /// - `zip(f, p, q, y)`: y = f(p, q), likewise;
-/// - `count_keys(x, depth, before, counts)`: adds to counts[d] how many entries of x have d as the
-///   digit number `depth` of their order key, and `before` as the digits before it
-///   (tensor/entry_functions.hpp; numeric/order_search.hpp is what uses it);
+/// - `count_keys(x, depth, before, counts)`: adds to counts[d] the number of entries of x whose
+///   order key has d as digit number `depth` and `before` as the digits before it
+///   (tensor/order_keys.hpp; used by numeric/order_search.hpp);
 /// - `all_finite(x)`;
 /// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
 ///   overwritten with the eigenvectors, one per column;
 /// - `concurrently(count, f)`: calls f(0) ... f(count - 1), in any order and perhaps at the same
-///   time; f may use the context, on what no other of the calls writes;
-/// - `to_host(x)`, `from_host(m, y)`: a small_matrix, for what is small (thin blocks' products,
+///   time; f may use the context on data that no other call of f writes;
+/// - `to_host(x)`, `from_host(m, y)`: copy to and from a small_matrix (products of thin blocks,
 ///   scores).
 ///
-/// A context that is constructed by default is made for calls that pass none. Where it can be
-/// constructed from a const_view it is made from the first tensor of the call instead: so a context
-/// learns the device.
+/// A call without a context default-constructs one. If the context is constructible from a
+/// const_view, the call constructs it from its first tensor instead, and so on that tensor's
+/// device.
 ///
-/// On the host every operation gives the same bits for the same input, whatever runs it in
-/// parallel. A domain whose arithmetic is somebody else's says in its docs what it promises.
+/// On the host every operation gives the same bits for the same input, at any number of threads. A
+/// domain that computes by another library documents its own guarantees.
 /// @code
 /// template <catmerge::compute_context C>
 /// double distance(C& c, typename C::const_view a, typename C::const_view b) {
@@ -117,7 +117,7 @@ enum class op : bool {
 ///   return std::sqrt(c.squared_norm(d));
 /// }
 /// @endcode
-/// Models: context<host> (tensor/host/host.hpp, the one to read), context<torch_domain>
+/// Models: context<host> (tensor/host/host.hpp, the reference), context<torch_domain>
 /// (adapt/torch.hpp).
 template <class C>
 concept compute_context = requires(C& c, typename C::view y, typename C::const_view x, index_t n,
@@ -137,14 +137,14 @@ concept compute_context = requires(C& c, typename C::view y, typename C::const_v
   // clang-format on
 };
 
-/// A tensor as its context reads it: `context.squared_norm(const_view_of(weight))`. Refers to the
-/// tensor, which must outlive it.
+/// A tensor as a const_view of its context: `context.squared_norm(const_view_of(weight))`. The
+/// tensor must outlive the view.
 template <class T>
 typename context<domain_t<T>>::const_view const_view_of(const T& t) {
   return tensor_traits<T>::view(t);
 }
 
-/// A tensor as its context writes to it, likewise.
+/// A tensor as a view of its context, to write to. The tensor must outlive the view.
 template <class T>
 typename context<domain_t<T>>::view view_of(T& t) {
   return detail::traits<T>::view(t);
@@ -170,7 +170,7 @@ void require_shape(Context& c, typename Context::const_view v, index_t rows, ind
     throw error(what + ": expected " + shape_text(rows, columns) + ", found " + shape_text(c, v));
 }
 
-/// The context of a call that passes none; `first` is the call's first tensor.
+/// The context of a call without one; `first` is the call's first tensor.
 template <class Domain>
 context<Domain> context_on(const typename context<Domain>::const_view& first) {
   if constexpr (std::constructible_from<context<Domain>,
@@ -184,14 +184,14 @@ context<domain_t<T>> context_of(const T& first) {
   return context_on<domain_t<T>>(const_view_of(first));
 }
 
-/// The context of a call that passes none, and whose first tensors are a range.
+/// The context of a call without one that begins with a range of tensors.
 template <class Range>
 auto context_of_first(const Range& range) -> context<domain_t<element_t<Range>>> {
   if (std::begin(range) == std::end(range)) return {};
   return context_of(unwrap(*std::begin(range)));
 }
 
-/// The windows of a range of tensors.
+/// The const_views of a range of tensors.
 template <class Context, class Range>
 std::vector<typename Context::const_view> read_all(const Range& range) {
   std::vector<typename Context::const_view> views;

@@ -13,9 +13,9 @@ namespace catmerge {
 
 /// Runs task(0) ... task(count - 1), each once, in any order and on any threads, and returns when
 /// all are done. Rethrows the first exception of a task. May be called from inside a task. The
-/// library starts no threads itself: hand a context your own pool in this form. A task is some
-/// microseconds of work, and an operation on a large weight has thousands: give a thread many at a
-/// time. 64 KiB of stack are enough for a task, whatever the processor.
+/// library starts no threads itself: hand a context your own pool in this form. A task takes some
+/// microseconds, and an operation on a large weight has thousands: give a thread many at a time. A
+/// task needs at most 64 KiB of stack on every processor.
 ///
 /// If tasks are left out (by a pool that was shut down), run twice or lose their exception, the
 /// operation throws catmerge::error.
@@ -23,8 +23,8 @@ using executor = std::function<void(index_t count, const std::function<void(inde
 
 namespace detail {
 
-/// Runs the tasks. Throws error unless each was run once, and to its end: the caller reads what
-/// they write.
+/// Runs the tasks. Throws error unless each ran once and to its end: the caller reads their
+/// results.
 inline void run_all(const executor& run, index_t count, const std::function<void(index_t)>& task) {
   const auto begun = std::make_unique<std::atomic<bool>[]>(static_cast<std::size_t>(count));
   std::atomic<index_t> done{0};

@@ -8,15 +8,15 @@
 #include <iterator>
 #include <type_traits>
 
-/// Arguments that people pass in place of a tensor, and a sentence for each: the compiler's first
-/// error (require.hpp).
+/// Common arguments that are no tensors, each with a message: the compiler's first error
+/// (require.hpp).
 namespace catmerge::detail {
 
 /// The kinds of types that are no tensors.
 enum class mistake {
-  unknown,       ///< nothing that is known
-  elements,      ///< a tensor whose elements catmerge does not compute with
-  expression,    ///< something that a library has yet to evaluate
+  unknown,       ///< any other type
+  elements,      ///< a tensor of an unsupported element type
+  expression,    ///< an expression that its library has not evaluated
   rank,          ///< a tensor that is neither vector nor matrix
   sparse,        ///< a sparse matrix
   bits,          ///< std::vector<bool>, std::bitset
@@ -28,8 +28,8 @@ enum class mistake {
   several        ///< a range of tensors
 };
 
-/// An adapter's knowledge of its library: specialise it, as a mistaken_as, for the library's types
-/// that are no tensors.
+/// An adapter derives foreign_type<T> from mistaken_as for each type T of its library that is no
+/// tensor.
 template <mistake Mistake, class Element = void>
 struct mistaken_as {
   static constexpr mistake is = Mistake;
@@ -38,7 +38,7 @@ struct mistaken_as {
 template <class T>
 struct foreign_type : mistaken_as<mistake::unknown> {};
 
-/// The element of a range, without a reference_wrapper around it; void of anything else.
+/// The element type of a range, without reference_wrapper; void for all other types.
 template <class T>
 struct item_of {
   using type = void;
@@ -78,7 +78,7 @@ concept pointer_like = std::is_pointer_v<T> || requires(const T& t) {
   t.operator->();
 };
 
-/// The kind of T, which is no tensor.
+/// The mistake of passing T. Precondition: T is no tensor.
 template <class T>
 constexpr mistake mistake_of() {
   using item = item_t<T>;
@@ -112,19 +112,19 @@ constexpr mistake mistake_of() {
   }
 }
 
-/// The elements of a tensor that is mistaken for those.
+/// The element type of T, for the message of mistake::elements.
 template <class T>
 using mistaken_element =
     std::conditional_t<known_mistake<T>, typename foreign_type<T>::element, item_t<T>>;
 
-/// A 16-bit floating-point type that the compiler brings along (_Float16, __fp16, __bf16).
+/// A 16-bit floating-point type of the compiler itself (_Float16, __fp16, __bf16).
 template <class E>
 concept compiler_half = !std::is_class_v<E> && !std::is_enum_v<E> && !std::is_integral_v<E> &&
                         !std::is_void_v<E> && requires(E e) {
   requires sizeof(E) == 2;
   static_cast<float>(e);
 };
-/// Whether 1 + 2^-10, which half has and bfloat16 has not, stays what it is.
+/// True if E tells 1 + 2^-10 from 1, as half does and bfloat16 does not.
 template <class E>
 constexpr bool has_ten_bits() {
   return static_cast<float>(static_cast<E>(1.0009765625F)) != 1.0F;
@@ -132,7 +132,7 @@ constexpr bool has_ten_bits() {
 
 #define CATMERGE_TAKES "catmerge takes double, float, catmerge::half and catmerge::bfloat16"
 
-/// The sentence for elements that are of none of the four types.
+/// The message for an element type other than the four.
 template <class E>
 constexpr bool require_elements() {
 #define CATMERGE_ELEMENTS(TYPE, WAY_OUT)  \
@@ -190,7 +190,7 @@ constexpr bool require_elements() {
   return true;
 }
 
-/// The sentence for a T that is no tensor.
+/// The message for a T that is no tensor.
 template <class T>
 constexpr bool require_known() {
   constexpr mistake is = mistake_of<T>();

@@ -4,8 +4,8 @@
 
 #include <catmerge/tensor/require.hpp>
 
-/// Handles of a context where tensors are taken: what a method or a transform has in hand are its
-/// context's views and matrices, and the steps that a user calls on tensors serve it as well.
+/// Operands: tensors, or handles of a context. Users call the library's steps on tensors; methods
+/// and transforms call the same steps on views and matrices of their context.
 namespace catmerge::detail {
 
 /// A view or a matrix of the context itself, which needs no tensor_traits.
@@ -22,8 +22,8 @@ constexpr bool require_operand() {
   return true;
 }
 
-/// The same, and it can be written to. A view can, const or not: it is a handle. What owns its
-/// elements cannot where it is const.
+/// A writable operand. A view is writable even if const: it is a handle. A const object that owns
+/// its elements is not.
 template <class Context, class T>
 constexpr bool require_written() {
   if constexpr (handle_of<T, Context>)
@@ -36,7 +36,7 @@ constexpr bool require_written() {
   return true;
 }
 
-/// const_view_of and view_of (context.hpp) of either.
+/// const_view_of and view_of (context.hpp) for tensors and handles.
 template <class Context, class T>
 typename Context::const_view const_view_in(const T& t) {
   if constexpr (handle_of<T, Context>)

@@ -18,7 +18,7 @@ inline std::uint64_t order_key(double x) {
   return (bits & top) != 0 ? ~bits : bits | top;
 }
 
-/// The number whose key this is.
+/// The number with this key: the inverse of order_key.
 inline double of_order_key(std::uint64_t key) {
   constexpr std::uint64_t top = std::uint64_t{1} << 63;
   return std::bit_cast<double>((key & top) != 0 ? key & ~top : ~key);

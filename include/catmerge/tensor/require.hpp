@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
-/// The one place where what is no tensor, no context or of another domain is turned away, with a
-/// sentence for each thing that is missing. Public callables begin with static_assert(
-/// require_...<T>()): evaluating the constant brings the sentence before anything else that the
-/// compiler finds wrong. (Methods, sources and sinks have theirs next to their concepts.)
+/// Checks of tensors, contexts and domains at compile time, with a message for each missing
+/// requirement. Public callables begin with static_assert(require_...<T>()), so that this message
+/// precedes all other errors of the compiler. (The checks of methods, sources and sinks lie next to
+/// their concepts.)
 namespace catmerge::detail {
 
-/// The operations that context C lacks as a compute_context: a sentence for each.
+/// A message for each requirement of compute_context that C lacks.
 template <class C>
 constexpr bool require_operations() {
   static_assert(
@@ -64,7 +64,7 @@ constexpr bool require_operations() {
   return true;
 }
 
-/// A domain has a context, and a whole one.
+/// Requires that the domain has a complete context.
 template <class Domain>
 constexpr bool require_context() {
   using C = context<Domain>;
@@ -83,7 +83,7 @@ constexpr bool require_context() {
   return true;
 }
 
-/// The context that a call was given is one, of whatever domain.
+/// Requires that the context passed to a call is a context, of any domain.
 template <class C>
 constexpr bool require_own_context() {
   static_assert(
@@ -101,7 +101,7 @@ constexpr bool require_domain() {
   return true;
 }
 
-/// T's traits return what T's context takes.
+/// T's traits return a view that converts to its context's const_view.
 template <class T>
 concept has_fitting_view = requires(const std::remove_cvref_t<T>& t) {
   {
@@ -184,7 +184,7 @@ constexpr bool require_makeable() {
   return true;
 }
 
-/// A range of anything but the numbers in a tensor.
+/// Requires a range that is not itself a tensor.
 template <class Range>
 constexpr bool require_range() {
   constexpr bool range = requires(const Range& r) {
@@ -216,7 +216,7 @@ constexpr bool require_same_domain() {
   return true;
 }
 
-/// The context that a call was given is one of the domain of T.
+/// Requires that the context passed to a call is of the domain of T.
 template <class Context, class T>
 constexpr bool require_context_for() {
   if constexpr (any_tensor<T>)
@@ -227,7 +227,7 @@ constexpr bool require_context_for() {
   return true;
 }
 
-/// Calls that are always refused: what is missing in them, or cannot be told from what is passed.
+/// False for all types: for overloads that only refuse a call.
 template <class...>
 inline constexpr bool refused = false;
 
@@ -240,7 +240,7 @@ constexpr bool require_no_braces() {
   return true;
 }
 
-/// Calls f(base, experts, ...) whose experts are a braced list.
+/// Refuses calls f(base, experts, ...) with a braced list of experts.
 struct braced_experts {
   template <class Base, class E, class... Rest>
   void operator()(const Base&, std::initializer_list<E>, const Rest&...) const {

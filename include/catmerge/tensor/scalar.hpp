@@ -12,8 +12,8 @@ namespace catmerge {
 /// Sizes and positions: signed, as wide as a pointer (Eigen's own choice, so nothing converts).
 using index_t = std::ptrdiff_t;
 
-/// IEEE 754 binary16: Eigen's type, which rounds to nearest even, and has the bits of every other
-/// implementation (reinterpret the 16 bits).
+/// IEEE 754 binary16: Eigen's type, which rounds to nearest even. All other implementations have
+/// the same 16 bits (reinterpret them).
 using half = Eigen::half;
 /// The upper half of a binary32: Eigen's type, likewise.
 using bfloat16 = Eigen::bfloat16;

@@ -21,15 +21,15 @@ struct symmetric_pairs {
   small_matrix vectors;
 };
 
-/// z = Q z for the Q of a tridiagonalisation A = Q T Q^T, which is a product of reflections
-/// I - h_i v_i v_i^T: v_i has a one in row i + 1 and its rest in column i of `packed`, from row
-/// i + 2 on. Some at a time as I - V T V^T (Schreiber & Van Loan, SIAM J. Sci. Stat. Comput. 10(1),
-/// 1989). (Eigen's own product with Q would be a third of what a call of CAT takes to compile.)
+/// z = Q z for Q of a tridiagonalisation A = Q T Q^T. Q is a product of reflections
+/// I - h_i v_i v_i^T; v_i has a one in row i + 1 and its rest in column i of `packed`, from row
+/// i + 2 on. They are applied in blocks I - V T V^T (Schreiber & Van Loan, SIAM J. Sci. Stat.
+/// Comput. 10(1), 1989). (Eigen's own product with Q is a third of a CAT call's compile time.)
 template <class Matrix, class Coefficients>
 void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
   constexpr index_t block = 32;
   const index_t n = z.rows();
-  // Zeros, row after row, with the room that products want around their result.
+  // A row-major matrix of zeros, with the room that add_product needs around a result.
   using room = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const auto make = [](index_t rows, index_t columns) {
     room m(product_rows<double>(rows), product_columns<double>(columns));
@@ -68,9 +68,9 @@ void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
     for (index_t i = 0; i < n; ++i) z(i, j) = rows(i, j);
 }
 
-/// All eigenpairs of a symmetric matrix on the host; reads the lower triangle. The one place that
-/// instantiates Eigen's solver. It and its callers are templates so that a program that does not
-/// call them does not pay.
+/// All eigenpairs of a symmetric matrix on the host; reads the lower triangle. Eigen's solver is
+/// instantiated only here. This function and its callers are templates, so that programs that do
+/// not call them do not compile it.
 template <class Matrix>
 symmetric_pairs solve_symmetric(const Matrix& m) {
   const index_t n = m.rows();

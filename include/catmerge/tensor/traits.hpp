@@ -15,8 +15,8 @@ namespace catmerge {
 struct host {};
 
 /// The resources of arithmetic on a domain: memory, threads, a stream, a device. There is no
-/// general definition; a domain specialises it, to the requirements of compute_context. A call
-/// makes one by default; passing one says where to compute:
+/// general definition; each domain specialises it as compute_context requires. A call makes a
+/// context by default; pass one to choose where to compute:
 /// @code
 /// catmerge::context<catmerge::host> c(pool);  // an executor
 /// auto [merged, report] = catmerge::cat_linear(base, experts, features, {}, c);
@@ -30,7 +30,7 @@ class context;
 /// d x 1 window. S is const for tensors that are only read.
 template <class S>
 struct strided_view {
-  S* data = nullptr;          ///< element (0, 0); null only where there is none
+  S* data = nullptr;          ///< element (0, 0); null only if empty
   index_t rows = 0;           ///< d_out of a weight, n of features, d of a vector
   index_t columns = 0;        ///< d_in; 1 for a vector
   index_t row_stride = 0;     ///< elements from (i, j) to (i + 1, j); may be negative
@@ -40,7 +40,7 @@ struct strided_view {
 /// The rank of tensors that know theirs only at run time (xt::xarray, torch::Tensor).
 inline constexpr int dynamic_rank = -1;
 
-/// Tells catmerge how to look at a foreign tensor type. There is no general definition: adapt/ has
+/// Tells catmerge how to access a foreign tensor type. There is no general definition: adapt/ has
 /// one header per library, and a type of your own takes some fifteen lines:
 /// @code
 /// template <>
@@ -110,8 +110,8 @@ concept has_make = requires(const std::remove_cvref_t<T>& t) {
 
 }  // namespace detail
 
-/// A type whose tensor_traits say where its elements live and how to read them. (Whether its
-/// context takes what they return is looked at by the calls, which know the context: require.hpp.)
+/// A type with tensor_traits that name the domain and return a view. (Calls check that the context
+/// takes this view: require.hpp.)
 ///
 /// Requirements, of tensor_traits<T>:
 /// - `domain`, a type;
@@ -121,7 +121,7 @@ concept has_make = requires(const std::remove_cvref_t<T>& t) {
 /// @code
 /// static_assert(catmerge::any_tensor<std::vector<float>>);  // with <catmerge/adapt/span.hpp>
 /// @endcode
-/// Models: what the headers in adapt/ name (Eigen's matrices and tensors, Armadillo's, xtensor's,
+/// Models: the types that adapt/ covers (Eigen's matrices and tensors, Armadillo's, xtensor's,
 /// libtorch's, spans, std::vector, flat_matrix, strided_view), host_matrix and its windows.
 template <class T>
 concept any_tensor = detail::has_domain<T> && detail::has_known_rank<T> && detail::has_view<T>;
@@ -144,8 +144,8 @@ concept any_matrix = any_tensor<T> &&
 /// static_assert(catmerge::any_vector<Eigen::VectorXf> && catmerge::any_vector<std::span<const
 /// double>>);
 /// @endcode
-/// Models: std::vector, std::span, Eigen's, Armadillo's and xtensor's vectors; what has its rank at
-/// run time (at::Tensor, xt::xarray, host_matrix).
+/// Models: std::vector, std::span, Eigen's, Armadillo's and xtensor's vectors; tensors of dynamic
+/// rank (at::Tensor, xt::xarray, host_matrix).
 template <class T>
 concept any_vector = any_tensor<T> &&
     (detail::traits<T>::rank == 1 || detail::traits<T>::rank == dynamic_rank);

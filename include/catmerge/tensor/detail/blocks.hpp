@@ -21,8 +21,8 @@ void with_type(scalar_type type, F&& f) {
   }
 }
 
-/// Calls f(i, j) for all of rows x columns in squares of 32, each column by column: what copies
-/// between memory of the two storage orders wants.
+/// Calls f(i, j) for all of rows x columns in squares of 32, each column by column. This order
+/// suits copies between the two storage orders.
 template <class F>
 void in_squares(index_t rows, index_t columns, const F& f) {
   constexpr index_t side = 32;  // 32 cache lines each way
@@ -32,7 +32,7 @@ void in_squares(index_t rows, index_t columns, const F& f) {
         for (index_t i = top; i < (std::min)(top + side, rows); ++i) f(i, j);
 }
 
-/// The window v, row after row, into `buffer` (v.rows * v.columns elements).
+/// Copies the window v, row after row, into `buffer` (v.rows * v.columns elements).
 template <class C>
 void load(const host_const_view& v, C* buffer) {
   with_type(v.type, [&]<class S>(S*) {
@@ -51,7 +51,7 @@ void load(const host_const_view& v, C* buffer) {
   });
 }
 
-/// `buffer`, row after row, into the window v.
+/// Copies `buffer`, row after row, into the window v.
 template <class C>
 void store(const C* buffer, const host_view& v) {
   with_type(v.type, [&]<class S>(S*) {
@@ -78,7 +78,7 @@ struct block_grid {
 
   block_grid(index_t row_count, index_t column_count) : rows(row_count), columns(column_count) {
     if (rows == 0 || columns == 0) return;
-    // A row of up to 256 elements (four pages of a transposed operand at most) by as many as fit.
+    // Up to 256 columns (four pages of a transposed operand at most) by as many rows as fit.
     width = columns < 256 ? columns : 256;
     if (rows == 1) width = columns < block_elements ? columns : block_elements;
     height = block_elements / width;

@@ -9,13 +9,13 @@
 #include <memory>
 #include <type_traits>
 
-/// The one product of matrices on the host. Most of CAT are products of 4 to 100 rows with a large
-/// matrix, for which other GEMMs are not made: they copy the large factor into an order of their
-/// own first, which takes as long as multiplying it with 30 rows. This one reads it where it lies,
-/// a few rows at a time, and the first rows of x copy what later ones read again. (28 rows, a
-/// factor of 3072 x 768 floats from memory, as it is and transposed, GFLOP/s of one core: Zen 3
-/// with AVX2 66 and 69, Eigen 3.4 45 and 40. 768 x 768 with AVX-512 at 2.6 GHz: 85, Eigen 49,
-/// OpenBLAS 0.3.21 51.) Written in Eigen's packets: one source for SSE, AVX, AVX-512 and NEON.
+/// The only matrix product on the host. Most of CAT's work is products of 4 to 100 rows with a
+/// large matrix. Other GEMMs first copy the large factor into an order of their own, which takes as
+/// long as multiplying it with 30 rows. This one reads it in place, a few rows at a time; the first
+/// rows of x copy the panels that later rows read again. (28 rows, a factor of 3072 x 768 floats
+/// from memory, as it is and transposed, GFLOP/s of one core: Zen 3 with AVX2 66 and 69, Eigen 3.4
+/// 45 and 40. 768 x 768 with AVX-512 at 2.6 GHz: 85, Eigen 49, OpenBLAS 0.3.21 51.) Written in
+/// Eigen's packets: one source for SSE, AVX, AVX-512 and NEON.
 
 // Loops that must unroll, so that sums stay in registers: Clang does so by itself, GCC under -O3.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -39,14 +39,14 @@ struct product_kernel {
   static constexpr int packets = Packets;
   static constexpr int height = Packets == 1 ? 8 : 6;
   static constexpr index_t width = packets * packet_size;
-  /// A row of a panel is one line of the cache. Such rows, pages apart, push one another out of
-  /// every level: a panel has few of them and goes where they lie together.
+  /// True if a row of a panel fits one cache line. In place, such rows are pages apart and evict
+  /// one another from every level: a panel then has few rows and is copied without gaps.
   static constexpr bool narrow = width * sizeof(C) <= 64;
-  /// How many rows of a factor that is read where it lies are taken at a time.
+  /// The rows taken at a time from a factor that is read in place.
   static constexpr index_t depth_in_place = narrow ? 64 : 512;
 
-  /// Has the cache (the second level: the first is full) fetch what lies `next` elements on. Not a
-  /// read: the address may be nobody's.
+  /// Prefetches the memory `next` elements after `at` into the second-level cache (the first is
+  /// full). Not a read: the address may be invalid.
   static void touch([[maybe_unused]] const C* at, [[maybe_unused]] index_t next) {
 #ifdef __GNUC__  // (Clang too. Others do without the hint.)
     const auto address =
@@ -55,11 +55,10 @@ struct product_kernel {
 #endif
   }
 
-  /// y += x t for `Rows` rows of x, of which all after the first `m` are the last one again, and
-  /// `width` columns of t and y, row-major with strides. Every sum is made in the order of the
-  /// depth. What lies `next` elements after t is brought into the cache: rows of t are pages apart,
-  /// which no prefetcher of a machine follows. Copied: t goes to `panel` on the way, row after row
-  /// without gaps.
+  /// y += x t for `Rows` rows of x and `width` columns of t and y, row-major with strides. Rows of
+  /// x from number `m` on repeat row m - 1. Every sum runs in the order of the depth. The memory
+  /// `next` elements after t is prefetched: rows of t are pages apart, which no hardware prefetcher
+  /// follows. Copied: t is also copied to `panel`, row after row without gaps.
   template <int Rows, bool Copied>
   static void run(const C* first, index_t x_stride, index_t m, const C* t, index_t t_stride, C* y,
                   index_t y_stride, index_t depth, index_t next, C* panel) {
@@ -129,7 +128,7 @@ struct product_kernel {
   }
 
   /// y += x t for all m rows of x and at most `width` columns. A panel of t (128 KiB at most) stays
-  /// in a second-level cache while all rows of x pass by.
+  /// in a second-level cache while all rows of x are multiplied.
   static void add(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped, C* y,
                   index_t y_stride, index_t m, index_t columns, index_t depth, C* panel) {
     index_t next = flipped ? width * t_stride : narrow ? 2 * width : width;
@@ -161,10 +160,9 @@ struct product_kernel {
   }
 };
 
-/// Room for `Size` numbers, at the begin of a line of the cache: on the stack where it is small,
-/// for the threads of an executor may have little of that. What is larger (128 KiB, with AVX-512)
-/// is the thread's, made once: pages that are given back and asked for again cost percents of a
-/// product.
+/// Room for `Size` numbers, aligned to a cache line. Up to 32 KiB it lies on the stack, which may
+/// be small in an executor's threads. Larger room (128 KiB, with AVX-512) is allocated once per
+/// thread: to return pages and ask for them again costs some percent.
 template <compute_scalar C, index_t Size>
 struct panel_on_stack {
   C* data() { return memory; }
@@ -183,7 +181,7 @@ template <compute_scalar C, index_t Size>
 using product_panel = std::conditional_t<static_cast<std::size_t>(Size) * sizeof(C) <= (32 << 10),
                                          panel_on_stack<C, Size>, panel_of_thread<C, Size>>;
 
-/// The extents of y that add_product needs room for: what it writes beyond m x n means nothing.
+/// The extents that add_product needs in y. Entries beyond m x n hold no results.
 template <compute_scalar C>
 constexpr index_t product_rows(index_t m) {
   return m + product_kernel<C, 1>::height - 1;
@@ -243,7 +241,7 @@ void flip(const C* t, index_t t_stride, index_t rows, index_t columns, C* y, ind
 
 #ifdef EIGEN_USE_BLAS
 
-/// add_product by the BLAS, for many rows: some percent faster, and in an order of its own.
+/// add_product by the BLAS, for many rows: some percent faster, sums in the BLAS's own order.
 template <compute_scalar C>
 void add_product_by_blas(const C* x, index_t x_stride, const C* t, index_t t_stride, bool flipped,
                          C* y, index_t y_stride, index_t m, index_t n, index_t k) {

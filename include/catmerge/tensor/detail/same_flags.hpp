@@ -6,16 +6,15 @@
 #include <catmerge/error.hpp>
 
 /// @file
-/// All files of a program that use Eigen have to be compiled for the same processor (-march, -mavx2
-/// and the like): Eigen takes memory in a way that depends on it, and what one file has taken
-/// another gives back, perhaps in its own way. That crashes, with catmerge or without. Where files
-/// that GCC or MSVC compiled disagree, the linker stops with the name or the text below. (Clang's
-/// are not looked at, nor what -flto or --gc-sections have changed, nor shared libraries, which are
-/// linked apart.)
+/// All files of a program that use Eigen must be compiled for the same processor (-march, -mavx2
+/// and the like). Eigen's allocation depends on the processor, and one file may free memory that
+/// another allocated. A mismatch crashes, with catmerge or without. If files compiled by GCC or
+/// MSVC disagree, the linker stops with the name or the text below. (Not checked: files compiled by
+/// Clang, changes by -flto or --gc-sections, and shared libraries, which are linked separately.)
 ///
-/// The way out is the same flags for all files, and a shared library for each processor where a
-/// program has code for several. -DEIGEN_MAX_ALIGN_BYTES=64 in all files ends the crash too, but
-/// functions that files have in common are then still compiled for one of the processors.
+/// Compile all files with the same flags; put code for several processors into a shared library
+/// each. -DEIGEN_MAX_ALIGN_BYTES=64 in all files prevents the crash too, but functions that files
+/// share are then still compiled for one of the processors.
 
 #if defined(_MSC_VER)
 #define CATMERGE_TEXT_OF(x) #x
@@ -24,8 +23,8 @@
 #undef CATMERGE_TEXT
 #undef CATMERGE_TEXT_OF
 #elif defined(__ELF__) && defined(__GNUC__) && !defined(__clang__)
-// Linkers keep an inline function, with its other names, of one file and drop it from the rest. So
-// each file asks for it by a name that holds the alignment, which the file that was kept must have.
+// The linker keeps an inline function and its aliases from one file and drops all other copies.
+// Each file refers to the function by an alias with its alignment, which the kept copy must have.
 #define CATMERGE_JOINED(a, b) a##b
 #define CATMERGE_JOIN(a, b) CATMERGE_JOINED(a, b)
 #define CATMERGE_NAME                                                               \

@@ -25,9 +25,8 @@ namespace catmerge {
 /// Work is cut into blocks by the extents alone and each block is computed by one task, so one
 /// binary gives the same bits at any number of threads and for every storage order. (If you compile
 /// with OpenMP, define EIGEN_DONT_PARALLELIZE: Eigen's own threads cut the products of the dense
-/// eigensolver differently for each thread count. Under EIGEN_USE_BLAS products of more than 128
-/// rows are the BLAS's: some percent faster, their bits are its own affair. Have it use one
-/// thread.)
+/// eigensolver differently for each thread count. Under EIGEN_USE_BLAS the BLAS computes products
+/// of more than 128 rows: some percent faster, but without this promise. Have it use one thread.)
 template <>
 class context<host> {
  public:
@@ -39,8 +38,8 @@ class context<host> {
   /// Computes on the caller's thread.
   context() = default;
 
-  /// Computes on `run`, to the same bits, and makes matrices in memory of a resource. Both must
-  /// outlive the context, and the resource what it makes.
+  /// Computes on `run`, with equal bits, and allocates matrices from a resource. Both must outlive
+  /// the context; the resource must also outlive the matrices.
   explicit context(executor run,
                    std::pmr::memory_resource* memory = std::pmr::get_default_resource())
       : run_(std::move(run)), memory_(memory) {}
@@ -262,7 +261,7 @@ class context<host> {
     return copy;
   }
 
-  /// Room for a copy of a window, as rows_of asks for; none where it needs no copy.
+  /// Room for the copy that rows_of makes of a window; null if it makes none.
   template <class C>
   static std::unique_ptr<C[]> copy_of(const const_view& v) {
     return has_rows<C>(v) ? nullptr : buffer<C>(v.rows * v.columns);
@@ -287,8 +286,8 @@ class context<host> {
                   detail::shape_text(x.rows, x.columns));
   }
 
-  /// Whether all operands are stored without gaps in one and the same order. What is done entry by
-  /// entry may then pass over them as over vectors, which memory is made for.
+  /// True if all operands are stored without gaps in the same order. Elementwise operations then
+  /// treat them as vectors, which reads memory in sequence.
   template <class... Views>
   static bool same_lines(const Views&... v) {
     return ((v.column_stride == 1 && v.row_stride == v.columns) && ...) ||
@@ -341,7 +340,7 @@ class context<host> {
     }
   }
 
-  /// Entry by entry in blocks, in double or float. (Operations of one operand pass it twice.)
+  /// Entry by entry in blocks, in double or float. (Operations of one operand have no q.)
   void elementwise(entry e, bool in_double, double alpha, const view& y, const const_view& p,
                    const const_view& q) {
     in_double ? elementwise_in<double>(e, alpha, y, p, &q)
@@ -473,7 +472,7 @@ class context<host> {
   /// How many sums a reduction runs side by side: independent additions keep the adders busy.
   static constexpr index_t lanes = 32;
 
-  /// s[j] += p q of every entry number j modulo `lanes`; products and sums in double.
+  /// s[j] += p q over the entries i = j modulo `lanes`; products and sums in double.
   template <class C>
   static void add_products(const C* p, const C* q, index_t n, double* s) {
     double sum[lanes];
@@ -496,7 +495,7 @@ class context<host> {
     const auto add = [&]<class C>(C*) {
       parallel(grid.count(), [&](index_t b) {
         const auto first = grid.window(x, b), second = grid.window(y, b);
-        // The sums run on from row to row: short rows are copied, so that there is one.
+        // Sums continue across rows. Rows that do not fill all lanes are copied into one.
         double s[lanes] = {};
         if (first.columns % lanes == 0 && has_rows<C>(first) && has_rows<C>(second)) {
           for (index_t i = 0; i < first.rows; ++i)
@@ -521,8 +520,8 @@ class context<host> {
   static bool has_rows(const const_view& v) {
     return v.type == scalar_type_v<C> && v.column_stride == 1 && v.row_stride >= v.columns;
   }
-  /// The window itself where it is stored as rows of type C, else a converted copy in `copy`: the
-  /// loops then need to be there once for all types.
+  /// The window itself if it is stored as rows of type C, else a converted copy in `copy`. So one
+  /// loop serves all types.
   template <class C>
   static row_block<C> rows_of(const const_view& v, C* copy) {
     if (has_rows<C>(v)) return {static_cast<const C*>(v.data), v.row_stride};
@@ -534,15 +533,15 @@ class context<host> {
   template <class C>
   void product(double alpha, const const_view& a, const const_view& b, double beta, const view& y) {
     // 256 x 256 results over a depth of 512: a factor's piece (512 KiB in float) stays in a
-    // second-level cache while it is used, and copying one, where types differ, costs little. Few
-    // rows times a weight as it lies: 512 columns, the weight is read in longer runs.
+    // second-level cache while it is used, and copying one, where types differ, costs little. For
+    // few rows times a weight in place, 512 columns: the weight is read in longer runs.
     constexpr index_t tile = 256, piece = 512;
     const bool few = y.rows <= 128;
     const index_t wide = few && b.column_stride == 1 ? 2 * tile : tile, depth = a.columns,
                   deepest = (std::min)(piece, depth), down = (y.rows + tile - 1) / tile,
                   across = (y.columns + wide - 1) / wide;
-    // Few rows times a transposed weight: as the weight, where it lies, times these rows
-    // transposed. The smaller factor is the one that is brought into order.
+    // Few rows times a transposed weight: computed as the weight, in place, times these rows
+    // transposed. Only the smaller factor is reordered.
     const bool turned = few && b.column_stride != 1 && 2 * y.rows <= y.columns;
     parallel(down * across, [&](index_t t) {
       const index_t i = (t / across) * tile, j = (t % across) * wide;

@@ -20,12 +20,12 @@
 
 namespace catmerge {
 
-/// A window on host memory with a run-time element type: what context<host> computes on. Element
+/// A window on host memory with a run-time element type, the operand of context<host>. Element
 /// (i, j) is element i * row_stride + j * column_stride, counted in elements of `type`. Every
 /// strided_view converts to one; build one directly for weights whose type is known at run time,
 /// such as those in a memory-mapped file.
 struct host_const_view {
-  const void* data = nullptr;           ///< element (0, 0); null only where there is none
+  const void* data = nullptr;           ///< element (0, 0); null only if empty
   scalar_type type = scalar_type::f32;  ///< of the elements
   index_t rows = 0;                     ///< d_out of a weight, n of features, d of a vector
   index_t columns = 0;                  ///< d_in; 1 for a vector
@@ -96,8 +96,8 @@ struct host_const_view {
   }
 };
 
-/// The same on memory that may be written; converts to a host_const_view by being one. Constructors
-/// throw error, in addition, where elements share memory (a stride of 0).
+/// A host_const_view on writable memory. Constructors also throw error if elements share memory (a
+/// stride of 0).
 struct host_view : host_const_view {
   host_view() = default;
 
@@ -116,13 +116,13 @@ struct host_view : host_const_view {
     require_distinct();
   }
 
-  /// The address of element (0, 0). (The base keeps it const; here it was given as writable.)
+  /// The address of element (0, 0). (Stored as const by the base, passed as writable.)
   void* writable() const { return const_cast<void*>(data); }
 
   /// The same memory as columns x rows.
   host_view transposed() const { return part(host_const_view::transposed()); }
 
-  /// A part, as host_const_view::window.
+  /// A window, as host_const_view::window.
   host_view window(index_t row, index_t row_count, index_t column, index_t column_count) const {
     return part(host_const_view::window(row, row_count, column, column_count));
   }
@@ -143,8 +143,8 @@ struct host_view : host_const_view {
 
 namespace detail {
 
-/// The alignment of matrices: a cache line, which holds the widest vector register; for large ones
-/// a large page (pages of 4 KiB cost as much as the arithmetic on them).
+/// The alignment of matrices: a cache line, which holds the widest vector register. Large matrices
+/// have that of a large page (pages of 4 KiB cost as much as the arithmetic on them).
 constexpr std::size_t large_page = std::size_t{1} << 21;
 constexpr std::size_t alignment_of(std::size_t bytes) {
   return bytes < large_page ? 64 : large_page;
@@ -157,7 +157,7 @@ struct resource_release {
   void operator()(std::byte* p) const { resource->deallocate(p, bytes, alignment_of(bytes)); }
 };
 
-/// Asks the system for large pages, where it has such.
+/// Asks the system for large pages, on Linux.
 inline void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
 #ifdef __linux__
   if (bytes >= large_page) ::madvise(memory, bytes - bytes % large_page, MADV_HUGEPAGE);
@@ -171,7 +171,7 @@ class host_matrix {
  public:
   host_matrix() = default;
 
-  /// A matrix of zeros in memory of a resource, which must outlive it. Throws error on negative
+  /// A matrix of zeros, allocated from a resource that must outlive it. Throws error on negative
   /// extents, std::bad_alloc if there is not enough memory.
   [[gnu::noinline]] host_matrix(
       scalar_type type, index_t rows, index_t columns,
@@ -192,14 +192,14 @@ class host_matrix {
   /// The elements stay at their address; `other` is left empty, 0 x 0.
   host_matrix(host_matrix&& other) noexcept
       : memory_(std::move(other.memory_)), all_(std::exchange(other.all_, {})) {}
-  /// As the constructor; windows on what was held before end.
+  /// As the constructor; windows on the old elements become invalid.
   host_matrix& operator=(host_matrix&& other) noexcept {
     memory_ = std::move(other.memory_);
     all_ = std::exchange(other.all_, {});
     return *this;
   }
 
-  scalar_type type() const { return all_.type; }    ///< of the elements, set when it was made
+  scalar_type type() const { return all_.type; }    ///< of the elements
   index_t rows() const { return all_.rows; }        ///< d_out, or d of a vector
   index_t columns() const { return all_.columns; }  ///< d_in; 1 for a vector
 
@@ -209,7 +209,7 @@ class host_matrix {
     check<S>();
     return reinterpret_cast<S*>(memory_.get());
   }
-  /// The same, to be read.
+  /// The same, read-only.
   template <storage_scalar S>
   const S* data() const {
     check<S>();
@@ -218,9 +218,9 @@ class host_matrix {
 
   /// The whole matrix as a window, valid while it lives and is not moved.
   operator const host_view&() { return all_; }
-  /// The same, to be read.
-  operator const host_const_view&() { return all_; }  // (else compilers warn of a choice)
-  /// The same, to be read.
+  /// The same, read-only.
+  operator const host_const_view&() { return all_; }  // (compilers warn without it)
+  /// The same, read-only.
   operator const host_const_view&() const { return all_; }
 
  private:
@@ -249,7 +249,7 @@ struct tensor_traits<host_const_view> {
   /// @endcond
 };
 
-/// The same for a window that may be written to. (A const one may be, too: it is a handle.)
+/// The same for a writable window. (A const one is writable, too: it is a handle.)
 template <>
 struct tensor_traits<host_view> {
   /// @cond specialisation
