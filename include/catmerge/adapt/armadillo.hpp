@@ -111,8 +111,8 @@ struct tensor_traits<T> {
 
 /// Armadillo's subviews, windows on a Mat.
 //
-// They keep a reference to a const Mat. Armadillo itself writes through it if they came from a
-// mutable Mat; those of a const Mat are const.
+// A subview keeps a reference to a const Mat. Armadillo itself writes through it if the Mat is
+// mutable; subviews of a const Mat are const.
 template <detail::armadillo_part T>
 struct tensor_traits<T> {
   /// @cond specialisation

@@ -18,8 +18,8 @@ template <class T>
 using eigen_expression_t = decltype(eigen_expression(static_cast<const T*>(nullptr)));
 
 /// Eigen objects with elements in memory: Matrix, Array, Map, Ref, and Block, segment and transpose
-/// of these, row- or column-major, fixed or dynamic. (An expression such as a + b is none: write (a
-/// + b).eval().)
+/// of these, row- or column-major, fixed or dynamic. (Expressions such as a + b are not: write
+/// (a + b).eval().)
 template <class T>
 concept eigen_dense = requires {
   typename eigen_expression_t<T>;

@@ -24,8 +24,8 @@ class flat_matrix {
                   detail::shape_text(rows, columns));
   }
 
-  /// Rows `row_stride` elements apart. Throws catmerge::error if rows overlap or the last one ends
-  /// behind the values.
+  /// Rows `row_stride` elements apart. Throws catmerge::error if rows overlap or the last row ends
+  /// beyond the values.
   flat_matrix(std::span<S> values, index_t rows, index_t columns, index_t row_stride)
       : values_(values), rows_(rows), columns_(columns), stride_(row_stride) {
     const bool fits =
@@ -75,7 +75,7 @@ class flat_array {
   index_t rows_ = 0, columns_ = 0;
 };
 
-/// A matrix, written to unless S is const (it is a handle). Results are flat_array.
+/// A handle of a matrix, writable unless S is const. Results are flat_array.
 template <class S>
 struct tensor_traits<flat_matrix<S>> {
   /// @cond specialisation
@@ -123,7 +123,7 @@ struct tensor_traits<strided_view<S>> {
   /// @endcond
 };
 
-/// A vector, written to unless S is const. Results are std::vector.
+/// A vector, writable unless S is const. Results are std::vector.
 template <storage_scalar S>
 struct tensor_traits<std::span<S>> {
   /// @cond specialisation

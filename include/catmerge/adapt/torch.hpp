@@ -15,20 +15,20 @@
 
 namespace catmerge {
 
-/// The operations of tensor/context.hpp by libtorch, on one device. Only the small results in that
-/// list leave the device. Gradients are not recorded; parameters that require them are written to
-/// as well. Errors of libtorch (no memory, no such device) pass through.
+/// The operations of tensor/context.hpp by libtorch, on one device. Only the small results of
+/// that list leave the device. Gradients are not recorded; parameters that require gradients
+/// can be written to. Errors of libtorch (no memory, no such device) pass through.
 ///
 /// Unlike on the host, operands are converted whole, not in blocks, and double becomes float16 or
 /// bfloat16 by way of float, rounded twice.
 ///
 /// Bits: on a processor, elementwise operations and sums are equal at any number of threads
 /// (at::set_num_threads). Products and eigenvectors are those of BLAS and LAPACK. Debian's
-/// reference ones were equal, too; MKL (in PyTorch's own binaries) gave equal products, but other
-/// eigenvectors at 2 threads than at 1 from 100 x 100 on. So expect equal bits from the same binary
-/// at the same number of threads. For other devices see libtorch's notes on reproducibility.
-/// Products of floats are less exact if the program has allowed that (TF32, bfloat16 passes:
-/// at::Context::setFloat32MatmulPrecision); libtorch's default does not.
+/// reference BLAS and LAPACK gave equal ones, too; MKL (in PyTorch's own binaries) gave equal
+/// products, but other eigenvectors at 2 threads than at 1 from 100 x 100 on. So expect equal bits
+/// from the same binary at the same number of threads. For other devices see libtorch's notes on
+/// reproducibility. Products of floats are less exact if the program allows it (TF32, bfloat16
+/// passes: at::Context::setFloat32MatmulPrecision); libtorch's default does not.
 template <>
 class context<torch_domain> {
  public:
@@ -39,7 +39,7 @@ class context<torch_domain> {
 
   /// A context on the processor.
   context() = default;
-  /// A context on a device; one without an index ("cuda") is the current one of its kind.
+  /// A context on a device; "cuda" without an index is the current device of its kind.
   explicit context(at::Device device) : device_(nothing().to(device).device()) {}
   /// A context on the device of this tensor.
   explicit context(const const_view& like) : device_(like.tensor.device()) {}
@@ -191,8 +191,8 @@ class context<torch_domain> {
     if (std::ssize(counts) != index_t{1} << digit.bits)
       throw error("count_keys: " + std::to_string(counts.size()) + " counts for digits of " +
                   std::to_string(digit.bits) + " bits");
-    // detail::order_key in signed integers. libtorch shifts them arithmetically: by 63 to all ones
-    // or none. After other shifts a mask clears the sign's copies.
+    // detail::order_key in signed integers. libtorch shifts them arithmetically: a shift by 63
+    // gives all ones or all zeros. After other shifts a mask clears the copies of the sign.
     at::Tensor key = x.tensor.to(at::kDouble).add(0.0).view(at::kLong);
     key.bitwise_xor_(key.__rshift__(63).bitwise_or_((std::numeric_limits<int64_t>::min)()));
     const auto low = [](int bits) { return (int64_t{1} << bits) - 1; };
@@ -265,7 +265,7 @@ class context<torch_domain> {
     return y.tensor.is_inference() ? access(std::in_place) : access();
   }
 
-  /// Throws also unless all have one shape: libtorch would broadcast.
+  /// As operands. Throws also unless all have one shape: libtorch would broadcast.
   template <class... Views>
   access elementwise(const const_view& y, const Views&... x) const {
     if (((rows(x) != rows(y) || columns(x) != columns(y)) || ...))

@@ -21,9 +21,9 @@
 
 /// @file
 /// xtensor: objects of rank 1 or 2 with elements in memory at fixed strides: xarray, xtensor,
-/// xtensor_fixed, buffers of xt::adapt, and views that are windows on one of those (xt::view with
-/// ranges, xt::strided_view, xt::transpose). Row- and column-major, without a copy. Expressions (a
-/// + b), views through xt::keep and lazy reshapes of views are no tensors: evaluate them with
+/// xtensor_fixed, buffers of xt::adapt, and views that are windows on one of these (xt::view with
+/// ranges, xt::strided_view, xt::transpose). Row- and column-major, without a copy. Expressions
+/// (a + b), views through xt::keep and lazy reshapes of views are no tensors: evaluate them with
 /// xt::eval first.
 namespace catmerge {
 

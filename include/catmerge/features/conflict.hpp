@@ -126,12 +126,13 @@ inline std::vector<double> inter_task_conflict(const Eigen::MatrixXd& shifts) {
   return conflict;
 }
 
-/// |dL_k| <= beta sum_l (prod_{m > l} gamma_m) ||df_k^l||_F for a chain of layers l = 0, 1, ...,
-/// where beta is the Lipschitz constant of the loss in the network's output, gammas[m] that of the
-/// *perturbed* layer m in its input (linear: spectral_norm(W + dW); a residual block counts as one
-/// layer of 1 + gamma of its branch; attention has no global constant: supply one that holds on
-/// your inputs), and shifts[l] = ||df^l||_F, the root of feature_shift, at the *unperturbed*
-/// inputs. Throws catmerge::error if there are not as many constants as shifts.
+/// |dL_k| <= beta sum_l (prod_{m > l} gamma_m) ||df_k^l||_F for a chain of layers l = 0, 1, ...
+/// - beta: the Lipschitz constant of the loss in the network's output;
+/// - gammas[m]: that of the *perturbed* layer m in its input (linear: spectral_norm(W + dW); a
+///   residual block counts as one layer of 1 + gamma of its branch; attention has no global
+///   constant: supply one that holds on your inputs);
+/// - shifts[l] = ||df^l||_F, the root of feature_shift, at the *unperturbed* inputs.
+/// Throws catmerge::error if there are not as many constants as shifts.
 inline double lipschitz_bound(double beta, std::span<const double> gammas,
                               std::span<const double> shifts) {
   if (gammas.size() != shifts.size())

@@ -26,7 +26,7 @@ typename Context::matrix second_moment(Context& c, const Statistics& s) {
   return moment;
 }
 
-/// True if float held a matrix of sums of `depth` products each, by its energy (its squared
+/// True if float can hold a matrix of sums of `depth` products each, of this energy (its squared
 /// Frobenius norm, in double). Products above 2^128 are infinite, and so is the energy. Products
 /// below 2^-126 are rounded to multiples of 2^-149: an entry is off by at most depth 2^-150, which
 /// is float's own rounding, 2^-24, of depth 2^-126.

@@ -13,12 +13,12 @@ namespace catmerge {
 class host_matrix;  // tensor/host/strided_view.hpp
 
 /// The rows that enter a layer, gathered in batches. Up to d_in rows are kept as they are, more as
-/// their Gram matrix, in double. Both are exact for all that depends on X_k^T X_k alone.
+/// their Gram matrix, in double. Both are exact for results that depend on X_k^T X_k alone.
 ///
 ///     catmerge::feature_statistics<> statistics;  // examples/streaming_features.cpp
 ///     for (const auto& batch : batches) statistics.update(batch);   // each n x d_in
 ///
-/// Two accumulators combine to one that has seen the first's rows, then the second's.
+/// combine() adds another accumulator's rows after the own ones.
 template <class Domain = host>
 class feature_statistics {
   static_assert(detail::require_context<Domain>());
@@ -202,7 +202,7 @@ class moment_statistics {
   }
 
  private:
-  /// Adds n rows of this mean. An error leaves the accumulator unchanged.
+  /// Adds n rows with this mean of squares. An error leaves the accumulator unchanged.
   void add(context_type& c, const typename context_type::const_view& mean, index_t n) {
     matrix_type moment = c.make(scalar_type::f64, c.rows(mean), 1);
     const auto all = static_cast<double>(count_ + n);
@@ -287,7 +287,7 @@ concept statistics = !any_tensor<F> && requires(const F& f) {
   as_statistics(f);
 };
 
-/// The sentences for one task's features: rows or statistics, of the domain of the weights T.
+/// Requires the features of one task: rows or statistics, of the domain of the weights T.
 template <class F, class T>
 constexpr bool require_features() {
   if constexpr (statistics<F>) {
@@ -300,7 +300,7 @@ constexpr bool require_features() {
   return true;
 }
 
-/// The sentences for the features of all tasks.
+/// Requires the same for the features of all tasks.
 template <class Range, class T>
 constexpr bool require_feature_range() {
   static_assert(require_range<Range>());

@@ -6,11 +6,11 @@
 
 /// @file
 /// Statistics of the inputs X_k (n x d_in, one row per token of a calibration sample) of one layer
-/// on one task. Merging depends on X_k by X_k^T X_k alone, so anything with the same Gram matrix
-/// can replace the rows.
+/// on one task. Merging depends on X_k only through X_k^T X_k, so any data with the same Gram
+/// matrix can replace the rows.
 namespace catmerge {
 
-/// The form that stands for the Gram matrix X^T X (d_in x d_in) of a layer's inputs.
+/// The form of statistics, in place of the Gram matrix X^T X (d_in x d_in) of a layer's inputs.
 enum class statistics_form {
   rows,          ///< X itself, n x d_in
   factor,        ///< R with R^T R = X^T X, m x d_in, for instance the triangle of X = Q R

@@ -33,7 +33,7 @@ struct torch_view {
   operator torch_const_view() const { return {tensor}; }
 };
 
-/// Owns a matrix. (A copy of an at::Tensor would be the same memory, so there are no copies.)
+/// Owns a matrix. (A copy of an at::Tensor would share its memory, so there are no copies.)
 class torch_matrix {
  public:
   torch_matrix() = default;
@@ -95,7 +95,7 @@ inline at::Tensor torch_window(const at::Tensor& t, bool written) {
 }  // namespace detail
 
 /// torch::Tensor, which is at::Tensor: a vector or a matrix, checked at each call. A result has the
-/// rank and the device of its model.
+/// rank and the device of `like`.
 template <>
 struct tensor_traits<at::Tensor> {
   /// @cond specialisation
