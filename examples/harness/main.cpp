@@ -16,11 +16,10 @@
 
 int main(int argc, char** argv) {
 #ifdef M_MMAP_THRESHOLD
-  // Large memory goes back to the system when it is freed, but for matrices that large_blocks
-  // keeps. By default glibc soon keeps what is smaller than 32 MiB, in pieces that the next size
-  // does not fit into: Task Arithmetic on eight ViT-B/32 peaked at 510 MB, with this at 134 MB.
-  // Smaller blocks are kept at all times: fresh pages for the buffers of every product took a third
-  // of CAT's time.
+  // Freed large memory goes back to the system, except the blocks in large_blocks. By default glibc
+  // soon keeps blocks below 32 MiB, in pieces that do not fit the next size: Task Arithmetic on
+  // eight ViT-B/32 peaked at 510 MB, and at 134 MB with this setting. Smaller blocks are always
+  // kept: fresh pages for the buffers of every product took a third of CAT's time.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
@@ -49,7 +48,7 @@ int main(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::RequiredError& problem) {
-    // "A subcommand is required" would be no help to who mistyped one.
+    // "A subcommand is required" does not help after a mistyped subcommand.
     const auto unknown = program.remaining();
     if (unknown.empty()) return program.exit(problem), 2;
     return program.exit(CLI::ExtrasError("catmerge", unknown)), 2;

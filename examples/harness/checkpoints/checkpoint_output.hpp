@@ -175,7 +175,8 @@ class checkpoint_output {
 /// Each expert's own tensors (merge_policy::task_heads), bit for bit: TASK.safetensors in a folder.
 class task_heads_output {
  public:
-  /// Writes them beside the target. Throws if an expert has none or a task's name is no file name.
+  /// Writes the tensors beside the target. Throws if an expert has no such tensor, or if a task's
+  /// name is no file name.
   task_heads_output(const std::string& path, const checkpoint_set& set, io::existing target)
       : folder_(path, target, is_head) {
     folder_.check_replaceable();

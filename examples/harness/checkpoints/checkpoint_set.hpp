@@ -34,10 +34,10 @@ class checkpoint_set {
     index_t first = 0, count = 0;
   };
 
-  /// Throws an error that lists up to ten differences and their number: if an expert lacks tensors
-  /// of the base or has other shapes, and the policy has no answer; if it cannot belong to the base
-  /// (contradictions.hpp); if copied tensors differ; if no tensor of it is merged; if a pattern of
-  /// the policy matches nothing.
+  /// Throws if, against the policy, an expert lacks tensors of the base or has other shapes; if an
+  /// expert contradicts the base (contradictions.hpp); if copied tensors differ; if no tensor of an
+  /// expert is merged; if a pattern of the policy matches nothing. An error about differences lists
+  /// up to ten of them and their number.
   checkpoint_set(io::checkpoint base, const std::vector<task_file>& experts,
                  const model::name_rules& rules, merge_policy policy = {})
       : policy_(std::move(policy)), base_(std::move(base)) {
@@ -77,7 +77,7 @@ class checkpoint_set {
   const std::vector<std::string>& names() const { return names_; }
   /// Tensors that are copied from the base, bit for bit.
   const std::vector<std::string>& fixed() const { return fixed_; }
-  /// The reason why one of fixed() is copied.
+  /// The reason for copying a tensor of fixed().
   std::string why_copied(const std::string& name) const {
     if (!policy_.merged(name)) return "--include or --exclude";
     if (codes_[0].is_copied_scale(name)) return "the scale of codes that are copied";
@@ -90,8 +90,7 @@ class checkpoint_set {
   const std::map<std::string, std::string>& tied() const { return tied_; }
   /// Warnings about the files, a sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
-  /// Tensors of experts that the base lacks and that are not merged, being integers or fixed by a
-  /// rule: "NAME of 'TASK'".
+  /// Unmerged tensors that only experts have, integers or fixed by a rule: "NAME of 'TASK'".
   const std::vector<std::string>& ignored() const { return ignored_; }
   /// True if a tensor of the base is stored as 8-bit floats and written in another type.
   bool decoded(const std::string& name) const { return codes_[0].has_scale(base_.at(name)); }
@@ -134,8 +133,8 @@ class checkpoint_set {
     return list;
   }
   /// Expert k's tensor for a tensor of the base, under any of its names. It has the base's shape
-  /// or, for a resized table, another height; the base's rows replace missing ones. Null if there
-  /// is none, or none of such a shape.
+  /// or, for a resized table, another height; the base's rows replace missing ones. Null if the
+  /// expert has none of a fitting shape.
   const io::tensor_entry* expert_entry(index_t k, const std::string& tensor) const {
     const auto& wanted = base_.at(tensor);
     for (const auto& name : names_of(tensor)) {
@@ -481,7 +480,7 @@ class checkpoint_set {
   std::vector<std::string> names_, fixed_, warnings_, ignored_;
   std::unordered_map<std::string, model::classification> classes_;
   std::map<std::string, std::string> owner_of_;  // by alias, in the base or in an expert
-  std::map<std::string, std::string> tied_;      // those of them that the base holds
+  std::map<std::string, std::string> tied_;      // the aliases in the base
   std::unordered_map<std::string, piece> pieces_;
   std::vector<parameter_group> groups_;
   windows windows_;

@@ -79,8 +79,8 @@ inline bool is_code(io::dtype type) {
 /// ("inv" scales multiply, too: DeepSeek-V3 and its successors.)
 class quantised_weights {
  public:
-  /// `merged(name)`: true for tensors in the merge. Throws, naming file and tensor, for such
-  /// tensors if they are quantised in another way, and for scales that do not fit.
+  /// `merged(name)`: true for tensors in the merge. Throws, naming file and tensor, if one of these
+  /// is quantised in another way, or if a scale does not fit.
   quantised_weights(const io::checkpoint& file,
                     const std::function<bool(std::string_view)>& merged) {
     for (const auto& name : file.names()) {
@@ -114,7 +114,7 @@ class quantised_weights {
   bool empty() const { return scales_.empty(); }
   /// True for a tensor of 8-bit floats with a scale.
   bool has_scale(const io::tensor_entry& entry) const { return scales_.contains(&entry); }
-  /// True for the scale of codes outside the merge, which is copied as they are.
+  /// True for the scale of codes outside the merge: codes and scale are copied.
   bool is_copied_scale(std::string_view name) const {
     return copied_scales_.find(name) != copied_scales_.end();
   }

@@ -100,7 +100,7 @@ inline std::string_view common_end(std::string_view a, std::string_view b) {
 
 /// Searches for one exchange of a prefix, for the old spelling of norms (gamma and beta for weight
 /// and bias), or for both, that turns names of the expert alone (`extra`) into names that it lacks
-/// (`missing`). None if that explains less than half of the missing names.
+/// (`missing`). None if such rules explain less than half of the missing names.
 inline std::optional<rename_suggestion> suggest_renames(const std::vector<std::string>& missing,
                                                         const std::vector<std::string>& extra) {
   if (missing.empty() || extra.empty()) return std::nullopt;

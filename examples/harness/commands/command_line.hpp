@@ -34,8 +34,8 @@ inline std::vector<task_file> parse_task_files(const std::string& option,
   return files;
 }
 
-/// A number that is finite and, if asked for, not negative. (CLI11's own checks let NaN pass and
-/// name the largest double.)
+/// A finite number, of at least 0 unless `negative_too`. (CLI11's own checks let NaN pass and name
+/// the largest double.)
 inline CLI::Validator finite_number(bool negative_too) {
   return CLI::Validator(
       [negative_too](std::string& text) -> std::string {
@@ -49,7 +49,7 @@ inline CLI::Validator finite_number(bool negative_too) {
       "");
 }
 
-/// 0, 1, 2, ... (CLI11 takes what is beyond the largest integer for that.)
+/// 0, 1, 2, ... (CLI11 turns larger numbers into the largest integer.)
 inline CLI::Validator whole_number() {
   return CLI::Validator(
       [](std::string& text) -> std::string {

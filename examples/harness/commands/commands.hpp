@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 
 /// The program's subcommands. Each add_... declares the options of one, fills a request with them,
-/// and makes one call that knows no command line.
+/// and makes one call, which does not depend on the command line.
 namespace catmerge::harness {
 
 void add_merge(CLI::App& program);       ///< calls run_merge (merge/run_merge.hpp)

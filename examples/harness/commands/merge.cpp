@@ -18,7 +18,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// Options that the command line has as words, until the request has them in types of its own.
+/// Options as words of the command line, before read() converts them for the request.
 struct merge_words {
   std::vector<std::string> experts, features, samples, importance, weights;
   std::optional<std::string> max_shard_size;

@@ -18,8 +18,8 @@
 /// Merging and measuring in one process.
 namespace catmerge::harness {
 
-/// An alpha of the grid as the method takes it: 0.3 is 3 times 0.1, without the roundings. 1 where
-/// there is none.
+/// An alpha of the grid in the method's unit, to 12 decimals: 3 times 0.1 is 0.3. 1 for a method
+/// without alpha.
 inline double in_units(double alpha, alpha_unit unit, index_t tasks) {
   double factor = 1;
   if (unit == alpha_unit::none) return 1;
@@ -28,7 +28,7 @@ inline double in_units(double alpha, alpha_unit unit, index_t tasks) {
   return std::round(alpha * factor * 1e12) / 1e12;
 }
 
-/// A method with the settings among which an experiment chooses.
+/// A method and the settings from which an experiment chooses.
 struct contender {
   std::string label;
   std::vector<std::string> specs;   ///< of the method, without alpha
@@ -37,7 +37,7 @@ struct contender {
   importance_kind importance = importance_kind::none;  ///< the importances it needs
 };
 
-/// One setting of a contender, made ready.
+/// A contender's method with one setting.
 inline any_method method_of(const contender& who, const std::string& spec) {
   any_method m = parse_method(spec);
   for (auto t = who.before.rbegin(); t != who.before.rend(); ++t)
@@ -61,11 +61,11 @@ struct outcome {
   }
 };
 
-/// A base and some of a family's experts, in some order, with all that is needed to merge and to
-/// measure them.
+/// A base and some of a family's experts, in some order: merges and measures them.
 class bench {
  public:
-  /// tasks: which of the family's, in which order. All arguments but `tasks` outlive it.
+  /// tasks: positions in the family's list, in this bench's order. All arguments but `tasks` must
+  /// outlive the bench.
   bench(const family& files, const std::vector<std::size_t>& tasks, const model::name_rules& rules,
         const merge_policy& policy, const network& net,
         const std::vector<std::unique_ptr<measured_task>>& measured, pool& threads);
@@ -81,12 +81,12 @@ class bench {
   merged_vectors merge(const any_method& method, const std::vector<recorded_inputs>& samples,
                        importance_kind importance = importance_kind::none);
 
-  /// The report of a whole merge, with its drift; what is merged is thrown away.
+  /// The report of a whole merge, with its drift; the merged values are discarded.
   std::vector<parameter_report> report(const any_method& method,
                                        const std::vector<recorded_inputs>& samples,
                                        importance_kind importance = importance_kind::none);
 
-  /// A network on every task, on one split.
+  /// A network's scores on all tasks, on one split.
   std::vector<double> measure(const weight_source& weights, data_split split) const;
 
   /// The means over the tasks on the validation split for each alpha.
@@ -95,7 +95,7 @@ class bench {
   /// The scores of all tasks with tau at one alpha, on the test split.
   std::vector<double> test(const merged_vectors& tau, double alpha) const;
 
-  /// The best setting of a contender on validation: the first of equals. The grid ascends.
+  /// The best setting of a contender on validation; among equals the first. The grid ascends.
   outcome choose(const contender& who, const std::vector<double>& grid,
                  const std::vector<recorded_inputs>& samples);
 

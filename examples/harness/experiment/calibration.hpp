@@ -33,8 +33,8 @@ inline std::vector<index_t> drawn_samples(index_t n, index_t count, std::uint64_
   return list;
 }
 
-/// `count` samples of `class_count` classes, as evenly as there are any: classes are drawn among
-/// those that have enough, or where too few do, among those that have most.
+/// `count` samples of `class_count` classes, as evenly as possible. Classes with enough samples are
+/// drawn first; if they are too few, the classes with the most samples follow.
 inline std::vector<index_t> samples_of_classes(const std::vector<std::int64_t>& labels,
                                                index_t count, index_t class_count,
                                                std::uint64_t seed) {
@@ -62,7 +62,8 @@ inline std::vector<index_t> samples_of_classes(const std::vector<std::int64_t>& 
 /// Statistics of the inputs of all layers of one expert.
 using recorded_inputs = std::shared_ptr<const block_recorder>;
 
-/// Runs samples of a file through an expert and records all that can be used. kinds outlives it.
+/// Runs chosen samples of a file through an expert and records the statistics of the parameters in
+/// `kinds`, which must outlive the result.
 inline recorded_inputs record_inputs(const network& net, const weight_source& expert,
                                      const sample_reader& samples,
                                      const std::vector<index_t>& chosen,

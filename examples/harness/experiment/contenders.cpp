@@ -40,8 +40,8 @@ importance_kind needed(const method_entry& m, const std::string& text) {
 
 }  // namespace
 
-/// First every method alone, then those that are tried after transforms. Defaults of a paper stand
-/// among the choices.
+/// First every method alone, then the methods after transforms. The choices include a paper's
+/// defaults.
 void laboratory::make_contenders() {
   const auto is_wanted = [&](const method_entry& m) {
     const auto& wanted = plan_.methods;

@@ -28,8 +28,8 @@ std::vector<std::size_t> positions(const std::vector<index_t>& list) {
   return {list.begin(), list.end()};
 }
 
-/// `count` different lists, draw(0), draw(1), ... without repetitions; fewer, where a thousand
-/// draws have no more.
+/// The first `count` different lists among draw(0), draw(1), ...; fewer if a thousand draws give no
+/// more.
 template <class Draw>
 std::vector<std::vector<std::size_t>> different(index_t count, const Draw& draw) {
   std::vector<std::vector<std::size_t>> lists;
@@ -152,7 +152,7 @@ study laboratory::order() {
 }
 
 study laboratory::classes() {
-  // As many as one class has: else the column of one class would have fewer samples than the rest.
+  // At most as many samples as one class has, so that all columns have equally many.
   const index_t count = std::min<index_t>(4, samples_of_a_class());
   study s = curves("classes", "Samples of few classes",
                    std::to_string(count) +

@@ -13,7 +13,7 @@ namespace catmerge::harness {
 struct evaluation_request {
   std::string model, data, head;
   std::string config;                ///< the network's config.json, if not the model's own
-  std::vector<std::string> metrics;  ///< none: accuracy, for labels that are no classes pearson
+  std::vector<std::string> metrics;  ///< empty: accuracy for classes, pearson for values
   unsigned threads = default_threads();
 };
 
@@ -21,12 +21,12 @@ struct evaluation_request {
 struct score {
   std::string metric;
   double value = 0;             ///< in percent
-  index_t correct = 0, of = 0;  ///< samples; of accuracy alone
+  index_t correct = 0, of = 0;  ///< samples; for accuracy only
 };
 using evaluation = std::vector<score>;
 
-/// How well a network does a task: a score for each metric, at least one. Throws catmerge::error,
-/// naming the file, for files that do not fit each other or the metric.
+/// A network's scores on a task: one per metric, at least one. Throws catmerge::error, naming the
+/// file, for files that do not fit each other or the metric.
 evaluation evaluate(const evaluation_request& request);
 
 }  // namespace catmerge::harness

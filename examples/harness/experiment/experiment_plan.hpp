@@ -17,7 +17,7 @@ struct experiment_plan {
   index_t samples = 3;          ///< per task
   index_t most_samples = 64;
   index_t seeds = 3;                 ///< draws of samples
-  std::vector<std::string> methods;  ///< names of those compared; all if empty
+  std::vector<std::string> methods;  ///< names of the compared methods; empty: all
 };
 
 }  // namespace catmerge::harness

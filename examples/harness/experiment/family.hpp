@@ -14,7 +14,7 @@ namespace catmerge::harness {
 /// One task of a family, by its files.
 struct family_task {
   std::string name, expert, head, samples, validation, test;
-  std::string fisher, sensitivity;  ///< empty where there are none
+  std::string fisher, sensitivity;  ///< empty if there are none
 
   /// The file of importances of a kind other than none; empty if there is none.
   const std::string& importance(importance_kind kind) const {
@@ -22,7 +22,7 @@ struct family_task {
   }
 };
 
-/// A folder of a base, its experts, and what they are calibrated, chosen and measured with:
+/// A folder of a base, its experts, and the data to calibrate, choose and measure merges:
 ///
 ///     base/                               a checkpoint with its configuration
 ///     experts/TASK.safetensors            or a folder TASK
@@ -30,7 +30,7 @@ struct family_task {
 ///     samples/, validation/, test/TASK.safetensors
 ///     fisher/, sensitivity/TASK.safetensors    for the methods that use them; may be absent
 struct family {
-  /// Throws catmerge::error for a folder that lacks something; tasks in the order of their names.
+  /// Throws catmerge::error if a file is missing. Sorts the tasks by their names.
   explicit family(const std::string& folder) {
     namespace fs = std::filesystem;
     const fs::path root(folder);
@@ -64,12 +64,12 @@ struct family {
                   std::to_string(tasks.size()));
     std::sort(tasks.begin(), tasks.end(),
               [](const auto& a, const auto& b) { return a.name < b.name; });
-    // vision/family is called vision.
+    // The name of vision/family is vision.
     const fs::path place = fs::weakly_canonical(root);
     name = (place.filename() == "family" ? place.parent_path() : place).filename().string();
   }
 
-  /// Whether every task has a file of importances of this kind.
+  /// True if every task has a file of importances of this kind.
   bool has(importance_kind kind) const {
     return std::all_of(tasks.begin(), tasks.end(),
                        [kind](const auto& t) { return !t.importance(kind).empty(); });

@@ -91,7 +91,7 @@ index_t laboratory::fewest_samples() const {
   return n;
 }
 
-/// How many samples of one class every task with classes has, of the class that has most.
+/// The size of the largest class of samples of a task, the smallest over all tasks with classes.
 index_t laboratory::samples_of_a_class() const {
   index_t fewest = fewest_samples();
   for (std::size_t t = 0; t < measured_.size(); ++t) {
@@ -122,7 +122,7 @@ index_t laboratory::draws_of(const contender& who, const std::string& spec) cons
   return uses ? plan_.seeds : 1;
 }
 
-/// CAT as it was chosen, without alpha: that of the comparison if there was one.
+/// CAT's chosen setting, without alpha: the comparison's if there was one.
 std::string laboratory::cat_spec() {
   const std::string& label = method_entry_of("cat").label;
   const auto found = best_.find(label);
@@ -133,7 +133,7 @@ std::string laboratory::cat_spec() {
   return best_[label] = "cat";
 }
 
-/// Contenders of these methods, each with the one setting that was chosen for it.
+/// Contenders of these methods, each with its chosen setting.
 std::vector<contender> laboratory::of_panel(const std::vector<std::string>& names) {
   std::vector<contender> panel;
   for (const auto& who : contenders_) {

@@ -16,37 +16,37 @@
 
 namespace catmerge::harness {
 
-/// The studies of one family. What is chosen is chosen on the validation split, from grids that are
-/// alike for all; the test split is only reported.
+/// The studies of one family. Settings are chosen on the validation split, from similar grids for
+/// all methods; the test split is only reported.
 class laboratory {
  public:
-  /// All arguments but the plan outlive it.
+  /// All arguments but the plan must outlive the laboratory.
   laboratory(const family& files, const model::name_rules& rules, const merge_policy& policy,
              const network& net, experiment_plan plan, pool& threads, progress& terminal);
 
-  std::vector<std::string> tasks() const;    ///< their names
-  std::vector<std::string> metrics() const;  ///< by which each is measured
+  std::vector<std::string> tasks() const;    ///< the names
+  std::vector<std::string> metrics() const;  ///< one per task
 
-  /// Sentences on what could not be done, or should be known of what was.
+  /// Sentences on omitted methods and studies, and on the limits of the results.
   std::vector<std::string> notes() const;
 
-  // Tables, of networks by tasks (tables.cpp). Where a study has nothing to compare, it is empty.
+  // Tables, of networks by tasks (tables.cpp). A study with nothing to compare is empty.
   study comparison();  ///< of all methods
   study ablation();    ///< CAT without each of its trims, and with each alone
 
-  // Curves, of averages over what is varied (curves.cpp).
-  study samples();     ///< how many per task
-  study alpha();       ///< of several methods
-  study lambda();      ///< of CAT's linear trims
-  study rank();        ///< of CAT's linear trims
-  study order();       ///< in which CAT trims by the other tasks
+  // Curves of averages, each over one varied quantity (curves.cpp).
+  study samples();     ///< the number of samples per task
+  study alpha();       ///< the alpha of several methods
+  study lambda();      ///< the lambda of CAT's linear trims
+  study rank();        ///< the rank of CAT's linear trims
+  study order();       ///< the order in which CAT trims by the other tasks
   study classes();     ///< samples of few classes only
-  study task_count();  ///< how many tasks are merged
+  study task_count();  ///< the number of merged tasks
 
  private:
   std::unique_ptr<bench> make_bench(const std::vector<std::size_t>& tasks);
 
-  /// The methods compared, and what of each is chosen (contenders.cpp).
+  /// Lists the compared methods and their grids of settings (contenders.cpp).
   void make_contenders();
 
   /// Statistics of a draw of samples; made once. tasks: the tasks in their order, all by default.
@@ -84,7 +84,7 @@ class laboratory {
   std::set<std::string> notes_;
 };
 
-/// A contender of one setting of a method that makes a sum.
+/// A contender with one setting; its method's alpha is the factor of a sum of task vectors.
 inline contender one_setting(std::string spec) {
   return {"", {std::move(spec)}, {}, alpha_unit::sum, importance_kind::none};
 }

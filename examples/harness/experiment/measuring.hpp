@@ -11,13 +11,14 @@
 #include <string>
 #include <vector>
 
-/// How well networks do a task.
+/// The scores of networks on a task.
 namespace catmerge::harness {
 
 /// The labelled inputs of one split of one task.
 class measured_split {
  public:
-  /// The metric is the one that the file's metadata name, else accuracy, for values pearson.
+  /// The file's metadata may name the metric; the default is accuracy for classes, pearson for
+  /// values.
   measured_split(const network& net, const task_head& head, const std::string& head_file,
                  const std::string& file)
       : head_(head), samples_(net.open_samples(file)), labels_(file, samples_->size()) {
@@ -32,8 +33,8 @@ class measured_split {
   const std::string& metric() const { return metric_; }
 
   /// The network's score on the data, on this thread. 0 if the metric is not defined for the
-  /// network's outputs (a correlation of a constant), or if they are not finite, as at too large an
-  /// alpha: these are counted.
+  /// outputs (a correlation of a constant), or if the outputs are not finite, as at too large an
+  /// alpha. not_finite() counts the latter.
   double operator()(const network& net, const weight_source& weights) const {
     try {
       const matrix outputs = predict(net, weights, *samples_, head_);
@@ -45,7 +46,7 @@ class measured_split {
     }
   }
 
-  /// How many networks said what is not finite.
+  /// The number of networks with outputs that are not finite.
   index_t not_finite() const { return not_finite_; }
 
  private:
@@ -56,7 +57,7 @@ class measured_split {
   mutable std::atomic<index_t> not_finite_{0};
 };
 
-/// The split of a task's labelled inputs that settings are chosen on, and the one that is reported.
+/// The splits of a task's labelled inputs: settings are chosen on validation, test is reported.
 enum class data_split { validation, test };
 
 /// A task's head and splits.

@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
-/// Merged networks that are run and not written.
+/// Merged networks in memory, to run them without writing files.
 namespace catmerge::harness {
 
-/// A method that makes tau, the merged task vector without its factor, instead of a parameter: from
-/// one tau follow the networks of all alphas. (merge is given zeros.)
+/// A method that returns tau, the merged task vector without its factor, in place of a merged
+/// parameter. One tau gives the networks of all alphas. (merge gets `tau` filled with zeros.)
 struct tau_of {
   any_method method;
 
@@ -31,10 +31,11 @@ struct tau_of {
   }
 };
 
-/// The merged task vectors, tau, from merge_stream: by the tensors' names, as stored, in float32.
+/// The merged task vectors, tau, from merge_stream: by tensor name, in float32, as the base's file
+/// stores them.
 class merged_vectors {
  public:
-  /// `set` outlives it.
+  /// `set` must outlive this object.
   explicit merged_vectors(const checkpoint_set& set) : set_(&set) {}
 
   void put(const parameter_info& p, host_matrix tau) {
@@ -51,7 +52,7 @@ class merged_vectors {
     c.assign(stored, whole.window(part.first, stored.rows, 0, columns));
   }
 
-  /// theta_0 + alpha tau, as a source of weights for networks; what was not merged is the base's.
+  /// theta_0 + alpha tau, as a source of weights for networks; other parameters are the base's.
   class network;
 
   const std::vector<float>* find(const std::string& name) const {
@@ -68,7 +69,7 @@ class merged_vectors {
 
 class merged_vectors::network final : public weight_source {
  public:
-  /// `tau` outlives it.
+  /// `tau` must outlive this object.
   network(const merged_vectors& tau, double alpha)
       : tau_(tau), base_(tau.set().base_file()), alpha_(static_cast<float>(alpha)) {}
 

@@ -51,8 +51,8 @@ struct estimate {
 struct table_row {
   std::string label, setting;
   std::vector<std::vector<double>> runs;  ///< per run, per task
-  std::vector<double> validation;         ///< per run; empty where nothing was chosen
-  std::vector<double> drift;              ///< per run; empty where it was not measured
+  std::vector<double> validation;         ///< per run; empty if no setting was chosen
+  std::vector<double> drift;              ///< per run; empty if not measured
   std::optional<double> seconds;
 
   std::vector<double> averages() const {
@@ -123,7 +123,7 @@ struct study {
     return j;
   }
 
-  /// As a table of Markdown.
+  /// The study as a table of Markdown.
   std::string markdown(const std::vector<std::string>& tasks) const {
     std::string text;
     const auto line = [&](const std::vector<std::string>& cells) {

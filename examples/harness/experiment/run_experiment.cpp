@@ -42,8 +42,8 @@ merge_policy policy_of(const experiment_request& request) {
   return policy;
 }
 
-/// The folder of results, which appears whole; null if none is asked for. Throws if it exists and
-/// may not be replaced.
+/// The folder of results, which appears whole; null if the request has none. Throws if it exists
+/// and may not be replaced.
 std::unique_ptr<io::atomic_folder> open_output(const experiment_request& request) {
   if (request.output.empty()) return nullptr;
   require_apart(request.output, {request.folder});
@@ -57,7 +57,7 @@ std::unique_ptr<io::atomic_folder> open_output(const experiment_request& request
   return output;
 }
 
-/// The heads of the tasks' columns: with the metric, if it is not accuracy.
+/// The headings of the tasks' columns, with the metric if it is not accuracy.
 std::vector<std::string> titles_of(const laboratory& lab) {
   std::vector<std::string> titles = lab.tasks();
   for (std::size_t k = 0; k < titles.size(); ++k)
@@ -79,7 +79,7 @@ std::vector<study> run_studies(const experiment_request& request, laboratory& la
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
     study found = run(lab);
     terminal.clear();
-    if (found.rows.empty() && found.curves.empty()) continue;  // of methods that are not compared
+    if (found.rows.empty() && found.curves.empty()) continue;  // its methods are not compared
     out << table_of(found, titles) << std::flush;
     done.push_back(std::move(found));
   }

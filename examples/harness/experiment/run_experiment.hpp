@@ -24,11 +24,11 @@ struct experiment_request {
   unsigned threads = default_threads();
 };
 
-/// The studies that there are, in the order in which they are made.
+/// The names of all studies, in the order in which they run.
 std::vector<std::string> study_names();
 
-/// Compares methods on a family of networks. Prints each study's table as soon as it is known, and
-/// writes results.json, results.csv, tables.md and index.html if a folder is given. Throws
+/// Compares methods on a family of networks. Prints each study's table when the study ends. Writes
+/// results.json, results.csv, tables.md and index.html if a folder is given. Throws
 /// catmerge::error, naming the file.
 void run_experiment(const experiment_request& request, std::ostream& out);
 

@@ -96,7 +96,7 @@ table_row laboratory::experts_row() {
   return row;
 }
 
-/// One setting at one alpha, for each draw of samples if it uses any.
+/// One setting at one alpha, for each draw of samples if the method uses samples.
 table_row laboratory::at_alpha(const std::string& label, const std::string& spec, double alpha) {
   const contender who = one_setting(spec);
   table_row row;

@@ -14,7 +14,7 @@ struct features_request {
   std::string model, samples, output;
   std::string config;              ///< the network's config.json; empty: the model's own
   std::vector<std::string> rules;  ///< PATTERN=KIND
-  index_t sample_count = 0;        ///< from the first; 0: all
+  index_t sample_count = 0;        ///< the first so many samples; 0: all
   bool overwrite = false;
   unsigned threads = default_threads();
 };

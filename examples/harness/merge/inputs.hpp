@@ -14,8 +14,8 @@ namespace catmerge::harness {
 /// that run through the network, and importances of entries.
 class merge_inputs {
  public:
-  /// All arguments outlive it. Throws catmerge::error for a file that is missing or does not fit
-  /// the set; of a file that the method has no use for only its presence and its form are checked.
+  /// All arguments must outlive this object. Throws catmerge::error for a file that is missing or
+  /// does not fit the set. Of unused files only the presence and the form are checked.
   merge_inputs(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
                pool& threads) {
     if (!plan.uses_statistics) {
@@ -36,7 +36,7 @@ class merge_inputs {
                        plan.uses_importance ? request.importance : std::vector<task_file>(), set);
   }
 
-  /// A statistics source, as merge_stream takes it.
+  /// The statistics and importances, as merge_stream takes them.
   merge_knowledge& knowledge() { return *knowledge_; }
 
  private:

@@ -10,7 +10,7 @@
 
 namespace catmerge::harness {
 
-/// The progress of merge_stream, which it observes: of scans of the whole model, and of the merge.
+/// Observes merge_stream: shows the progress of scans of the whole model, and of the merge.
 class merge_progress {
  public:
   merge_progress(verbosity how, const checkpoint_set& set) : state_(std::make_shared<state>(how)) {

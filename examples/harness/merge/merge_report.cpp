@@ -13,8 +13,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The options of CAT's trims in a method, or else in a transform before it; null if there are
-/// none.
+/// The options of CAT's trims in a method, or else in a transform before it; null without trims.
 const cat_options* trims_in(any_method& method, std::vector<any_transform>& before) {
   if (const auto* const trims = method.find_trims()) return trims;
   for (auto& transform : before)

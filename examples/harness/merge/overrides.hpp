@@ -18,11 +18,11 @@
 /// --set SELECTOR:KEY=VALUE,...: other settings for some parameters.
 namespace catmerge::harness {
 
-/// Settings of the parameters that a selector means: alpha, and those of CAT's trims.
+/// Settings of the parameters that a selector matches: alpha, and the settings of CAT's trims.
 class override_rule {
  public:
-  /// Throws option_error for what is not of the form `PATTERN:KEY=VALUE,...` or `@KIND:...`, and
-  /// for settings that there are not.
+  /// Throws option_error for a form other than `PATTERN:KEY=VALUE,...` and `@KIND:...`, and for an
+  /// unknown setting.
   explicit override_rule(const std::string& text)
       : text_(text),
         selector_(blaming(
@@ -43,17 +43,17 @@ class override_rule {
   bool has_alpha() const { return alpha_.has_value(); }
   bool has_trim() const { return given_.given().size() > (has_alpha() ? 1 : 0); }
 
-  /// Whether a parameter of the set is meant.
+  /// True if the selector matches a parameter of the set.
   bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
     return selector_.applies(set, parameter, kind);
   }
 
-  /// Throws if it applies to nothing that is merged.
+  /// Throws if the rule applies to no merged parameter.
   void require_use(const checkpoint_set& set) const {
     selector_.require_use(set, "--set '" + text_ + "'");
   }
 
-  /// A method gets those of the settings that it has. Those of CAT are the parameter's kind's.
+  /// Changes the settings that the method has. CAT's are read for the parameter's kind.
   void apply(layer_kind kind, any_method& m) const {
     if (double* const alpha = m.find_alpha(); alpha != nullptr && alpha_) *alpha = *alpha_;
     if (cat_options* const trims = m.find_trims(); trims != nullptr) {
@@ -76,8 +76,8 @@ class override_rule {
   std::optional<double> alpha_;
 };
 
-/// The method with other settings where rules apply; of rules for the same setting the last one
-/// counts. `set` knows which tensor a piece of one belongs to, and outlives what is returned.
+/// The method, with other settings for the parameters that rules apply to; of rules for the same
+/// setting the last one counts. `set` knows the tensor of a piece; it must outlive the result.
 inline auto with_overrides(any_method method, std::vector<override_rule> rules,
                            const checkpoint_set& set) {
   return adjusted{std::move(method),

@@ -74,7 +74,7 @@ bool is_port(const merge_request& request) {
   return request.preset == "port";
 }
 
-/// Those that are given.
+/// The given options of CAT.
 std::vector<std::string> options_of_cat(const merge_request& request) {
   std::vector<std::string> options;
   if (!request.preset.empty()) options.emplace_back("--preset");
@@ -202,7 +202,7 @@ any_method merge_plan::composed(const checkpoint_set& set) const {
                            },
                            with_own_settings(other.method(), set), std::move(all)});
   if (!before.empty()) {
-    // Once, around all methods: what looks at the whole model looks at all of it.
+    // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});
     all = with_own_settings(std::move(all), set);
   }

@@ -13,14 +13,14 @@
 
 namespace catmerge::harness {
 
-/// A request in the terms of the library, checked as far as no file is needed.
+/// A request in the terms of the library, with all checks that need no file.
 struct merge_plan {
-  /// Throws option_error for a method, a transform, a setting or a selector that there is not, for
-  /// files that do not fit the experts, and if an input that the method needs is missing.
+  /// Throws option_error for an unknown method, transform, setting or selector, for files that do
+  /// not fit the experts, and if the method needs an input that is missing.
   explicit merge_plan(const merge_request& request);
 
-  /// The method as it runs on `set`, which outlives it: weights and transforms before it, other
-  /// settings and other methods for some parameters.
+  /// The whole method for `set`, which must outlive the result: weights and transforms come first,
+  /// and some parameters have other settings or other methods.
   any_method composed(const checkpoint_set& set) const;
 
   cat_options cat;  ///< settings of CAT
@@ -32,14 +32,14 @@ struct merge_plan {
   std::vector<override_rule> overrides;
   double coefficient = 1;  ///< of the task vector in the networks that samples run through
   output_options output;
-  bool uses_statistics = false;    ///< the method does, or a report, which tells the drift
-  bool uses_importance = false;    ///< the method does
-  std::vector<std::string> notes;  ///< a sentence per option that the method has no use for
+  bool uses_statistics = false;    ///< by a method or transform, or for a report's drift
+  bool uses_importance = false;    ///< by a method or transform
+  std::vector<std::string> notes;  ///< a sentence per option that the method does not use
 
  private:
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
 
-  /// Whether the method, another method or (`any`) a transform is so.
+  /// True if `is` holds for the method or another method; any_is: or for a transform.
   template <class Is>
   bool any_method_is(const Is& is) const;
   template <class Is>
@@ -54,11 +54,11 @@ struct merge_plan {
 /// Throws if an output would replace an input or another output.
 void require_outputs_apart(const merge_request& request);
 
-/// The rules of names: those of the base's network, of the preset, and of --rule.
+/// The name rules of the base's network, of the preset, and of --rule.
 model::name_rules rules_for(const merge_request& request, const io::checkpoint& base);
 
-/// Throws for a rule, a setting or a method that is for no tensor or no parameter that is merged,
-/// and for sizes of shards of what has none: they would be mistyped.
+/// Throws for a rule, a setting or a method that applies to no tensor or merged parameter, and for
+/// a shard size of an output without shards: such options are probably mistyped.
 void require_all_used(const merge_request& request, const merge_plan& plan,
                       const checkpoint_set& set);
 

@@ -21,26 +21,26 @@ struct task_weight {
   double weight = 1;
 };
 
-/// A request to merge, as run_merge takes it: one field per option of `catmerge merge`,
-/// which says the same in more words (`catmerge merge --help`). An empty text or list is an option
-/// that is not given. A method, a transform and a selector of parameters are texts in the grammar
-/// of the command line: "ties:density=0.1", "@linear".
+/// A request to merge, as run_merge takes it: one field per option of `catmerge merge`
+/// (`catmerge merge --help` explains them). An empty text or list is an option that is not given.
+/// Methods, transforms and selectors of parameters are texts in the grammar of the command line:
+/// "ties:density=0.1", "@linear".
 struct merge_request {
   // Inputs.
   std::string base;
-  std::vector<task_file> experts;       ///< trims go by the tasks in this order
+  std::vector<task_file> experts;       ///< CAT trims by the tasks in this order
   std::vector<task_file> features;      ///< statistics of layer inputs: none, or one per expert
   std::vector<task_file> samples;       ///< or samples to record them from
-  std::vector<task_file> importance;    ///< how much each entry matters to each task
-  std::optional<index_t> sample_count;  ///< the first so many samples of each file; nothing, 0: all
+  std::vector<task_file> importance;    ///< the importance of each entry to each task
+  std::optional<index_t> sample_count;  ///< the first so many samples of each file; none, 0: all
   std::optional<double> feature_coefficient;  ///< a: features come from base + a (expert - base)
   std::string config;                         ///< the network's config.json, if not the base's own
 
   // The method.
   std::string method = "cat";
-  std::optional<double> alpha;             ///< nothing: the method's own
+  std::optional<double> alpha;             ///< none: the method's own
   std::string preset;                      ///< of CAT's trims; empty: "paper"
-  std::map<std::string, std::string> cat;  ///< other settings of these: {"lambda", "1"}
+  std::map<std::string, std::string> cat;  ///< settings of CAT's trims: {"lambda", "1"}
   std::vector<std::string> before;         ///< transforms of task vectors
   std::vector<std::string> method_for;     ///< SELECTOR=METHOD
   std::vector<std::string> set;            ///< SELECTOR:KEY=VALUE,...
@@ -56,10 +56,10 @@ struct merge_request {
 
   // Outputs.
   std::string output;
-  std::string heads_output;                     ///< the folder of what task_heads names
+  std::string heads_output;                     ///< the folder of the tensors of task_heads
   std::vector<std::string> reports;             ///< files, F.html or F.json
-  std::optional<io::dtype> out_dtype;           ///< of merged tensors; nothing: each its own
-  std::optional<std::uint64_t> max_shard_size;  ///< in bytes; nothing: 5 GB; 0: one file
+  std::optional<io::dtype> out_dtype;           ///< of merged tensors; none: each its own
+  std::optional<std::uint64_t> max_shard_size;  ///< in bytes; none: 5 GB; 0: one file
   bool overwrite = false;
 
   unsigned threads = default_threads();

@@ -25,7 +25,7 @@ void tell(const std::vector<std::string>& warnings, verbosity how) {
   for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
 }
 
-/// merge_stream, with the drift of outputs in the reports if a report is asked for.
+/// merge_stream, with the drift of outputs if the request has reports.
 std::vector<parameter_report> merge_all(const any_method& method, bool with_report,
                                         checkpoint_set& set, merge_knowledge& knowledge,
                                         checkpoint_output& output, context<host>& c,
@@ -42,7 +42,7 @@ std::vector<parameter_report> merge_all(const any_method& method, bool with_repo
 }  // namespace
 
 merge_result run_merge(const merge_request& request) {
-  // Mistakes in the request are told before any file is read.
+  // Errors in the request come before any file is read.
   const merge_plan plan(request);
   require_outputs_apart(request);
   tell(plan.notes, request.how);

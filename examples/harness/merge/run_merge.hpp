@@ -10,12 +10,12 @@ namespace catmerge::harness {
 
 /// The outcome of a merge, in sentences.
 struct merge_result {
-  std::string summary;                ///< how many parameters were merged by which rule
-  std::vector<std::string> warnings;  ///< told on the standard error already, unless quiet
+  std::string summary;                ///< the number of parameters merged by each rule
+  std::vector<std::string> warnings;  ///< already printed on the standard error, unless quiet
 };
 
-/// Merges checkpoints: reads base and experts, merges parameter by parameter, and writes what was
-/// asked for. Outputs appear when all of them are complete, or not at all.
+/// Merges checkpoints: reads base and experts, merges parameter by parameter, and writes the
+/// requested outputs. Outputs appear when all of them are complete, or not at all.
 ///
 /// Throws option_error, naming the option, for a request that contradicts itself, and
 /// catmerge::error, naming file and tensor, for files that cannot be merged.

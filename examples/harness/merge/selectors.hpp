@@ -11,13 +11,13 @@
 #include <optional>
 #include <string>
 
-/// The parameters that an option is for.
+/// The parameters that an option applies to.
 namespace catmerge::harness {
 
 /// Parameters by a pattern of names, or by their kind: "@linear", "@scale", "@shift", "@other".
 class parameter_selector {
  public:
-  /// Throws catmerge::error for another @, and for a malformed pattern; `option` is named.
+  /// Throws catmerge::error for another @, and, naming `option`, for a malformed pattern.
   parameter_selector(const std::string& option, const std::string& text) {
     if (text.empty() || text.front() != '@') {
       names_ = name_patterns(option, {text});
@@ -32,7 +32,7 @@ class parameter_selector {
     kind_ = found->second;
   }
 
-  /// Whether a parameter of the set, or a piece of one, is meant: by any name that it has.
+  /// True for a parameter, or a piece of one, of the kind or with a matching name of its tensor.
   bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
     if (kind_) return *kind_ == kind;
     const auto names = set.names_of(set.tensor_of(parameter));
@@ -40,7 +40,7 @@ class parameter_selector {
                        [this](const auto& name) { return names_.match(name); });
   }
 
-  /// Throws if nothing that is merged is meant; `what` is named.
+  /// Throws, naming `what`, if no merged parameter matches.
   void require_use(const checkpoint_set& set, const std::string& what) const {
     for (const auto& group : set.groups())
       for (const auto& p : group)
@@ -56,8 +56,8 @@ class parameter_selector {
 /// --method-for SELECTOR=METHOD: another method for some parameters.
 class method_rule {
  public:
-  /// Throws option_error for another form, catmerge::error for a selector or a method that there is
-  /// not. defaults: of CAT.
+  /// Throws option_error for another form, catmerge::error for an unknown selector or method.
+  /// defaults: options of CAT.
   method_rule(const std::string& text, const cat_options& defaults)
       : text_(text),
         selector_("--method-for", text.substr(0, equals_in(text))),
@@ -66,13 +66,13 @@ class method_rule {
   const parameter_selector& selector() const { return selector_; }
   const any_method& method() const { return method_; }
 
-  /// Throws if it applies to nothing that is merged.
+  /// Throws if the rule applies to no merged parameter.
   void require_use(const checkpoint_set& set) const {
     selector_.require_use(set, "--method-for '" + text_ + "'");
   }
 
  private:
-  /// A selector holds no '=', the settings of a method may.
+  /// The position of the first '=': a selector holds none, a method's settings may.
   static std::size_t equals_in(const std::string& text) {
     const auto equals = text.find('=');
     if (equals == std::string::npos || equals == 0)

@@ -19,8 +19,8 @@ using host_vectors = vector_list<context<host>>;
 
 namespace detail {
 
-/// The coefficient of a method, if it has one: a member alpha of it or of its options, of a chain
-/// that of its method.
+/// The coefficient of a method, or null: its member alpha, or that of its options. A chain has its
+/// method's.
 template <class M>
 double* alpha_of(M& m) {
   if constexpr (requires { m.alpha; })
@@ -35,7 +35,7 @@ double* alpha_of(M& m) {
     return nullptr;
 }
 
-/// The options of the CAT trims in it, if there are any.
+/// The options of the CAT trims in a method or a transform, or null.
 template <class M>
 cat_options* trims_of(M& m) {
   if constexpr (requires(cat_options & o) { o = m.options; })
@@ -92,7 +92,7 @@ struct any_calls : Role {
   M object;
 };
 
-/// A value that holds one of many types: copied with what it holds.
+/// A value that holds an object of one of many types. A copy holds a copy of the object.
 template <class Role>
 class any_of_role {
  public:
@@ -107,7 +107,7 @@ class any_of_role {
 
   bool needs_statistics(layer_kind kind) const { return held_->needs_statistics(kind); }
   bool needs_importance() const { return held_->needs_importance(); }
-  /// Whether tables and embeddings are matrices to the method itself, which then must not be cut.
+  /// True if the method itself treats tables and embeddings as matrices: they must come whole.
   bool sees_matrices() const { return held_->sees_matrices(); }
   bool scan_wanted() const { return held_->scan_wanted(); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
@@ -115,9 +115,9 @@ class any_of_role {
   }
   void end_scan() { held_->end_scan(); }
 
-  /// The coefficient, null if there is none.
+  /// The coefficient, or null.
   double* find_alpha() { return held_->alpha(); }
-  /// The options of the CAT trims in it, null if there are none.
+  /// The options of the CAT trims, or null.
   cat_options* find_trims() { return held_->trims(); }
 
  protected:

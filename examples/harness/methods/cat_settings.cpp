@@ -10,7 +10,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The rule for the directions that are removed from linear weights: one of three.
+/// The rule for the directions removed from linear weights: one of three.
 void read_directions(settings& s, direction_rule& rule) {
   const auto* const by_count = std::get_if<largest>(&rule);
   const auto* const by_share = std::get_if<energy_share>(&rule);
@@ -43,7 +43,7 @@ void read_cat(settings& s, cat_options& o) {
   s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0,
            settings::no_limit);
   read_directions(s, o.linear.directions);
-  std::optional<double> tolerance;  // nothing: the library's own
+  std::optional<double> tolerance;  // none: the library's default
   if (o.linear.eigen.tolerance > 0) tolerance = o.linear.eigen.tolerance;
   if (s.number("basis-tolerance", tolerance,
                "error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 for "

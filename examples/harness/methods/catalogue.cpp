@@ -8,14 +8,13 @@
 #include <harness/methods/catalogue.hpp>
 
 // An entry per method, and one per transform. Defaults of settings are those of the library's
-// options: a setting that is read shows and changes the value that is there. The settings of CAT
-// are in cat_settings.cpp.
+// options: reading a setting documents and changes the option's value. The settings of CAT are in
+// cat_settings.cpp.
 namespace catmerge::harness {
 
 namespace {
 
-/// The method, if the library takes its options: what `validate` refuses is refused before any
-/// work.
+/// Returns the method. Throws before any work if the library's `validate` refuses its options.
 template <class M>
 M checked(M m) {
   if constexpr (requires { validate(m.options); }) validate(m.options);
@@ -65,7 +64,7 @@ const publication consensus_paper = {"Wang et al., ICML 2024", "2405.07813"};
 const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
 const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
 
-const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // an experiment's trim before methods
+const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // the trim before methods in experiments
 
 std::vector<method_entry> make_methods() {
   return {
@@ -189,7 +188,7 @@ std::vector<method_entry> make_methods() {
        .unit = alpha_unit::sum,
        .make =
            [](settings& s, const cat_options&) {
-             // By the sum, as its authors do: masks compare each vector with a sum of all.
+             // TIES by the sum, as its authors do: masks compare each vector with a sum of all.
              consensus_options o;
              read_consensus(s, o);
              ties_options inner;

@@ -21,15 +21,15 @@ struct publication {
   std::string arxiv{};  ///< "2306.01708"
 };
 
-/// The unit of a method's alpha: an experiment's grid of alphas is stretched by it.
+/// The unit of a method's alpha; an experiment multiplies its grid of alphas by it.
 enum class alpha_unit {
-  none,     ///< it has no alpha
-  sum,      ///< of task vectors: the grid as it is
-  mean,     ///< of task vectors: times the number of tasks
-  spectrum  ///< of its own: times 3
+  none,     ///< no alpha
+  sum,      ///< a factor of the sum of task vectors: times 1
+  mean,     ///< a factor of their mean: times the number of tasks
+  spectrum  ///< a factor of another spectrum: times 3
 };
 
-/// Values of some settings, by their keys: every combination is one setting.
+/// Keys, each with its values: every combination of values is one setting.
 using setting_grid = std::vector<std::pair<std::string, std::vector<std::string>>>;
 
 /// A row of an experiment: one setting of the grid is chosen.
@@ -45,11 +45,11 @@ struct method_entry {
   std::string summary{};  ///< a line
   publication source{};
   std::string calls{};  ///< the library's call for one parameter, as Markdown
-  importance_kind importance = importance_kind::none;  ///< that it takes, if its settings want any
+  importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
   alpha_unit unit = alpha_unit::none;
-  std::vector<trial> trials{};       ///< of an experiment; none: it leaves the method out
+  std::vector<trial> trials{};       ///< rows of an experiment; none: it omits the method
   std::vector<std::string> after{};  ///< transforms that an experiment tries before it
-  /// The method with the settings that are given. Options of CAT begin with `defaults`.
+  /// The method with the given settings. Options of CAT begin with `defaults`.
   std::function<any_method(settings& s, const cat_options& defaults)> make{};
 };
 
@@ -60,29 +60,28 @@ struct transform_entry {
   std::string summary{};  ///< a line
   publication source{};
   std::string calls{};                                 ///< the library's type, as Markdown
-  importance_kind importance = importance_kind::none;  ///< that it takes, if its settings want any
+  importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
   std::function<any_transform(settings& s, const cat_options& defaults)> make{};
 };
 
-/// All of them, in the order in which they are listed.
+/// All entries, in the order of lists.
 const std::vector<method_entry>& all_methods();
 const std::vector<transform_entry>& all_transforms();
 
-/// The entry of "NAME" or "NAME:KEY=VALUE,...". Throws catmerge::error, listing what there is, for
-/// a name that is unknown.
+/// The entry of "NAME" or "NAME:KEY=VALUE,...". Throws catmerge::error, listing all names, for an
+/// unknown one.
 const method_entry& method_entry_of(const std::string& text);
 const transform_entry& transform_entry_of(const std::string& text);
 
 /// The method or transform of such a text. Throws catmerge::error for an unknown name and for
-/// settings that make no sense (`settings`, and the library's `validate`).
+/// invalid settings (`settings`, and the library's `validate`).
 any_method parse_method(const std::string& text, const cat_options& defaults = {});
 any_transform parse_transform(const std::string& text, const cat_options& defaults = {});
 
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
 
-/// Such a text with more settings, "KEY=VALUE,..."; a key that is there already takes the later
-/// value.
+/// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.
 std::string with_settings(const std::string& text, const std::string& more);
 
 }  // namespace catmerge::harness

@@ -9,7 +9,7 @@ namespace catmerge::harness {
 
 namespace {
 
-/// A method or a transform, made with no setting.
+/// A method or a transform with default settings.
 struct described_entry {
   explicit described_entry(const auto& entry) {
     settings nothing(entry.name, "");
@@ -55,7 +55,7 @@ std::string without_importance(const transform_entry&) {
   return "";
 }
 
-/// The inputs that an entry needs beside task vectors, in words.
+/// The inputs of an entry beside task vectors, in words.
 std::string needs_of(const auto& entry) {
   const described_entry made(entry);
   std::string needs = made.needs_features ? "features" : "";

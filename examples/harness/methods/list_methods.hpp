@@ -4,7 +4,7 @@
 
 namespace catmerge::harness {
 
-/// Prints the methods and transforms that there are, their settings, and what they need.
+/// Prints all methods and transforms, their settings, and the inputs that they need.
 void list_methods();
 
 /// Prints them as the README's tables.

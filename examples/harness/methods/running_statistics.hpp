@@ -10,9 +10,9 @@
 
 namespace catmerge::harness {
 
-/// The method, and the mean of the experts for running means and variances: these are neither
-/// weights nor shifts, and what extrapolates them makes a variance negative. `set` outlives what is
-/// returned.
+/// The method, with the mean of the experts for running means and variances. These are neither
+/// weights nor shifts, and extrapolation can make a variance negative. `set` must outlive the
+/// result.
 inline any_method with_running_statistics(any_method method, const checkpoint_set& set) {
   const auto is_running = [&set](const std::string& tensor) {
     return set.class_of(tensor).kind == model::parameter_kind::running_statistics;

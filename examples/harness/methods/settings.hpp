@@ -14,8 +14,8 @@
 /// Settings of methods: "density=0.1,merge=sum", or options of the command line.
 namespace catmerge::harness {
 
-/// The settings that a text gives, read by those who know what they mean: every read states the
-/// default and says what it is, so that the same code reads and documents.
+/// The settings in a text, read by their users. Every read states the default and explains the
+/// setting, so that the same code reads and documents.
 ///
 /// @code
 /// settings s("ties", "density=0.1");
@@ -27,30 +27,30 @@ class settings {
   /// The types of values.
   enum class form { number, count, word, flag };
 
-  /// A bound that every finite number keeps.
+  /// A bound that no finite number exceeds.
   static constexpr double no_limit = std::numeric_limits<double>::max();
 
   /// A setting that was read.
   struct known {
     std::string key;
-    std::string value;  ///< before what is given: the default; empty: none
+    std::string value;  ///< the default; empty: none
     std::string help;
     form type;
-    std::vector<std::string> words;  ///< of which a word is one
+    std::vector<std::string> words;  ///< the possible values of a word
   };
 
-  /// Of "KEY=VALUE,KEY=VALUE". Throws catmerge::error for another form and for a key given twice.
-  /// `whose`: named in messages, "ties".
+  /// Reads "KEY=VALUE,KEY=VALUE". Throws catmerge::error for another form and for a repeated key.
+  /// `whose`: the owner's name in messages, "ties".
   settings(std::string whose, const std::string& text);
 
-  /// Of options of the command line, by their names without the dashes: messages are option_errors.
+  /// Takes options of the command line by their names without dashes. Throws option_errors.
   explicit settings(const std::map<std::string, std::string>& options);
 
-  /// Replaces what was given, or adds to it.
+  /// Adds settings; they replace values of the same keys.
   void set(const settings& more);
-  /// "KEY=VALUE,KEY=VALUE" of what was given.
+  /// The given settings as "KEY=VALUE,KEY=VALUE".
   std::string text() const;
-  /// The keys and values that were given, in their order.
+  /// The given keys and values, in their order.
   const std::vector<std::pair<std::string, std::string>>& given() const { return given_; }
   /// The same values under other keys.
   template <class Rename>
@@ -60,15 +60,15 @@ class settings {
     return other;
   }
 
-  /// Each of these gives `value` what is given, and returns whether something is. What is no finite
-  /// number in [least, most], no whole number of at least `least`, or none of the words is an error
-  /// that says so. A value of nothing is a default that is no number.
+  /// Each of these stores the given setting in `value`, and returns false if none is given. Throws
+  /// unless it is a finite number in [least, most], a whole number of at least `least`, or one of
+  /// the words. An empty `value` is a default that is no number.
   bool number(const char* key, double& value, const char* help, double least, double most);
   bool number(const char* key, std::optional<double>& value, const char* help, double least,
               double most);
   bool count(const char* key, index_t& value, const char* help, index_t least = 0);
   bool count(const char* key, std::optional<index_t>& value, const char* help, index_t least = 0);
-  /// words: each with the value that it stands for; `value` has one of them.
+  /// words: each with its value; `value` is one of these values.
   template <class Value>
   bool word(const char* key, Value& value,
             const std::type_identity_t<std::vector<std::pair<std::string, Value>>>& words,
@@ -89,7 +89,7 @@ class settings {
 
   /// Throws if more than one of these keys is given.
   void at_most_one(const std::vector<std::string>& keys) const;
-  /// Throws, listing what there is, for a key that nobody has read.
+  /// Throws, listing the known keys, for a key that was not read.
   void require_all_known() const;
   /// The settings that were read.
   const std::vector<known>& documented() const { return known_; }
@@ -101,7 +101,7 @@ class settings {
   [[noreturn]] void refuse(const std::string& key, const std::string& expected,
                            const std::string& found) const;
 
-  std::string whose_;  // empty: of the command line
+  std::string whose_;  // empty: options of the command line
   std::vector<std::pair<std::string, std::string>> given_;
   std::vector<known> known_;
 };
@@ -109,7 +109,7 @@ class settings {
 /// "a, b or c".
 std::string listed(const std::vector<std::string>& words);
 
-/// The fewest digits that give back a number.
+/// The shortest text that reads back as the same number.
 std::string shortest(double number);
 
 }  // namespace catmerge::harness

@@ -18,7 +18,7 @@ class recorder {
   recorder& operator=(const recorder&) = delete;
   virtual ~recorder() = default;
 
-  /// False if nobody needs the common input of these parameters; it then takes no memory.
+  /// False if the common input of these parameters is not needed; it then takes no memory.
   virtual bool wants(const std::vector<std::string>& /*names*/) { return true; }
 
   /// Called at the end of each block, on the caller's thread, once per group of parameters with a

@@ -23,8 +23,8 @@ inline std::string rule_of(const parameter_report& report, const checkpoint_set&
   return report.layer.trim ? "the method's rule, on trimmed task vectors" : "the method's rule";
 }
 
-/// True if a parameter fell back because no rule knows its name. (A method without features that
-/// leaves nothing as in the base does not need the name: the shape decides.)
+/// True if a parameter fell back because no rule knows its name. (Without features a fallback other
+/// than the base's values does not count: it follows from the shape, not from the name.)
 inline bool is_unknown(const parameter_report& report, const checkpoint_set& set,
                        bool uses_features) {
   const auto how = report.layer.fallback;
@@ -120,7 +120,7 @@ inline std::vector<std::string> size_warnings(const task_sizes& sizes,
   // initialisation. Fine-tuning moves a network by hundredths of it: 0.02 to 0.09 in the families
   // of examples/, whose small networks learn a new alphabet or language.
   constexpr double near_the_base = 0.5;
-  // One recipe for all tasks gives vectors that differ by at most a factor of two there.
+  // In these families all tasks have one recipe, and sizes differ by at most a factor of two.
   constexpr double far_beyond = 5;
   std::vector<std::string> warnings;
   const auto hundredths = [](double x) {

@@ -13,10 +13,9 @@
 
 namespace catmerge::harness {
 
-/// The program's memory for matrices. Large blocks that are freed are kept for matrices of the same
-/// size, of which one layer after the other has as many: the system hands out pages filled with
-/// zeros, one fault each, which took a tenth of CAT's time. At most `limit` bytes are kept, the
-/// newest.
+/// The program's memory for matrices. It keeps freed large blocks for matrices of the same size:
+/// one layer after another needs the same sizes. Each new page from the system is filled with zeros
+/// and costs a fault, which took a tenth of CAT's time. At most `limit` bytes are kept, the newest.
 class large_blocks final : public std::pmr::memory_resource {
  public:
   large_blocks() { kept_.reserve(limit / smallest + 1); }  // deallocate() never allocates

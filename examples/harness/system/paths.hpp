@@ -9,7 +9,7 @@
 #include <system_error>
 #include <vector>
 
-/// Outputs must not replace inputs.
+/// Checks that outputs do not replace inputs.
 namespace catmerge::harness {
 
 /// A path as the system resolves it: without links, dots and a slash at the end.

@@ -65,8 +65,8 @@ class pool {
     }
     run_tasks(current);
     std::unique_lock lock(mutex_);
-    // Helpers may have started tasks in the meantime: jobs younger than this one, with which this
-    // thread helps. (An older job could keep it for long.)
+    // Tasks that still run may have begun jobs of their own. This thread helps with jobs younger
+    // than its own; an older one could keep it for long.
     while (current.helpers > 0) {
       const auto place = std::find(jobs_.begin(), jobs_.end(), &current);
       if (!help(lock, static_cast<std::size_t>(place - jobs_.begin()) + 1)) sleep(lock);

@@ -38,7 +38,7 @@ class task_labels {
     }
   }
 
-  /// True if they are stored as integers.
+  /// True if the labels are stored as integers.
   bool are_classes() const { return integers_; }
 
   /// The classes. Throws unless each is in 0 ... count - 1.

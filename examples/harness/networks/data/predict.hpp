@@ -19,7 +19,7 @@ class output_not_finite : public error {
 
 /// The outputs of a network and a head for all samples of a file, `batch` samples in memory at a
 /// time: samples x head.outputs(). `progress`, if any, is called after each batch with the number
-/// of samples done. Throws output_not_finite for an output that is not.
+/// of samples done. Throws output_not_finite for an output that is not finite.
 inline matrix predict(const network& net, const weight_source& weights,
                       const sample_reader& samples, const task_head& head, index_t batch = 64,
                       const executor& threads = {},

@@ -4,7 +4,7 @@
 
 #include <harness/report/page/merge_data.hpp>
 
-/// Numbers of many parameters as one. Features of some layers are a thousand times as large as
+/// Sums over many parameters. Features of some layers are a thousand times as large as
 /// those of others, and a plain sum of ||X_k T_i||^2 would show these layers alone. So every
 /// parameter's numbers are divided by own_shift(), the mean of ||X_k T_k||^2 over its tasks, and
 /// then summed. Ratios are taken of the sums: a task vector that hardly moves its features in one

@@ -15,7 +15,7 @@ struct removal {
   std::size_t task = 0;
   std::size_t count = 0;            ///< directions, or coordinates of scales and shifts
   std::vector<double> eigenvalues;  ///< of the directions
-  std::vector<double> spectrum;     ///< more of the same matrix's, the removed ones first
+  std::vector<double> spectrum;     ///< more eigenvalues of the same matrix, the removed ones first
 };
 
 struct parameter {

@@ -6,7 +6,7 @@
 #include <harness/report/page/merge_conflict.hpp>
 #include <harness/report/page/run_facts.hpp>
 
-/// A merge task by task: its conflict, its loss, the distance of the result from it.
+/// A merge task by task: each task's conflict, its loss, its distance from the result.
 namespace catmerge::harness::page {
 
 /// The kind of the page's headline numbers: linear weights if there are any.
@@ -16,7 +16,7 @@ inline std::string leading_kind(const merge_data& data) {
   return {};
 }
 
-/// The parameters of the page's drift: those of the first kind that has any.
+/// The parameters with a drift on the page: those of the first kind that has any.
 inline parameters with_drift(const merge_data& data) {
   for (const std::string kind : {"linear", "scale", "shift", "other"}) {
     auto list = data.chosen([&](const parameter& p) { return p.kind == kind && has_drift(p); });

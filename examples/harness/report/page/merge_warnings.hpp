@@ -32,7 +32,7 @@ inline double requested_count(const merge_data& data, const std::string& kind) {
                                                           : "shift_rank"));
 }
 
-/// A sentence on the removals that were fewer than requested, for lack of positive ones.
+/// A sentence on removals that were fewer than requested, for lack of positive values.
 inline std::string cut_sentence(const merge_data& data, const std::string& kind) {
   const double requested = requested_count(data, kind);
   std::size_t all = 0, fewer = 0, none = 0;

@@ -39,7 +39,7 @@ class drawing {
     out_ += ">" + title(tip) + "</rect>";
   }
 
-  /// A line through points, interrupted at those that are not finite.
+  /// A line through points, with a gap at a point that is not finite.
   void polyline(const std::vector<std::pair<double, double>>& points, const std::string& classes) {
     std::string path;
     bool open = false;
