@@ -3,7 +3,7 @@
 #pragma once
 
 /// @file
-/// The whole library but the methods beside CAT (methods.hpp), the adapters of other tensors
+/// The whole library except the methods beside CAT (methods.hpp), the adapters of other tensors
 /// (adapt/eigen_tensor.hpp, adapt/xtensor.hpp, ...), files (io/) and names (model/): include those
 /// one by one. Needs Eigen alone.
 #include <catmerge/adapt/eigen.hpp>

@@ -26,9 +26,9 @@
 /// takes its context last and makes one if none is passed; bad input throws catmerge::error.
 namespace catmerge {
 
-/// The error of bad input: shapes that do not fit, non-finite numbers, files that lie. The message
-/// names the tensor (and the file, if there is one), the expected and the found. Errors of memory
-/// and of the standard library pass through unchanged.
+/// The error of bad input: shapes that do not fit, non-finite numbers, malformed files. The message
+/// names the tensor (and the file, if there is one), the expected value and the value found. Errors
+/// of memory and of the standard library pass through unchanged.
 class error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

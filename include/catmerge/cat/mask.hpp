@@ -16,8 +16,8 @@ namespace catmerge {
 
 namespace detail {
 
-/// The positions of the largest scores, descending, the lower position first among equals; returned
-/// in ascending order of position.
+/// The positions of the largest scores, in ascending order. Of equal scores, those at lower
+/// positions are taken.
 inline std::vector<index_t> largest_positions(std::span<const double> scores, const largest& rule) {
   std::vector<index_t> order(scores.size());
   std::iota(order.begin(), order.end(), index_t{0});
@@ -179,19 +179,19 @@ struct mask_out_fn {
 /// @endcode
 /// vectors: a range of K task vectors of d entries; features: a range of K, rows n_i x d of the
 /// *normalised* inputs or statistics in any form. Returns positions, ascending. Throws
-/// catmerge::error where k is none of the tasks, tasks or extents do not match, a value is not
-/// finite, or for options as scale_mask_options says.
+/// catmerge::error if k is not a task, tasks or extents do not match, or a value is not finite, and
+/// for options that validate refuses.
 inline constexpr detail::scale_mask_fn scale_mask{};
 
-/// The same for a shift, whose features play no part: the largest s_k[j] = sum_{i != k} T_i[j]^2. A
-/// coordinate that no other task moves is never taken. (Eq. 8 taken literally scales the score by
-/// 1 - lambda; a port of the authors' code adds task k's own square, which is not copied.)
+/// The same for a shift, by the largest s_k[j] = sum_{i != k} T_i[j]^2, without features. A
+/// coordinate that no other task moves is never taken. (Taken literally, Eq. 8 scales the score by
+/// 1 - lambda. A port of the authors' code adds T_k[j]^2, which is not copied.)
 /// @code
 /// std::vector<index_t> m = shift_mask(k, vectors);  // and (..., options[, context])
 /// @endcode
 /// vectors: a range of K task vectors of d entries. Returns positions, ascending. Throws
-/// catmerge::error where k is none of the tasks, extents differ, a value is not finite or
-/// options.count is negative.
+/// catmerge::error if k is not a task, extents differ, a value is not finite or options.count is
+/// negative.
 inline constexpr detail::shift_mask_fn shift_mask{};
 
 /// T[j] = 0 for every j of the mask, in place: Phi_k(T) = T - m_k o T.
@@ -199,7 +199,7 @@ inline constexpr detail::shift_mask_fn shift_mask{};
 /// mask_out(mask, T);  // and (mask, T, context)
 /// @endcode
 /// mask: positions, in any order; T: a vector of d entries, or a view of the context of d x 1.
-/// Throws catmerge::error for a position outside T, which then is as it was.
+/// Throws catmerge::error for a position outside T; T is then unchanged.
 inline constexpr detail::mask_out_fn mask_out{};
 
 }  // namespace catmerge

@@ -9,13 +9,13 @@
 #include <variant>
 
 /// @file
-/// Every choice of CAT Merging (Sun et al., ICML 2025) and of its steps. The paper and the authors'
-/// code leave some open or make them differently. Defaults are the paper's; the paper does not
-/// print lambda and the counts, which are those that a port of the authors' code attributes to it.
+/// The options of CAT Merging (Sun et al., ICML 2025). The paper and the authors' code leave some
+/// choices open and differ in others. Defaults are the paper's. It does not print lambda and the
+/// counts: their defaults are the values that a port of the authors' code attributes to it.
 namespace catmerge {
 
-/// Directions rule: the `count` largest eigenvalues, of which only the positive ones are taken,
-/// since removal along any other makes Eq. 8 worse. The authors' code takes `count` of either sign.
+/// Directions rule: the positive ones among the `count` largest eigenvalues. Removal along any
+/// other direction makes Eq. 8 worse. The authors' code takes `count` of either sign.
 struct largest {
   index_t count = 4;          ///< c
   bool positive_only = true;  ///< false: of either sign
@@ -25,9 +25,9 @@ struct largest {
 /// positive ones' squares. The authors' code stops one eigenvalue before the share is reached.
 struct energy_share {
   double share = 0.9;  ///< in [0, 1]; 0.9 is this library's choice, no source has a value
-  /// The smallest number that reaches the share, or the largest that stays below it.
+  /// The smallest number of eigenvalues that reaches the share, or the largest that stays below it.
   enum class bound { reach, below };
-  bound stop = bound::reach;  ///< the number of eigenvalues taken
+  bound stop = bound::reach;  ///< reach the share, or stay below it
 };
 
 /// Directions rule: every positive eigenvalue, the minimiser of Eq. 8 over all projections.
@@ -39,7 +39,7 @@ using direction_rule = std::variant<largest, energy_share, all_positive>;
 /// The order in which the bases of all other tasks trim one T_i.
 enum class trim_order {
   sequential,  ///< one after the other, in task order: only the last is removed exactly
-  joint        ///< onto the complement of all at once: free of order, trims more
+  joint        ///< projection off all bases at once: independent of order, trims more
 };
 
 /// The size of a trimmed vector.
@@ -58,46 +58,46 @@ enum class row_weight {
 struct projection_options {
   direction_rule directions = largest{4};         ///< the eigenvectors of G_k to remove
   double lambda = 5;                              ///< weight of the deviation, second term of Eq. 8
-  row_weight weighting = row_weight::sum;         ///< how tasks with more rows count in G_k
+  row_weight weighting = row_weight::sum;         ///< the weight of each task's rows in G_k
   trim_order order = trim_order::sequential;      ///< how the bases of several tasks are applied
   rescale rescaling = rescale::none;              ///< the authors' code: frobenius
-  basis_solver solver = basis_solver::automatic;  ///< speed alone
-  /// Of the Krylov solvers. float weights are multiplied in float if float reaches the tolerance
-  /// (4e-7; the default is 1e-6); in double otherwise, and where float gets no further.
-  /// basis_solver::automatic may give up sooner than `products` says.
+  basis_solver solver = basis_solver::automatic;  ///< affects speed alone
+  /// For the Krylov solvers. Products of float weights are made in float for tolerances of at least
+  /// 4e-7 (the default is 1e-6), else in double. A search that stalls in float goes on in double.
+  /// basis_solver::automatic may give up before `products` products.
   eigen_options eigen{};
 };
 
 /// The trim of scales (mask.hpp).
 struct scale_mask_options {
-  largest coordinates{4};             ///< how many coordinates are removed, of which sign
+  largest coordinates{4};             ///< number of removed coordinates, sign of their scores
   double lambda = 10;                 ///< weight of the deviation in the score
   rescale rescaling = rescale::none;  ///< the authors' code: frobenius
 };
 
 /// The trim of shifts (mask.hpp).
 struct shift_mask_options {
-  index_t count = 4;  ///< how many coordinates are removed
+  index_t count = 4;  ///< the number of removed coordinates
 };
 
 /// CAT Merging of all kinds of parameters.
 struct cat_options {
-  double alpha = 0.4;                          ///< of the sum; best chosen on validation data
+  double alpha = 0.4;                          ///< factor of the sum; choose it on validation data
   projection_options linear{};                 ///< the trim of linear weights
   scale_mask_options scale{};                  ///< the trim of scales
   shift_mask_options shift{};                  ///< the trim of shifts
-  fused_weights fused = fused_weights::split;  ///< linear weights and shifts that have parts
-  /// Measure conflicts after the trim and deviations, which costs about as much as the bases.
+  fused_weights fused = fused_weights::split;  ///< linear weights and shifts with parts
+  /// Measures conflicts and deviations. This costs about as much as the bases.
   bool diagnostics = true;
 
   /// The defaults, by name.
   static cat_options paper() { return {}; }
 
   /// The choices of a port of the authors' code to language models: trimmed vectors are scaled back
-  /// to their norm, ranks are taken whatever the sign of eigenvalue or score, fused weights are one
-  /// matrix. Two of its choices are not copied. It records X_k from the network theta_0 + alpha
-  /// T_k, which is up to whoever records the features. And it takes the *smallest* eigenvalues,
-  /// which raises Eq. 8 above that of no trim at all.
+  /// to their norm, eigenvalues and scores of either sign are taken, fused weights are one matrix.
+  /// Two of its choices are not copied. The port records X_k from the network theta_0 + alpha T_k;
+  /// here the caller records the features. The port takes the *smallest* eigenvalues, which raises
+  /// Eq. 8 above its value without a trim.
   static cat_options port() {
     cat_options o;
     o.linear.directions = largest{4, false};
@@ -149,8 +149,8 @@ inline void validate(const shift_mask_options& options) {
   if (options.count < 0) throw error("the number of masked coordinates cannot be negative");
 }
 
-/// Throws catmerge::error for an alpha that is not finite and for what the three others refuse.
-/// Every call of CAT begins with it.
+/// Throws catmerge::error for an alpha that is not finite and for options that the three overloads
+/// above refuse. Every call of CAT begins with this check.
 inline void validate(const cat_options& options) {
   validate(options.linear);
   validate(options.scale);

@@ -41,10 +41,10 @@ typename Context::matrix side_by_side(Context& c,
   return all;
 }
 
-/// T -= V (U^T T) does what (I - B_m B_m^T) ... (I - B_1 B_1^T) T would, with two products instead
-/// of 2 m: V is [B_1 ... B_m] and U = V M^T, M = (I + L)^-1, where L holds what of V^T V lies below
-/// the blocks B_l^T B_l on the diagonal. (The coefficients of B_j are B_j^T of what B_1 ... B_{j-1}
-/// have left: c_j = B_j^T T - sum_{l < j} B_j^T B_l c_l.)
+/// T -= V (U^T T) applies (I - B_m B_m^T) ... (I - B_1 B_1^T) to T with two products instead of 2
+/// m: V = [B_1 ... B_m], U = V M^T, M = (I + L)^-1. L is the part of V^T V below its diagonal
+/// blocks B_l^T B_l. (B_j acts on T after B_1 ... B_{j-1}, so its coefficients are c_j = B_j^T T -
+/// sum_{l < j} B_j^T B_l c_l.)
 template <class Context>
 struct compact_trim {
   compact_trim(Context& c, const std::vector<typename Context::const_view>& bases, index_t size)
@@ -53,7 +53,7 @@ struct compact_trim {
     c.multiply(1, v, op::transpose, v, op::none, 0, square);
     const small_matrix overlap = c.to_host(square);
     const index_t n = overlap.rows();
-    std::vector<index_t> start;  // of the basis that a column belongs to
+    std::vector<index_t> start;  // of each column: its basis's first column
     for (const auto& b : bases)
       for (index_t j = 0, first = std::ssize(start); j < c.columns(b); ++j) start.push_back(first);
     small_matrix inverse(n, n);  // M^T, by forward substitution
@@ -73,7 +73,7 @@ struct compact_trim {
   typename Context::matrix v, u;
 };
 
-/// An orthonormal basis of the span of several, d_out x (at most the sum of their widths).
+/// An orthonormal basis of the span of several bases, d_out x (at most the sum of their widths).
 template <class Context>
 typename Context::matrix joint_basis(Context& c,
                                      const std::vector<typename Context::const_view>& bases,
@@ -182,10 +182,10 @@ struct project_out_fn {
 
 }  // namespace detail
 
-/// The rule of CAT Merging: the bases that minimise Eq. 8, as removal_basis finds them. A rule of
-/// your own has the same call, and trims by cat_trim_with<your_rule> (trim.hpp).
+/// The rule of CAT Merging: the bases that minimise Eq. 8, as in removal_basis. Your own rule needs
+/// the same operator(); cat_trim_with<your_rule> (trim.hpp) trims by it.
 struct conflict_bases {
-  /// Throws catmerge::error where a G_k leaves the range of double.
+  /// Throws catmerge::error if a G_k leaves the range of double.
   template <class Context>
   removal_bases<Context> operator()(Context& c, const removal_problem<Context>& p) const {
     const index_t tasks = std::ssize(p.vectors);
@@ -209,10 +209,9 @@ struct conflict_bases {
   }
 };
 
-/// B_k, d_out x c: the directions of output space along which the other tasks' vectors disturb task
-/// k's features more than lambda times what removing them costs those tasks. Eq. 8 of CAT Merging
-/// (Sun et al., ICML 2025) is a constant minus tr(B^T G_k B), so these are eigenvectors of the
-/// largest eigenvalues of
+/// B_k, d_out x c: the directions of output space along which the other tasks' conflict with task k
+/// exceeds lambda times the deviation that a removal causes. Eq. 8 of CAT Merging (Sun et al., ICML
+/// 2025) is a constant minus tr(B^T G_k B), so B_k holds eigenvectors of the largest eigenvalues of
 ///
 ///     G_k = sum_{i != k} T_i (X_k^T X_k - lambda X_i^T X_i) T_i^T
 /// @code
@@ -224,8 +223,8 @@ struct conflict_bases {
 /// type. At most min(d_out, (K - 1) n_k) eigenvalues are positive. B is unique up to rotation
 /// within equal eigenvalues: compare B B^T or the value of Eq. 8, never B.
 ///
-/// Throws catmerge::error where k is none of the tasks, tasks or extents do not match, features are
-/// second moments, a value is not finite, or for options as projection_options says.
+/// Throws catmerge::error if k is not a task, tasks or extents do not match, features are second
+/// moments, or a value is not finite, and for options that validate refuses.
 inline constexpr detail::removal_basis_fn removal_basis{};
 
 /// T <- (I - B B^T) T in place: Phi_k(T) of a linear weight, in the stored layout.
@@ -233,8 +232,8 @@ inline constexpr detail::removal_basis_fn removal_basis{};
 /// project_out(B, T);  // and (B, T, context)
 /// @endcode
 /// B: d_out x c, with orthonormal columns (not checked); T: d_out x d_in, or a view of the context,
-/// as a transform has them (const ones, too: they are handles). Throws catmerge::error where B has
-/// another number of rows than T.
+/// as in a transform (even a const view, which is a handle). Throws catmerge::error if B and T
+/// differ in their numbers of rows.
 inline constexpr detail::project_out_fn project_out{};
 
 }  // namespace catmerge

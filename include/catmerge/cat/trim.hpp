@@ -11,12 +11,12 @@ namespace catmerge {
 
 namespace detail {
 
-/// Whether CAT can use statistics of parameters of this kind.
+/// True if CAT uses statistics of parameters of this kind.
 constexpr bool cat_needs_statistics(layer_kind kind) {
   return kind == layer_kind::linear || kind == layer_kind::scale;
 }
 
-/// Whether CAT trims a parameter. Throws for a scale with parts.
+/// True if CAT trims the parameter. Throws for a scale with parts.
 template <class Context>
 bool cat_trims(const layer_problem<Context>& p) {
   if (p.kind == layer_kind::scale && p.parts != 1)
@@ -24,10 +24,10 @@ bool cat_trims(const layer_problem<Context>& p) {
   return p.kind != layer_kind::other && (!cat_needs_statistics(p.kind) || !p.statistics.empty());
 }
 
-/// Trims every T_i by the protections of all other tasks, if there are any. Only: the kind of the
-/// parameter if it is known when the program is compiled, so that a call for one parameter compiles
-/// no more than it uses (the masks are 8 % of what a call for a linear weight takes to compile);
-/// layer_kind::other stands for any.
+/// Trims every T_i by the protections of all other tasks, if CAT trims the parameter. Only: the
+/// parameter's kind, if known at compile time; layer_kind::other for any kind. A known kind saves
+/// the compilation of unused code (the masks are 8 % of the time to compile a call for a linear
+/// weight).
 template <layer_kind Only, class Context, class Bases>
 void trim_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options,
                   const Bases& bases, vector_list<Context> vectors, layer_report& report) {
@@ -55,9 +55,9 @@ void trim_vectors(Context& c, const layer_problem<Context>& p, const cat_options
 /// parameter of kind `other`, and a linear or scale without statistics, stays as it is;
 /// options.alpha plays no part.
 ///
-/// Bases: the rule that finds removal bases of linear weights, called with (context,
-/// removal_problem), which returns removal_bases. The library's is conflict_bases, that of Eq. 8;
-/// one of your own replaces it:
+/// Bases: the rule that finds removal bases of linear weights. Its operator() takes (context,
+/// removal_problem) and returns removal_bases. The library's rule is conflict_bases, by Eq. 8; your
+/// own may replace it:
 /// @code
 /// struct my_bases {
 ///   template <class Context>
@@ -68,7 +68,7 @@ void trim_vectors(Context& c, const layer_problem<Context>& p, const cat_options
 /// @endcode
 template <class Bases>
 struct cat_trim_with {
-  cat_options options{};  ///< apply refuses what validate refuses
+  cat_options options{};  ///< checked by validate in each apply
   Bases bases{};          ///< the rule for linear weights
 
   /// True for linears and scales.
@@ -76,10 +76,10 @@ struct cat_trim_with {
     return detail::cat_needs_statistics(kind);
   }
 
-  /// Trims every T_i in place by the protections of all other tasks. report.trim tells what options
-  /// ask for, of this trim in place of any before it. (After another transform the deviation is
-  /// what both have taken.) Throws catmerge::error where a value is not finite, for scales with
-  /// parts, and for statistics that the kind cannot use.
+  /// Trims every T_i in place by the protections of all other tasks. report.trim describes this
+  /// trim, as far as options ask, and replaces the report of any earlier trim. (After another
+  /// transform the deviation is that of both.) Throws catmerge::error if a value is not finite, for
+  /// scales with parts, and for statistics that the kind cannot use.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
              layer_report& report) const {

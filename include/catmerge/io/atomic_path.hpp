@@ -99,7 +99,7 @@ inline void rename_over_file(const std::filesystem::path& from, const std::files
 }
 
 /// Exchanges the two names at once, if the system can. Elsewhere `to` is missing for a moment; a
-/// kill in it leaves both folders under their partial names.
+/// kill at that moment leaves both folders under their partial names.
 inline void exchange_folders(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (!renamed_with_flags(from, to, exchange)) {
     const std::filesystem::path aside = partial_path(to);

@@ -20,7 +20,7 @@ namespace catmerge::io {
 
 /// The layout of a table of named tensors on the disk.
 enum class checkpoint_format {
-  safetensors_file,     ///< one file, or an index named itself
+  safetensors_file,     ///< one file, or an index given by its path
   npy_folder,           ///< NAME.npy for each tensor
   hugging_face_folder,  ///< model.safetensors (or shards and their index), config.json and more
 };

@@ -16,8 +16,8 @@ namespace catmerge::io {
 static_assert(std::endian::native == std::endian::little,
               "files hold little-endian values, and this library reads them in place");
 
-/// Element types of tensors in files: all that safetensors has, in the order of the reference
-/// implementation (which its writer sorts by, so alignments never fall along the list). Values lie
+/// Element types of tensors in files: all types of safetensors, in the order of the reference
+/// implementation. Its writer sorts by this order: alignments never fall along the list. Values lie
 /// in little-endian order; those smaller than a byte are packed.
 enum class dtype : unsigned char {
   boolean,  ///< one byte, 0 or 1
@@ -78,7 +78,7 @@ constexpr const dtype_row& row_of(dtype type) {
 }
 }  // namespace detail
 
-/// How many types there are; their values are 0 ... dtype_count - 1.
+/// The number of types; their values are 0 ... dtype_count - 1.
 inline constexpr std::size_t dtype_count = detail::dtype_table.size();
 
 /// Bits of one element: those of F4 and F6 do not fill bytes.
@@ -114,7 +114,7 @@ constexpr std::optional<dtype> parse_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-/// The library's type of such values; none for what is not arithmetic on weights (integers,
+/// The library's type of such values; none for types without arithmetic on weights (integers,
 /// booleans, floats of 8 bits and fewer, complex numbers).
 constexpr std::optional<scalar_type> scalar_of(dtype type) {
   return detail::row_of(type).scalar;

@@ -26,8 +26,8 @@ inline bool is_shard_name(std::string_view name) {
 
 }  // namespace detail
 
-/// The contents of a folder that is no checkpoint, and a remedy: a sentence. Throws error if it
-/// cannot be listed.
+/// A sentence on the contents of a folder that is no checkpoint, and a remedy. Throws error if the
+/// folder cannot be listed.
 inline std::string describe_other_folder(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::vector<std::string> names, folders;

@@ -135,8 +135,8 @@ class json_builder {
 
 /// Parses a JSON text from outside. It must be one value, in UTF-8, followed by nothing but white
 /// space, without duplicate keys (the parser alone would keep the last in silence), nested at most
-/// 64 levels deep (files of models need five). Throws error naming `file` and the `part` of it that
-/// the text is ("header").
+/// 64 levels deep (files of models need five). Throws error naming `file` and `part`, the place of
+/// the text in it ("header").
 inline nlohmann::json parse_json(std::string_view text, const std::filesystem::path& file,
                                  const std::string& part) {
   return detail::json_builder(text, file, part).run();

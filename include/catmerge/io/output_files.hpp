@@ -18,7 +18,7 @@
 namespace catmerge::io {
 
 /// Any number of new files that are written at given offsets, in any order. Only some are open at a
-/// time: the one unused for longest is flushed and closed to make room, and reopened when needed.
+/// time: the file unused for longest is flushed and closed to make room, and reopened when needed.
 class output_files {
  public:
   /// A planned file.

@@ -145,8 +145,8 @@ inline void place_safetensors_entries(const std::filesystem::path& file,
 
 }  // namespace detail
 
-/// Parses the bytes of a whole safetensors file and checks all of it but the values. Throws error
-/// that names the file, the tensor, the expected and the found.
+/// Parses the bytes of a whole safetensors file and checks everything except the values. Throws
+/// error naming the file, the tensor, the expected value and the value found.
 inline safetensors_contents parse_safetensors(std::span<const std::byte> bytes,
                                               const std::filesystem::path& file) {
   constexpr std::size_t prefix = 8;

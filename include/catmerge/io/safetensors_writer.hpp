@@ -17,9 +17,9 @@
 
 namespace catmerge::io {
 
-/// The layout of a safetensors file, byte for byte that of the reference implementation but for the
-/// order of metadata. Larger types come first, sorted by name within a type, so that every tensor
-/// is aligned to its type. The ledger counts the bytes written.
+/// The layout of a safetensors file, byte for byte as by the reference implementation, except for
+/// the order of metadata. Larger types come first, sorted by name within a type, so that every
+/// tensor is aligned to its type. The ledger counts the bytes written.
 class safetensors_layout {
  public:
   /// Throws error, naming `file`, if a name is declared twice or is "__metadata__", or if a text is

@@ -52,7 +52,7 @@ class sharded_writer final : public tensor_sink {
                  const metadata_t& metadata, std::uint64_t most, std::filesystem::path reported)
       : folder_(std::move(folder)), reported_(std::move(reported)) {
     // Names, types and shapes are checked across shards: two of them might declare the same tensor.
-    // (Its slots are not used.)
+    // (Only the sizes of its slots are used.)
     const write_ledger all(reported_, tensors);
     for (const auto& slot : all.slots()) total_ += slot.size;
     auto shards = plan_shards(std::move(tensors), most);

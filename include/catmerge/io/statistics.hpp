@@ -49,7 +49,7 @@ struct statistics_entry {
   statistics_form form = statistics_form::rows;  ///< the form of `data`
   const tensor_entry* data = nullptr;  ///< in an open file, never null; shaped by the form
   std::int64_t row_count = 0;          ///< n >= 1, the number of input rows
-  std::string owner;  ///< the parameter of the entry: equal for those that share it
+  std::string owner;  ///< the entry's own parameter, the same for all that share it
 };
 
 namespace detail {
@@ -93,7 +93,7 @@ inline std::int64_t parse_row_count(const std::filesystem::path& file, const std
 
 }  // namespace detail
 
-/// An open file of features. All of it is checked but the values.
+/// An open file of features. Everything except the values is checked.
 class statistics_file {
  public:
   /// Throws error, naming the file and the tensor, if the file cannot be read or breaks the format.

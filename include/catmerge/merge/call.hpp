@@ -15,7 +15,7 @@ struct merge_result {
   layer_report report;  ///< not every method fills every field
 };
 
-/// Calls of methods for one parameter. A Method is made from its `options`, which are a member.
+/// Calls of methods for one parameter. A Method is made from its member `options`.
 namespace detail {
 
 /// Scans and merges one parameter by `method`, from typed tensors into a typed tensor.
@@ -38,7 +38,7 @@ merge_result<result_t<Base>> merge_one(Context& c, const Method& method,
   return result;
 }
 
-/// The sentences for a base and experts that no method can merge.
+/// Stops compilation, with a sentence, if no method can merge these types of base and experts.
 template <class Base, class Experts>
 constexpr bool require_parameters() {
   static_assert(require_makeable<Base>());
@@ -47,7 +47,7 @@ constexpr bool require_parameters() {
   return true;
 }
 
-/// The sentences for several weights: a range of bases, and for each task a range of experts.
+/// The same for several weights: a range of bases, and for each task a range of experts.
 template <class Bases, class Experts>
 constexpr bool require_parameter_group() {
   static_assert(require_tensors<Bases>());
@@ -60,7 +60,7 @@ constexpr bool require_parameter_group() {
 template <class Method>
 using options_of = std::remove_cvref_t<decltype(std::declval<Method&>().options)>;
 
-/// The sentences for a base and experts of this kind of parameter.
+/// The same for a parameter of this kind.
 template <layer_kind Kind, class Base, class Experts>
 constexpr bool require_call() {
   static_assert(require_parameters<Base, Experts>());

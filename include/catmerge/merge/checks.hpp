@@ -49,8 +49,9 @@ void check_shapes(Context& c, const layer_problem<Context>& p) {
   }
 }
 
-/// Throws if a result is not finite, and names the input at fault, or the result. (A value of an
-/// input that is not finite stays so in the merged parameter: checking that is enough.)
+/// Throws if a result is not finite. The message names the first input that is not finite or, if
+/// all inputs are finite, the result. (A non-finite input makes the result non-finite, so a finite
+/// result is enough.)
 template <class Context>
 void check_finite(Context& c, const layer_problem<Context>& p, typename Context::const_view result,
                   const std::string& what = ": the merged parameter") {

@@ -10,8 +10,8 @@
 
 /// @file
 /// Methods made of methods: a transform before a method, another method for some parameters, other
-/// settings for some, a measurement around one. merge_stream and all other calls take them as they
-/// take a method, and run the scans of their parts.
+/// settings for some, a measurement around one. merge_stream and all other calls take them like any
+/// method, and run the scans of their parts.
 ///
 /// @code
 /// auto trimmed_ties = chain{cat_trim{}, ties_method{}};
@@ -55,24 +55,24 @@ struct task_weights {
   }
 };
 
-/// A vector_transform, followed by a vector_method on the transformed vectors; or by a second
-/// transform, which makes a transform of both. The first's scans come first; the second's scans
-/// read the transformed vectors.
+/// A vector_transform, followed by a vector_method on the transformed vectors. If the second is a
+/// transform, too, the chain is a transform. The first's scans come first; the second's scans read
+/// the transformed vectors.
 template <class First, class Second>
 struct chain {
   First first;    ///< a vector_transform
   Second second;  ///< a vector_method, or a vector_transform
 
-  /// True if either needs them.
+  /// True if either part needs statistics.
   bool needs_statistics(layer_kind kind) const {
     return catmerge::needs_statistics(first, kind) || catmerge::needs_statistics(second, kind);
   }
-  /// True if either needs them.
+  /// True if either part needs importances.
   bool needs_importance() const {
     return catmerge::needs_importance(first) || catmerge::needs_importance(second);
   }
 
-  bool scan_wanted() const {  ///< by either
+  bool scan_wanted() const {  ///< true if either part wants a scan
     return catmerge::scan_wanted(first) || catmerge::scan_wanted(second);
   }
   /// Scans for the first until its scans are done, then for the second.
@@ -83,7 +83,7 @@ struct chain {
     first.apply(c, p, vectors, unused);
     catmerge::scan_parameter(second, c, p, vectors);
   }
-  void end_scan() {  ///< of the part that was scanned
+  void end_scan() {  ///< ends the pass of the scanned part
     catmerge::scan_wanted(first) ? catmerge::end_scan(first) : catmerge::end_scan(second);
   }
 
@@ -112,14 +112,14 @@ template <class First, class Second>
 chain(First, Second) -> chain<First, Second>;
 
 /// One method for the parameters for which `choose(problem)` is true, another for the rest. Each
-/// method scans its own parameters alone: TIES' quantile is over those.
+/// method scans its own parameters alone: TIES' quantile is taken over these.
 template <class Choose, class Method, class Rest>
 struct where {
-  Choose choose;  ///< bool(const layer_problem<Context>&), of kind, parts, names, extents
+  Choose choose;  ///< bool(const layer_problem<Context>&): may use kind, parts, names, extents
   Method method;  ///< a merging_method
   Rest rest;      ///< a merging_method
 
-  /// True if either needs them.
+  /// True if either part needs statistics.
   bool needs_statistics(layer_kind kind) const {
     return catmerge::needs_statistics(method, kind) || catmerge::needs_statistics(rest, kind);
   }
@@ -128,12 +128,12 @@ struct where {
   bool wants_statistics(const layer_problem<Context>& p) const {
     return choose(p) ? catmerge::wants_statistics(method, p) : catmerge::wants_statistics(rest, p);
   }
-  /// True if either needs them.
+  /// True if either part needs importances.
   bool needs_importance() const {
     return catmerge::needs_importance(method) || catmerge::needs_importance(rest);
   }
 
-  bool scan_wanted() const {  ///< by a method with parameters of its own
+  bool scan_wanted() const {  ///< true if a method with parameters wants a scan
     return (catmerge::scan_wanted(method) && !unused_[0]) ||
            (catmerge::scan_wanted(rest) && !unused_[1]);
   }
@@ -145,7 +145,7 @@ struct where {
     if (mine && catmerge::scan_wanted(method)) catmerge::scan_parameter(method, c, p, vectors);
     if (!mine && catmerge::scan_wanted(rest)) catmerge::scan_parameter(rest, c, p, vectors);
   }
-  void end_scan() {  ///< of both methods, if they want one
+  void end_scan() {  ///< ends the pass of each method that wants a scan
     for (const int i : {0, 1}) unused_[i] = !seen_[i];
     if (seen_[0] && catmerge::scan_wanted(method)) catmerge::end_scan(method);
     if (seen_[1] && catmerge::scan_wanted(rest)) catmerge::end_scan(rest);
@@ -185,10 +185,10 @@ struct adjusted {
   Method method;  ///< a merging_method
   Adjust adjust;  ///< void(const layer_problem<Context>&, Method&)
 
-  Method& wrapped() { return method; }              ///< its optional members are those of this
+  Method& wrapped() { return method; }              ///< supplies the optional members
   const Method& wrapped() const { return method; }  ///< likewise
 
-  /// By the adjusted method.
+  /// Merges by the adjusted method.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {
@@ -200,7 +200,7 @@ struct adjusted {
   /// 1: combine has applied the factor, which may be adjusted.
   static constexpr double factor() { return 1; }
 
-  /// By the adjusted method, a vector_method.
+  /// Combines by the adjusted method, a vector_method.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {

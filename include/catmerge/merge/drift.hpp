@@ -15,15 +15,15 @@ template <class Method>
 struct with_drift {
   Method method;  ///< a merging_method
 
-  /// True for linears and scales, and if the method needs them.
+  /// True for linears and scales; for other kinds, if the method needs statistics.
   bool needs_statistics(layer_kind kind) const {
     return kind == layer_kind::linear || kind == layer_kind::scale ||
            catmerge::needs_statistics(method, kind);
   }
-  Method& wrapped() { return method; }              ///< its optional members are those of this
+  Method& wrapped() { return method; }              ///< supplies the optional members
   const Method& wrapped() const { return method; }  ///< likewise
 
-  /// By the method, then the measurement.
+  /// Merges by the method, then measures the drift.
   template <class Context>
   layer_report merge(Context& c, const layer_problem<Context>& p,
                      typename Context::view out) const {

@@ -9,7 +9,7 @@
 /// Calls of methods that need features or importances beside task vectors.
 namespace catmerge::detail {
 
-/// The sentence for a call without features, or with options in their place.
+/// Stops compilation, with a sentence, for a call without features or with options in their place.
 template <class Features, class Options = Features>
 constexpr bool require_features_given() {
   static_assert(!std::is_same_v<Features, Options>,

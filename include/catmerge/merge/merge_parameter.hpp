@@ -10,7 +10,7 @@ namespace catmerge {
 
 namespace detail {
 
-/// True for contexts. They are told apart from ranges of features by their `domain`.
+/// True for contexts. Their `domain` tells them apart from ranges of features.
 template <class C>
 concept has_own_domain = requires {
   typename C::domain;
@@ -81,9 +81,9 @@ struct merge_parameter_fn : braced_experts {
 ///
 /// Each form also takes a context as the last argument. A layer_problem<Context> in place of the
 /// kind also holds parts, statistics, importances (its views must outlive the call) and names for
-/// messages; its base and experts are filled in, and the context is required. Returns a
-/// merge_result, `merged` of base's family and compute type. Throws catmerge::error if there are no
-/// experts, tasks or extents do not match, or a value is not finite, and as the method does.
+/// messages. The call sets its base and experts and requires the context. Returns a merge_result,
+/// `merged` of base's family and compute type. Throws catmerge::error if there are no experts,
+/// tasks or extents do not match, or a value is not finite, and as the method does.
 inline constexpr detail::merge_parameter_fn merge_parameter{};
 
 }  // namespace catmerge

@@ -34,7 +34,7 @@ namespace catmerge {
 /// A useful method: examples/own_method.cpp. Optional members of methods and transforms:
 /// - `needs_statistics(kind)`, const: true if statistics of parameters of this kind are used;
 /// - `wants_statistics(problem)`, const: false if missing statistics of this parameter change
-///   nothing; without it, needs_statistics of the kind;
+///   nothing; by default needs_statistics(kind);
 /// - `needs_importance()`, const: true if importances are used;
 /// - `sees_matrices`, static, true: tables and embeddings must come whole, not in pieces of rows;
 /// - a scan, if the method reads the whole model before it merges any parameter (TIES' thresholds):
@@ -75,8 +75,9 @@ concept vector_transform = requires(const T& t, Context& c, const layer_problem<
   t.apply(c, p, vectors, report);
 };
 
-/// A method around another one, which its `wrapped()` returns, const and not. Optional members that
-/// it lacks are those of the wrapped one. Models: adjusted, with_drift, consensus_method.
+/// A method around another one. `wrapped()`, const and non-const, returns that method, which
+/// supplies the optional members that the wrapper lacks. Models: adjusted, with_drift,
+/// consensus_method.
 template <class M>
 concept method_wrapper = requires(const M& m) {
   m.wrapped();
@@ -142,7 +143,7 @@ void end_scan(M& m) {
 
 namespace detail {
 
-/// The sentence for an M that is no merging_method for this context.
+/// Stops compilation, with a sentence, unless M is a merging_method for this context.
 template <class M, class Context>
 constexpr bool require_method() {
   static_assert(merging_method<M, Context>,

@@ -13,8 +13,8 @@ namespace catmerge {
 struct layer_names {
   std::string parameter;           ///< the parameter's name in its checkpoint
   std::vector<std::string> tasks;  ///< the tasks' names, in the order of the experts
-  std::string whole{};             ///< of a piece of a tensor: the tensor's name
-  index_t first_row = 0;           ///< of a piece of a tensor: its first row there
+  std::string whole{};             ///< the larger tensor's name, if this is a piece of one
+  index_t first_row = 0;           ///< the piece's first row in the larger tensor
 
   /// "PARAMETER: expert 'TASK'".
   std::string expert(index_t k) const { return about(": expert '", k); }

@@ -15,7 +15,7 @@ enum class basis_solver {
   automatic,  ///< the cheapest by a count of operations; dense if a search takes longer
   dense,      ///< G_k is formed and decomposed
   shifts,     ///< block Krylov on the stacked feature shifts
-  weights     ///< block Krylov on the weights, nothing formed
+  weights     ///< block Krylov on the weights, without forming a matrix
 };
 
 /// Directions or coordinates removed from the other tasks' vectors to protect one task.
@@ -74,7 +74,7 @@ struct trim_report {
 
 /// The report of the merge of one parameter.
 struct layer_report {
-  layer_kind kind = layer_kind::other;           ///< the parameter's kind, as the merge took it
+  layer_kind kind = layer_kind::other;           ///< the parameter's kind in the merge
   fallback_rule fallback = fallback_rule::none;  ///< the rule in place of the method's own, if any
   /// CAT's trims; empty for other methods, if no trim applies, and if statistics are missing.
   std::optional<trim_report> trim{};

@@ -12,7 +12,7 @@
 #include <vector>
 
 /// @file
-/// Concepts for the parameters of whole networks: where they come from and where they go.
+/// Concepts for the parameters of whole networks: their sources and sinks.
 namespace catmerge {
 
 /// One parameter as a source describes it.
@@ -21,8 +21,8 @@ struct parameter_info {
   layer_kind kind = layer_kind::other;  ///< the parameter's effect on features
   index_t parts = 1;                    ///< fused linears or shifts: equal blocks of rows
   bool transposed = false;  ///< stored d_in x d_out (GPT-2's Conv1D): source and sink transpose it
-  std::string whole{};      ///< of rows of a larger tensor (a table): the name of that tensor
-  index_t first_row = 0;    ///< of rows of a larger tensor: the first one
+  std::string whole{};      ///< the larger tensor's name, if this is a piece of one (a table)
+  index_t first_row = 0;    ///< the piece's first row in the larger tensor
 };
 
 /// Parameters that share an input (q, k, v), or one alone: the unit of streaming.
@@ -36,8 +36,8 @@ using parameter_group = std::vector<parameter_info>;
 /// - `groups()`: a vector of parameter_group, in the order in which they are merged;
 /// - `base(parameter)` and `expert(k, parameter)`: makeable tensors of one domain, by value (a
 ///   handle) or by reference;
-/// - `release(group)`: the tensors of this group are not needed until they are asked for again,
-///   which happens only for methods with scans.
+/// - `release(group)`: the tensors of this group may be freed. Only methods with scans ask for them
+///   again.
 ///
 /// @code
 /// struct networks {
@@ -68,7 +68,7 @@ concept parameter_source = requires(S& s, const parameter_info& p, const paramet
 /// Requirements:
 /// - `get(k, parameter)`: statistics of the parameter's input on task k's calibration samples, a
 ///   std::optional<statistics_view<Domain>>, empty if there are none; valid until release;
-/// - `release(group)`: the statistics of this group are not needed until they are asked for again;
+/// - `release(group)`: the statistics of this group may be freed until the next `get`;
 /// - `importance(k, parameter)`, only for methods that use it: how much each entry of the parameter
 ///   matters to task k, a std::optional<context<Domain>::const_view> of the parameter's shape.
 ///
@@ -114,7 +114,7 @@ struct no_statistics {
 
 /// The report of merge_stream on one parameter.
 struct parameter_report {
-  std::string name;                 ///< as the source has it
+  std::string name;                 ///< the name in the source
   layer_report layer;               ///< the method's report
   bool missing_statistics = false;  ///< the method could have used statistics, and there were none
   bool missing_importance = false;  ///< the method uses importances, and there were none
@@ -130,7 +130,7 @@ template <class S>
 using source_expert_t =
     decltype(std::declval<S&>().expert(index_t{}, std::declval<const parameter_info&>()));
 
-/// The sentences for an S that is no parameter_source in this domain.
+/// Stops compilation, with a sentence, unless S is a parameter_source in this domain.
 template <class S, class Domain>
 constexpr bool require_source() {
   static_assert(
@@ -170,7 +170,7 @@ constexpr bool require_source() {
   return true;
 }
 
-/// The sentences for an S that is no statistics_source in this domain.
+/// Stops compilation, with a sentence, unless S is a statistics_source in this domain.
 template <class S, class Domain>
 constexpr bool require_statistics_source() {
   static_assert(
@@ -186,7 +186,7 @@ constexpr bool require_statistics_source() {
   return true;
 }
 
-/// The sentence for an S that is no parameter_sink of these tensors.
+/// Stops compilation, with a sentence, unless S is a parameter_sink of these tensors.
 template <class S, class Tensor>
 constexpr bool require_sink() {
   static_assert(parameter_sink<S, Tensor>,

@@ -157,7 +157,7 @@ struct merge_stream_fn {
 /// Each scan reads and releases the whole source, as the merge does. A linear or scale that lacks
 /// statistics of one task is merged without any, and its report says so. Throws catmerge::error,
 /// naming parameter and task, if shapes or statistics do not fit, and as the method does; the sink
-/// then keeps what it has received, and the current group is not released. Whole programs:
+/// then keeps the tensors received so far, and the current group is not released. Whole programs:
 /// examples/embedding.cpp, examples/own_method.cpp.
 inline constexpr detail::merge_stream_fn merge_stream{};
 

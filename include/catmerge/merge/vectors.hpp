@@ -6,8 +6,8 @@
 
 namespace catmerge {
 
-/// T_i of every task, in double if base or expert is. Throws catmerge::error, naming the expert, if
-/// a T_i is not finite.
+/// T_i of every task, in double if base or expert is double. Throws catmerge::error, naming the
+/// expert, if a T_i is not finite.
 template <class Context>
 std::vector<typename Context::matrix> form_vectors(Context& c, const layer_problem<Context>& p) {
   std::vector<typename Context::matrix> vectors(p.experts.size());

@@ -20,14 +20,14 @@
 ///     theta =  theta_0 + alpha sum_k T_k
 namespace catmerge {
 
-/// Choices of Model Breadcrumbs. The shares are those of the example in mergekit's documentation,
-/// alpha is the default of the authors' script, in which the shares have none.
+/// Settings of Model Breadcrumbs. The default shares are those of the example in mergekit's
+/// documentation. The default alpha is that of the authors' script, which has no default shares.
 struct breadcrumbs_options {
   /// The share of a task vector's entries that stay: floor(n density) of n. (mergekit's default is
   /// 1, which drops nothing.)
   double density = 0.9;
-  /// The share of largest entries that go: floor(n gamma), or fewer where the density leaves less
-  /// to drop. The smallest entries are the rest of what goes.
+  /// The share of largest entries to drop: floor(n gamma), or fewer if the density leaves fewer to
+  /// drop. All other dropped entries are the smallest.
   double gamma = 0.01;
   double alpha = 0.4;  ///< the factor of the sum
 };
@@ -43,27 +43,27 @@ inline void validate(const breadcrumbs_options& options) {
 }
 
 /// The masks of Model Breadcrumbs alone, as a transform of task vectors (method.hpp):
-/// `chain{breadcrumbs_trim{}, ties_elect{}}`. Of each T_k's magnitudes, sorted, the floor(n
-/// density) that come before the floor(n gamma) largest stay, and what equals the first or the last
-/// of them. For every parameter, each by itself; needs nothing but vectors. alpha plays no part.
+/// `chain{breadcrumbs_trim{}, ties_elect{}}`. Of each T_k's sorted magnitudes, the floor(n density)
+/// before the floor(n gamma) largest stay, and all that equal the first or the last of these.
+/// Applies to every parameter by itself; needs nothing but vectors. alpha is not used.
 ///
 /// The paper masks each layer. The authors' code masks each row of a matrix (counts are floor(d_in
 /// share)), takes the two shares as kept and removed, and keeps scalars. mergekit's `breadcrumbs`
 /// has the counts above; of equal entries it keeps as many as the count says, and it drops a whole
 /// vector if floor(n gamma) is 0.
 struct breadcrumbs_trim {
-  breadcrumbs_options options{};  ///< apply refuses what validate refuses
+  breadcrumbs_options options{};  ///< checked by validate in each apply
 
   static constexpr bool sees_matrices = true;  ///< counts are those of the whole tensor
 
-  /// Makes every entry that goes zero.
+  /// Sets the dropped entries to zero.
   template <class Context>
   void apply(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
              layer_report&) const {
     validate(options);
     for (const auto& t : vectors) {
       const auto [least, most] = kept_magnitudes(c, t);
-      // In double, where "at least" is "above the double before".
+      // In double "at least x" is "above the double before x".
       const double below = std::nextafter(least, -std::numeric_limits<double>::infinity());
       detail::for_strips(c, t, [&, most = most](const detail::strip<Context>& cut) {
         auto size = cut.make(scalar_type::f64), kept = cut.make(scalar_type::f64),
@@ -82,7 +82,7 @@ struct breadcrumbs_trim {
     double least, most;
   };
 
-  /// The smallest and the largest magnitude that stay; none does if the first is infinite.
+  /// The smallest and the largest magnitude that stay; none stays if the first is infinite.
   template <class Context>
   range kept_magnitudes(Context& c, const typename Context::const_view& t) const {
     const auto n = static_cast<std::uint64_t>(c.rows(t) * c.columns(t));
@@ -113,14 +113,14 @@ struct breadcrumbs_trim {
 
 /// Model Breadcrumbs as a method (method.hpp): breadcrumbs_trim, then the sum. For every parameter.
 struct breadcrumbs_method {
-  breadcrumbs_options options{};  ///< merge refuses what validate refuses
+  breadcrumbs_options options{};  ///< checked by validate in each merge
 
   static constexpr bool sees_matrices = breadcrumbs_trim::sees_matrices;  ///< as the trim
 
   /// alpha.
   double factor() const { return options.alpha; }
 
-  /// tau = the sum of what the trim leaves of the T_k, added in the order of the tasks.
+  /// tau = the sum of the trimmed T_k, added in the order of the tasks.
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
@@ -135,8 +135,8 @@ struct breadcrumbs_method {
 /// @endcode
 /// base: a tensor of any shape; experts: a range of K of its shape, in its domain, or of references
 /// to such. Returns a merge_result, `merged` of base's family and compute type. Throws
-/// catmerge::error where there are no experts, shapes differ or a value is not finite, and for
-/// options as validate says.
+/// catmerge::error if there are no experts, shapes differ or a value is not finite, and for options
+/// as validate says.
 inline constexpr detail::vectors_fn<breadcrumbs_method, layer_kind::other> breadcrumbs{};
 
 }  // namespace catmerge

@@ -25,7 +25,7 @@
 ///     1. T_i = theta_i - theta_0 for every task i                       (merge/vectors.hpp)
 ///     2. X_i: the rows that enter the layer, or their X_i^T X_i         (features/statistics.hpp)
 ///     3. linear weight: Phi_k(T) = (I - B_k B_k^T) T, B_k the leading
-///        eigenvectors of G_k, whose trace over B_k is what Eq. 8 gains  (cat/projection.hpp)
+///        eigenvectors of G_k: the gain in Eq. 8 is tr(B_k^T G_k B_k)    (cat/projection.hpp)
 ///     4. scale, shift: Phi_k(T) = T - m_k o T, m_k the coordinates
 ///        with the largest gain                                          (cat/mask.hpp)
 ///     5. T_i' = Phi_K ... Phi_1 T_i, without Phi_i                      (cat/trim.hpp)
@@ -36,7 +36,7 @@ namespace catmerge {
 
 namespace detail {
 
-/// tau = sum_i T_i'. Only: as trim_vectors has it.
+/// tau = sum_i T_i'. Only: as in trim_vectors.
 template <layer_kind Only, class Context>
 void sum_trimmed(Context& c, const layer_problem<Context>& p, const cat_options& options,
                  vector_list<Context> vectors, const typename Context::view& tau,

@@ -21,8 +21,8 @@ struct consensus_options {
   double alpha = 0.3;  ///< the factor of the masked vector, chosen on validation data
 };
 
-/// Throws catmerge::error for no lambda, one that is negative or not finite, a negative k and an
-/// alpha that is not finite.
+/// Throws catmerge::error without a lambda, for a lambda that is negative or not finite, a negative
+/// k and an alpha that is not finite.
 inline void validate(const consensus_options& options) {
   if (options.lambda.empty()) throw error("Consensus: there is no lambda");
   for (const double l : options.lambda)
@@ -37,7 +37,7 @@ inline void validate(const consensus_options& options) {
 /// 2405.07813), entry by entry: T_mtl is Inner's merged task vector, without Inner's factor,
 ///
 ///     m_t   = |T_t| > lambda_t |T_mtl - T_t|     (the entry matters to task t)
-///     theta = theta_0 + alpha (m o T_mtl),   m = 1 where at least k of the m_t are, else 0
+///     theta = theta_0 + alpha (m o T_mtl),   m = 1 where at least k of the m_t are 1, else 0
 ///
 /// Inner is any vector_method (method.hpp). The paper's first choice is Task Arithmetic with T_mtl
 /// = sum_t T_t, its second ties_method with ties_merge::sum. Applies to every parameter. Inner gets
@@ -51,7 +51,7 @@ struct consensus_method {
   consensus_options options{};  ///< checked by validate in each merge
   Inner inner{};                ///< a vector_method; its factor is not used
 
-  Inner& wrapped() { return inner; }              ///< its optional members are those of this
+  Inner& wrapped() { return inner; }              ///< supplies the optional members
   const Inner& wrapped() const { return inner; }  ///< likewise
   /// alpha.
   double factor() const { return options.alpha; }

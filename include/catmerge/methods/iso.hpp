@@ -93,7 +93,7 @@ struct iso_method {
     sum.write(leveled(sum.values(), r), tau);
   }
 
-  /// As many values, each the mean of r values: these, and zeros.
+  /// Replaces each value by the mean over r values: the given ones and zeros.
   static std::vector<double> leveled(const std::vector<double>& values, index_t r) {
     double mean = 0;
     for (const double s : values) mean += s / static_cast<double>(r);
@@ -110,7 +110,7 @@ struct iso_method {
     return (std::min)(below + (up ? 1 : 0), r / tasks);
   }
 
-  /// The leading directions of T - U U^T T, which overwrites `room`, but none within T's rounding.
+  /// The leading directions of T - U U^T T, formed in `room`, without those within T's rounding.
   template <class Context>
   static detail::thin_svd<Context> remainder(Context& c, typename Context::const_view t,
                                              const detail::thin_svd<Context>& common, index_t count,

@@ -164,7 +164,7 @@ struct pcb_method {
   detail::task_thresholds magnitudes_, scores_;
 };
 
-/// PCB-Merging of one parameter, as pcb_method of a model with no other.
+/// PCB-Merging of one parameter, as pcb_method of a model with this parameter alone.
 /// @code
 /// auto [merged, report] = pcb(base, experts);  // and (base, experts, options[, context])
 /// @endcode

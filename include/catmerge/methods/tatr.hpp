@@ -175,7 +175,7 @@ struct tatr_fn : importance_fn<tatr_method, layer_kind::other>,
 
 }  // namespace detail
 
-/// TATR of one parameter, as tatr_method of a model with no other.
+/// TATR of one parameter, as tatr_method of a model with this parameter alone.
 /// @code
 /// auto [merged, report] = tatr(base, experts, sensitivities);  // and (..., options[, context])
 /// auto [again, why] = tatr(base, experts, {.zero_shot = true});  // and (..., options, context)

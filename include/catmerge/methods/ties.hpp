@@ -26,9 +26,9 @@ enum class ties_merge {
 /// Settings of TIES. Defaults are the paper's for merging without validation data.
 struct ties_options {
   /// The share of each task's entries that the trim keeps: of n entries in the whole model the
-  /// floor(n density) + 1 largest in magnitude, with all equals of the smallest of these; all n if
-  /// there are no more. The authors' code and FusionBench's keep the same entries; mergekit keeps
-  /// floor(n density) of each parameter.
+  /// floor(n density) + 1 largest in magnitude (at most n) and all that equal the smallest of
+  /// these. The authors' code and FusionBench's keep the same entries; mergekit keeps floor(n
+  /// density) of each parameter.
   double density = 0.2;
   double alpha = 1;                     ///< the factor of tau; lambda in the paper
   ties_merge merge = ties_merge::mean;  ///< of the values with the elected sign
@@ -128,7 +128,7 @@ struct ties_elect {
     validate(options);
     if (!scanned_) throw error("TIES merges a parameter after all have passed its scans");
     detail::for_strips(c, tau, [&](const detail::strip<Context>& cut) {
-      // The elected signs, 1 and -1: minus if -sgn(sum) is 1, or 0 unless plus has the majority.
+      // The elected signs, 1 and -1: minus if sum < 0, or if sum = 0 and plus has no majority.
       auto sum = cut.sum(vectors), minus = cut.make(scalar_type::f32);
       c.map(entry_function::sign, 0, sum, minus);
       c.scale(-1, minus);
@@ -196,7 +196,7 @@ struct ties_method {
   ties_elect elect_;
 };
 
-/// TIES of one parameter, as ties_method of a model with no other.
+/// TIES of one parameter, as ties_method of a model with this parameter alone.
 /// @code
 /// auto [merged, report] = ties(base, experts);  // and (base, experts, options[, context])
 /// @endcode

@@ -39,7 +39,8 @@ class glob {
   /// The pattern as written.
   const std::string& pattern() const { return pattern_; }
 
-  /// The patterns without braces that this one stands for. A name matches if one of them does.
+  /// The patterns without braces that this one stands for. A name matches if it matches one of
+  /// them.
   const std::vector<std::string>& alternatives() const { return plain_; }
 
   /// True if the whole of `name` matches, dots and case as written.

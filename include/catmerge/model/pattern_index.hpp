@@ -75,7 +75,7 @@ class pattern_index {
     return dot == std::string_view::npos ? name : name.substr(dot + 1);
   }
 
-  /// The list for the longest end, of one or two whole components, that every match has.
+  /// The list of the longest end, one or two whole components, that all matches share.
   list& list_for(const std::string& plain) {
     const std::size_t wild = plain.find_last_of("*?");
     const bool literal = wild == std::string::npos;

@@ -20,10 +20,10 @@ struct solver_costs {
   }
 };
 
-/// The cost of each solver for some tasks, counted from the extents; infinite for one that cannot
-/// be used. The constants: products of m rows run at m / (m + 16) of that rate; block
-/// Krylov takes some 11 vectors for each that is wanted; the dense solver, in double, takes as long
-/// as 28 n^3 operations, and twice that once the matrix has left the cache (n > 1024).
+/// The cost of each solver for some tasks, counted from the extents; infinite for a solver that
+/// cannot be used. The constants: products of m rows run at m / (m + 16) of the full rate; block
+/// Krylov takes about 11 vectors for each wanted one; the dense solver, in double, takes as long as
+/// 28 n^3 operations, and twice that if the matrix exceeds the cache (n > 1024).
 /// benchmarks/README.md compares this count with the clock.
 template <class Context>
 solver_costs cost_of_solvers(
@@ -32,7 +32,7 @@ solver_costs cost_of_solvers(
     const std::vector<index_t>& tasks, const direction_rule& rule) {
   constexpr double never = std::numeric_limits<double>::infinity();
   const auto* few = std::get_if<largest>(&rule);
-  if (few == nullptr) return {never, never, 0, 0, 0};  // all positive eigenvalues are asked for
+  if (few == nullptr) return {never, never, 0, 0, 0};  // all positive eigenvalues are needed
   const double d_out = static_cast<double>(c.rows(vectors[0])),
                d_in = static_cast<double>(c.columns(vectors[0])),
                all = static_cast<double>(vectors.size()), some = static_cast<double>(tasks.size()),
@@ -54,15 +54,15 @@ solver_costs cost_of_solvers(
           shifts_product, weights_product};
 }
 
-/// How removal bases are found.
+/// The solver of removal bases and its limit.
 struct basis_plan {
   basis_solver solver;  ///< not automatic
-  index_t products;     ///< after so many of each G_k a search is given up
+  index_t products;     ///< the most products with a G_k before its search is given up
 };
 
-/// As the options say. If the solver is left to the library, a search whose products have cost
-/// twice what the dense solver would is given up for it: spectra without gaps, or without anything
-/// positive to be found, are that slow.
+/// The plan by the options. If these leave the solver to the library, it limits the products of a
+/// search to twice the cost of the dense solver, which then takes over. Spectra without gaps, or
+/// without positive eigenvalues, are that slow.
 template <class Context>
 basis_plan plan_bases(Context& c, const std::vector<typename Context::const_view>& vectors,
                       const std::vector<statistics_view<typename Context::domain>>& statistics,

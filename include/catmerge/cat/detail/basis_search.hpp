@@ -9,16 +9,16 @@
 #include <catmerge/numeric/eigen_search.hpp>
 #include <memory>
 
-/// From G_k to the removal basis: which eigenvalues are taken, by which solver.
+/// From G_k to the removal basis: the selection of eigenvalues and the solvers.
 namespace catmerge::detail {
 
-/// An eigenvalue counts as positive above this: d_out times the rounding of G_k times max|lambda|.
-/// Without it the zeros of a low-rank G_k come out "positive" by rounding.
+/// The threshold of positive eigenvalues: d_out times the rounding of G_k times max|lambda|.
+/// Without it, rounding makes zeros of a low-rank G_k "positive".
 inline double positive_above(index_t size, double rounding, double magnitude) {
   return static_cast<double>(size) * rounding * magnitude;
 }
 
-/// How many of the eigenvalues (descending) the rule takes.
+/// The number of eigenvalues (descending) that the rule takes.
 inline index_t directions_taken(const direction_rule& rule, const std::vector<double>& values,
                                 double threshold) {
   index_t positive = 0;
@@ -43,7 +43,8 @@ inline index_t directions_taken(const direction_rule& rule, const std::vector<do
   return count;
 }
 
-/// Notes in `result` what the rule takes of the eigenvalues (descending); returns how many.
+/// Stores in `result` the eigenvalues (of a descending list) that the rule takes; returns their
+/// number.
 template <class Result>
 index_t take_directions(const direction_rule& rule, const std::vector<double>& values,
                         double threshold, Result& result) {
@@ -76,8 +77,8 @@ void dense_basis(Context& c, conflict_gram<Context>& g, index_t k, const directi
   result.spectrum = std::move(values);
 }
 
-/// The searches for the leading eigenvectors of several G_k, side by side: what they multiply next
-/// is multiplied together.
+/// The searches for the leading eigenvectors of several G_k, side by side. They make their products
+/// together.
 template <class Context>
 class basis_searches {
   using search = eigen_search<Context>;
@@ -89,9 +90,9 @@ class basis_searches {
       : c_(c), g_(g), tasks_(wanted), spent_(wanted.size(), 0) {
     const scalar_type type = g.type();
     if (eigen.tolerance == 0) eigen.tolerance = default_tolerance(type);
-    // Products of floats in float leave residuals of some 1e-7 of the spectrum: below four times
-    // that nothing is reached. A search that stalls all the same, or has spent half of its
-    // products, goes on in double.
+    // Products in float leave residuals of about 1e-7 of the spectrum, so they reach no tolerance
+    // below four times that. A search that stalls nevertheless, or has spent half of its products,
+    // goes on in double.
     const bool single = type == scalar_type::f32 && g.single() && eigen.tolerance >= 4e-7;
     eigen_options first = eigen;
     if (single) first.products /= 2;
@@ -104,9 +105,9 @@ class basis_searches {
     run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
         25 * (std::max<index_t>)(count, 4));
 
-    // If float cannot tell the sign of an eigenvalue that may be taken, double looks at float's
-    // eigenpairs. If a value is smaller than its residual, the search goes on to double's
-    // tolerance, which tells a small eigenvalue from zero.
+    // If float cannot tell the sign of an eigenvalue that may be taken, the search goes on in
+    // double from float's eigenpairs. If a value is still smaller than its residual, it goes on to
+    // double's tolerance, which tells a small eigenvalue from zero.
     for (const bool last : {false, true}) {
       if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
       for (std::size_t j = 0; j < tasks_.size(); ++j) {
@@ -136,12 +137,12 @@ class basis_searches {
   }
 
  private:
-  /// Goes on with all searches, each until it is done, or until rounding seems to keep it where it
-  /// is: its residual is below `floor`, and `patience` products have not lowered it by a tenth.
+  /// Continues each search until it is done or stalls by rounding: its residual is below `floor`,
+  /// and `patience` products have not lowered it by a tenth.
   void run(scalar_type arithmetic, double floor = 0, index_t patience = 0) {
     struct progress {
       double residual = std::numeric_limits<double>::infinity();
-      index_t products = 0;  // when it was as low as that
+      index_t products = 0;  // made when `residual` was reached
       bool stalled = false;
     };
     std::vector<progress> seen(searches_.size());
@@ -168,7 +169,7 @@ class basis_searches {
   conflict_gram<Context>& g_;
   std::vector<index_t> tasks_;
   std::vector<search> searches_;
-  std::vector<index_t> spent_;  // products of searches that others went on from
+  std::vector<index_t> spent_;  // products of each task's earlier searches
 };
 
 /// The removal bases of several tasks, from one G_k each.
@@ -177,7 +178,7 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     Context& c, conflict_gram<Context>& g, const std::vector<index_t>& tasks,
     const projection_options& options, const basis_plan& plan) {
   std::vector<removal_basis_result<typename Context::matrix>> results(tasks.size());
-  std::vector<index_t> left;  // positions in `tasks` of what the dense solver is to do
+  std::vector<index_t> left;  // positions in `tasks` for the dense solver
   const auto* few = std::get_if<largest>(&options.directions);
   if (plan.solver == basis_solver::dense || few == nullptr || !g.searchable()) {
     for (index_t j = 0; j < std::ssize(tasks); ++j) left.push_back(j);
@@ -190,8 +191,8 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
       auto& result = results[j];
       result.products = pairs.products;
       if (!pairs.converged) {
-        // The products are spent without the residual asked for: the dense solver always gets
-        // there, and result.solver says that it was used.
+        // The search has spent its products without convergence. The dense solver always converges,
+        // and result.solver names it.
         left.push_back(static_cast<index_t>(j));
         continue;
       }
@@ -214,8 +215,8 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
     const auto at = static_cast<std::size_t>(left[static_cast<std::size_t>(j)]);
     dense_basis(c, g, tasks[at], options.directions, results[at]);
   };
-  // Side by side where that takes little memory: the solver needs five matrices of this size. (From
-  // weights G_k is formed on all threads.)
+  // In parallel if that takes little memory: the solver needs five matrices of this size. (From
+  // weights, one G_k is formed on all threads.)
   if (g.stacked() && g.size() <= 1024)
     c.concurrently(std::ssize(left), solve);
   else
@@ -223,14 +224,14 @@ std::vector<removal_basis_result<typename Context::matrix>> find_bases(
   return results;
 }
 
-/// The matrices G_k of the wanted tasks, and the plan by which their bases are found.
+/// The matrices G_k of the wanted tasks, and the plan for their bases.
 template <class Context>
 struct planned_gram {
   std::unique_ptr<conflict_gram<Context>> gram;
   basis_plan plan;
 };
 
-/// Makes them as the options say, or as is cheapest.
+/// Makes both by the options, or for the cheapest solver.
 template <class Context>
 planned_gram<Context> make_gram(Context& c, gram_problem<Context> problem,
                                 const projection_options& options) {

@@ -12,19 +12,19 @@
 
 namespace catmerge::detail {
 
-/// One linear weight of all tasks, of which the matrices G_k are made. Its views must outlive them.
+/// One linear weight of all tasks, the input of the matrices G_k. Its views must outlive them.
 template <class Context>
 struct gram_problem {
   std::vector<typename Context::const_view> vectors;                  ///< T_i, each d_out x d_in
   std::vector<statistics_view<typename Context::domain>> statistics;  ///< one per task
   double lambda = 0;                       ///< the weight of the deviation
   row_weight weighting = row_weight::sum;  ///< of the rows in S_i
-  std::vector<index_t> wanted{};           ///< the protected tasks k, whose G_k are asked for
+  std::vector<index_t> wanted{};           ///< the protected tasks k: one G_k for each
   std::vector<double> energies{};          ///< ||T_i||_F^2, if they are known
   std::string who = "conflict_gram";       ///< names the parameter in messages
 };
 
-/// Whether feature shifts can be formed: all statistics are rows or a factor.
+/// True if feature shifts can be formed: all statistics are rows or a factor.
 template <class Statistics>
 bool has_rows(const std::vector<Statistics>& list) {
   for (const auto& s : list)
@@ -38,16 +38,14 @@ bool has_rows(const std::vector<Statistics>& list) {
 ///
 ///     G_k = sum_{i != k} T_i (S_k - lambda S_i) T_i^T,   S_k = X_k^T X_k,
 ///
-/// d_out x d_out, symmetric, indefinite. It is never formed unless dense() is asked for. Two
-/// classes multiply by it: gram_by_shifts from the feature shifts X_k T_i^T, which it forms once,
-/// for few rows and many products; gram_by_weights from the T_i and S_i as they are, for many rows,
-/// or if there are only Gram matrices. Both make the products with several G_k together, since
-/// these share the T_i.
+/// d_out x d_out, symmetric, indefinite. Only dense() forms it. Two classes multiply by it.
+/// gram_by_shifts forms the feature shifts X_k T_i^T once: for few rows and many products.
+/// gram_by_weights uses the T_i and S_i as they are: for many rows, or for Gram matrices. Both make
+/// the products with several G_k together, since these share the T_i.
 ///
-/// Entries of G_k have two features and two entries of weights as factors. Products of floats are
-/// made in float while float holds them (from some 1e-38 times extents to 1e36), and in double
-/// outside of that, which holds them for all weights and features of float. A G_k that leaves
-/// double is an error.
+/// Entries of G_k are products of two features and two entries of weights. Products of floats are
+/// made in float if float holds them (from some 1e-38 times extents to 1e36), else in double, which
+/// holds them for all weights and features of float. A G_k outside double's range is an error.
 template <class Context>
 class conflict_gram {
  public:
@@ -78,8 +76,8 @@ class conflict_gram {
   /// True if products are made from stacked feature shifts.
   virtual bool stacked() const = 0;
 
-  /// The error that rounding leaves of an eigenvalue zero, relative to the largest: eps of the type
-  /// that products are accumulated in.
+  /// The error of a zero eigenvalue by rounding, relative to the largest: eps of the type in which
+  /// products are accumulated.
   virtual double rounding(scalar_type arithmetic) const {
     return arithmetic == scalar_type::f32
                ? static_cast<double>(std::numeric_limits<float>::epsilon())
@@ -89,21 +87,20 @@ class conflict_gram {
   /// d_out, the size of G_k.
   index_t size() const { return c_.rows(vectors_.front()); }
 
-  /// The type that G_k is worth computing in: f64 if a task vector is double, or if float does not
-  /// hold the shifts.
+  /// The precision of G_k: f64 if a task vector is double, or if float does not hold the shifts.
   scalar_type type() const { return type_; }
 
-  /// True if products made in f32 keep what float holds of them.
+  /// True if products in f32 keep float's precision: they neither overflow nor vanish.
   bool single() const { return single_; }
 
   /// True if searches for eigenvectors, which square residuals of 1e-8 ||G_k||, can be made in
   /// double. (The dense solver scales a matrix to the size of 1 first.)
   bool searchable() const { return searchable_; }
 
-  /// The size of the larger of the two sums of which G_k is the difference: trace / sqrt(d_out), at
-  /// most its Frobenius norm. If the sums cancel, the rest is small against this, and noise. The
-  /// trace is estimated by the first block that G_k is multiplied with (exactly by an identity,
-  /// without bias by a random block); 0 before.
+  /// G_k is a difference of two sums. This is the size of the larger one: trace / sqrt(d_out), at
+  /// most its Frobenius norm. If the sums cancel, the remainder is small against this size, and
+  /// noise. The first product with G_k estimates the trace (with an identity exactly, with a random
+  /// block without bias); 0 before.
   double terms(index_t k) const { return terms_[at(k)]; }
 
  protected:
@@ -145,8 +142,8 @@ class conflict_gram {
     return n > 0 ? 1 / n : 0;
   }
 
-  /// Throws if a wanted G_k, of these norms or somewhat less, leaves double, or if its entries lose
-  /// digits there.
+  /// Throws if a wanted G_k leaves double, or if its entries lose digits there. norms: those of the
+  /// G_k, or somewhat more.
   void check_norms(const std::vector<double>& norms) {
     for (std::size_t j = 0; j < wanted_.size(); ++j) check_norm(wanted_[j], norms[j]);
   }
@@ -156,8 +153,8 @@ class conflict_gram {
     double& terms = terms_[at(k)];
     if (terms == 0) terms = trace / std::sqrt(static_cast<double>((std::max<index_t>)(size(), 1)));
   }
-  /// Estimates that trace from a block of `width` rows, whose products with the two sums have
-  /// traces `gain` and `loss`.
+  /// Estimates that trace from a block x of `width` rows: gain and loss are tr(x A x^T) for the two
+  /// sums A.
   void observe_block(index_t k, index_t width, double gain, double loss) {
     if (width == 0) return;
     observe_trace(
@@ -170,7 +167,7 @@ class conflict_gram {
   double lambda_;
   row_weight weighting_;
   std::vector<index_t> wanted_;
-  std::vector<double> energies_;  // of the vectors; empty if they are not known
+  std::vector<double> energies_;  // of the vectors; empty if unknown
   std::vector<double> terms_;
   std::string who_;
   scalar_type type_ = scalar_type::f32;
@@ -193,11 +190,11 @@ class conflict_gram {
                   ": multiply the features of all tasks by one power of two, which changes no "
                   "direction");
     }
-    // The squares of residuals, 2^-54 of G_k's square, and sums of such over all extents.
+    // The range of squared residuals, 2^-54 of G_k's square, and of their sums over all extents.
     searchable_ = searchable_ && norm > 0x1p-450 && norm < 0x1p480;
   }
 
-  /// The order of magnitude of a root.
+  /// The order of magnitude of the root of `squares`.
   static std::string order_text(double squares) {
     if (!std::isfinite(squares)) return "above 1e154";
     return squares > 0 ? "about 1e" + std::to_string(std::lround(std::log10(squares) / 2))

@@ -6,8 +6,8 @@
 
 namespace catmerge::detail {
 
-/// G_k from the stacked feature shifts X_i T_i^T, rows of d_out entries: for few rows and many
-/// products.
+/// Multiplies by G_k from the stacked feature shifts X_i T_i^T, rows of d_out entries: for few rows
+/// and many products.
 template <class Context>
 class gram_by_shifts final : public conflict_gram<Context> {
   using base = conflict_gram<Context>;
@@ -53,7 +53,7 @@ class gram_by_shifts final : public conflict_gram<Context> {
     return g;
   }
 
-  /// Costs no product.
+  /// Costs no product if float holds the shifts.
   double shift_energy(index_t k, index_t i) override {
     const double weight = weight_of(k);
     if (weight == 0 || (!energies_.empty() && energies_[at(i)] == 0)) return 0;
@@ -65,8 +65,8 @@ class gram_by_shifts final : public conflict_gram<Context> {
 
   bool stacked() const override { return true; }
 
-  /// Shifts that were formed in float are off by eps of float each, and enter squared (1.4e-14, 64
-  /// times eps of double).
+  /// Shifts formed in float have errors of eps of float, which enter squared (1.4e-14, 64 times eps
+  /// of double).
   double rounding(scalar_type arithmetic) const override {
     constexpr auto single = static_cast<double>(std::numeric_limits<float>::epsilon());
     if (arithmetic == scalar_type::f64 && type_ == scalar_type::f32) return single * single;
@@ -74,15 +74,15 @@ class gram_by_shifts final : public conflict_gram<Context> {
   }
 
  private:
-  /// sqrt(weight) X_{from} T_i^T, in the type of the weights: what cancels later, sums of their
-  /// squares, may be in double.
+  /// sqrt(weight) X_{from} T_i^T, in the type of the weights. Only sums of its squares cancel
+  /// later; these may be in double.
   void form_shift(index_t from, index_t i, const view& part) {
     c_.multiply(std::sqrt(weight_of(from)), statistics_[at(from)].data, op::none, vectors_[at(i)],
                 op::transpose, 0, part);
   }
 
-  /// Forms the shifts, in double where float does not hold them. Returns the size of each wanted
-  /// G_k: of the larger of the two sums that it is the difference of.
+  /// Forms the shifts, in double if float does not hold them. Each wanted G_k is a difference of
+  /// two sums: returns the size of the larger one.
   std::vector<double> form_shifts() {
     auto sizes = fill_shifts();
     if (type_ == scalar_type::f64) return sizes;
@@ -95,14 +95,14 @@ class gram_by_shifts final : public conflict_gram<Context> {
       type_ = scalar_type::f64;
       sizes = fill_shifts();
       if (std::all_of(lost.begin(), lost.end(), [&](std::size_t j) { return sizes[j] == 0; })) {
-        type_ = scalar_type::f32;  // vectors and features that never meet: float was right
+        type_ = scalar_type::f32;  // these shifts are zero in double, too: float was right
         sizes = fill_shifts();
       }
     }
-    // Squares of shifts, in float, for n sums of n products, y += (x Y^T) Y: infinite above 2^128.
-    // Below 2^-126 each of n products is off by 2^-150, an x G_k by sqrt(d_out) times n of that,
-    // while its size is that of the shifts, squared, over their number: small against 2^-24 of
-    // that above the least.
+    // In float, y += (x Y^T) Y squares the n shifts of Y and overflows above 2^128. Below 2^-126
+    // each of n products has an error of 2^-150, and x G_k one of n sqrt(d_out) 2^-150. The size of
+    // x G_k is that of the squared shifts over n. The error is below 2^-24 of this size above
+    // `least`.
     for (std::size_t j = 0; j < wanted_.size(); ++j) {
       const auto n =
           static_cast<double>(c_.rows(own_shifts_) + c_.rows(shifts_by_others_[at(wanted_[j])]));
@@ -112,7 +112,7 @@ class gram_by_shifts final : public conflict_gram<Context> {
     return sizes;
   }
 
-  /// Whether G_k is zero because vectors or features are.
+  /// True if G_k is zero because vectors or features are zero.
   bool is_zero(index_t k) const {
     for (index_t i = 0; i < tasks(); ++i)
       if (i != k && vector_energy(i) > 0 &&
@@ -121,13 +121,13 @@ class gram_by_shifts final : public conflict_gram<Context> {
     return true;
   }
 
-  /// Forms all shifts in type(); returns as form_shifts.
+  /// Forms all shifts in type(). Returns the sizes of form_shifts.
   std::vector<double> fill_shifts() {
     own_shifts_ = c_.make(type(), first_row(tasks()), size());
     shifts_by_others_.resize(vectors_.size());
     for (const index_t k : wanted_)
       shifts_by_others_[at(k)] = c_.make(type(), (tasks() - 1) * rows_of(k), size());
-    // By experts: what one thread reads of a weight the next product finds in a cache.
+    // In the order of experts: consecutive products find a weight in the cache.
     const index_t each = std::ssize(wanted_) + 1;
     c_.concurrently(tasks() * each, [&](index_t p) {
       const index_t i = p / each, k = p % each == 0 ? i : wanted_[at(p % each - 1)];
@@ -141,7 +141,7 @@ class gram_by_shifts final : public conflict_gram<Context> {
     for (const index_t k : wanted_) {
       double loss = 0;
       for (index_t i = 0; i < tasks(); ++i)
-        if (i != k) loss += lambda_ * own[at(i)];  // 0 times infinity is no number, nor is G_k
+        if (i != k) loss += lambda_ * own[at(i)];  // 0 times infinity is NaN, as in G_k
       const double gain = c_.squared_norm(shifts_by_others_[at(k)]);
       sizes.push_back(gain < loss ? loss : gain + 0 * loss);
     }

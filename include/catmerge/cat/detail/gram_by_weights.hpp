@@ -6,8 +6,8 @@
 
 namespace catmerge::detail {
 
-/// G_k from the weights, T_i ((S_k - lambda S_i) (T_i^T v)), nothing formed: for many rows, or if
-/// there are only Gram matrices.
+/// Multiplies by G_k from the weights, T_i ((S_k - lambda S_i) (T_i^T v)), and forms no matrix: for
+/// many rows, or for Gram matrices.
 template <class Context>
 class gram_by_weights final : public conflict_gram<Context> {
   using base = conflict_gram<Context>;
@@ -22,20 +22,20 @@ class gram_by_weights final : public conflict_gram<Context> {
     this->check_norms(set_scales());
   }
 
-  /// Three rounds, each of which reads every T_i or every X_k once: x_k T_i for all k at once;
-  /// S_k of what came of it for all i at once; that T_i^T for all k at once.
+  /// Three rounds, each of which reads every T_i or every X_k once: d = x_k T_i and -lambda d S_i
+  /// for all k at once; d S_k for all i at once; the sum times T_i^T for all k at once.
   void apply(const std::vector<task_product>& list, scalar_type arithmetic) override {
     const index_t n = std::ssize(list);
-    bool first = false;  // a block of every task is looked at for the size of its terms
+    bool first = false;  // true if a task's first block is here, which estimates terms()
 
-    // The blocks one below the other. Every expert's matrices have all but its own task's.
+    // The blocks lie one below the other. An expert's matrices hold every block but its own task's.
     std::vector<index_t> start{0}, own(vectors_.size(), n);
     for (index_t j = 0; j < n; ++j) {
       first = first || terms_[at(list[at(j)].task)] == 0;
       start.push_back(start.back() + c_.rows(list[at(j)].x));
       own[at(list[at(j)].task)] = j;
     }
-    start.push_back(start.back());  // an expert whose task has no block has block n, of no rows
+    start.push_back(start.back());  // block n, of no rows, is the own block of a task without one
     const auto width = [&](index_t j) { return start[at(j + 1)] - start[at(j)]; };
     const auto height = [&](index_t i) { return start.back() - width(own[at(i)]); };
     const auto block = [&](matrix& m, index_t i, index_t j) {  // block j in a matrix of expert i
@@ -111,8 +111,9 @@ class gram_by_weights final : public conflict_gram<Context> {
   bool stacked() const override { return false; }
 
  private:
-  /// Powers of two near the inverse norms of weights and inputs: products in float then neither
-  /// overflow nor vanish, however the units were chosen. Returns a bound on each wanted G_k.
+  /// Sets the scales to powers of two near the inverse norms of weights and inputs. Products in
+  /// float then neither overflow nor vanish, whatever the units. Returns a bound on each wanted
+  /// G_k.
   std::vector<double> set_scales() {
     const auto inverse = [](double squares) {
       return squares > 0 && std::isfinite(squares) ? std::exp2(-std::ilogb(squares) / 2) : 1.0;
@@ -136,8 +137,9 @@ class gram_by_weights final : public conflict_gram<Context> {
           bound += weights[at(i)] *
                    (std::max)(weight_of(k) * inputs[at(k)], lambda_ * weight_of(i) * inputs[at(i)]);
       bounds.push_back(bound);
-      // In float four factors of one task, smaller than the largest of all tasks together, still
-      // need 24 bits above 2^-126. (A number of rows to divide by takes no more than 2^40.)
+      // The four factors of a task may be smaller than the largest of all tasks. In float their
+      // product still needs 24 bits above 2^-126. (Division by a number of rows takes at most
+      // 2^40.)
       const double scaled = bound * std::pow(weight_scale_ * row_scale_, 2);
       single_ = single_ && (bound == 0 || scaled > 0x1p-60);
     }
@@ -152,7 +154,7 @@ class gram_by_weights final : public conflict_gram<Context> {
     return bounds;
   }
 
-  /// y += a S_i x for the rows of x. Returns what energy_of needs of it.
+  /// y += a S_i x for the rows of x. Returns the image of x for energy_of.
   matrix add_gram(double a, index_t i, const const_view& x, const view& y) {
     const auto& s = statistics_[at(i)];
     const double factor = a * weight_of(i), r = row_scale_;

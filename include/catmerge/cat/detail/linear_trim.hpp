@@ -31,9 +31,9 @@ class linear_trim final : public layer_trim<Context> {
     return linear_energy(c_, p_.statistics[at(k)], t);
   }
 
-  /// From what the trim took, V C, and the energy before it: with T' = T - V C,
+  /// From the removed part V C and the energy before the trim: with T' = T - V C,
   ///     ||X T'^T||^2 = ||X T^T||^2 - <X C^T, X (T + T')^T V>,
-  /// products of a few rows. Where little is left, so that rounding would show, it is measured.
+  /// products of a few rows. If little energy is left, rounding would show, so it is measured.
   double energy_left(index_t k, index_t i, const const_view& t, double square) override {
     const double before = before_(k, i);
     const auto& [taken, sums] = taken_[at(i)];
@@ -78,12 +78,12 @@ class linear_trim final : public layer_trim<Context> {
   /// The change of a vector T by one trim: T - V C.
   struct taken_part {
     matrix coefficients;  ///< C, m x d_in
-    matrix sums;          ///< V^T (T + T'), likewise
+    matrix sums;          ///< V^T (T + T'), m x d_in
   };
 
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
-  /// T_i -= V (U^T T_i); notes what diagnostics need.
+  /// T_i -= V (U^T T_i); with diagnostics, keeps taken_[i].
   void take(const const_view& v, const const_view& u, index_t i, const view& t) {
     if (!diagnostics_) {
       remove_directions(c_, v, u, t);
@@ -158,7 +158,7 @@ class linear_trim final : public layer_trim<Context> {
   bool diagnostics_;
   trim_report& report_;
   Eigen::MatrixXd before_;         // ||X_k T_i^T||^2 of this part, untrimmed; for diagnostics
-  std::vector<taken_part> taken_;  // from each vector of this part, likewise
+  std::vector<taken_part> taken_;  // the change of each vector; for diagnostics
 };
 
 }  // namespace catmerge::detail

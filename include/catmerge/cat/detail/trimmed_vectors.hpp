@@ -21,7 +21,7 @@ class layer_trim {
   layer_trim& operator=(const layer_trim&) = delete;
   virtual ~layer_trim() = default;
 
-  /// Trims the vectors t of one part, of these energies, in place, and reports what it took.
+  /// Trims the vectors t of one part in place and reports the removals. energies: ||t_i||_F^2.
   virtual void trim(index_t part, const std::vector<view>& t,
                     const std::vector<double>& energies) = 0;
   /// ||Df(X_k; t)||^2.
@@ -34,14 +34,14 @@ class layer_trim {
   virtual rescale rescaling() const = 0;
 };
 
-/// The task vectors of one parameter on their way through CAT, whatever trims them.
+/// The task vectors of one parameter during CAT, for any layer_trim.
 template <class Context>
 class trimmed_vectors {
   using view = typename Context::view;
   using const_view = typename Context::const_view;
 
  public:
-  /// Trims what `vectors` refer to, and says in `report` what it did.
+  /// Measures the norms. run() trims the vectors in place; both write to report.trim.
   trimmed_vectors(Context& c, const layer_problem<Context>& p, const cat_options& options,
                   vector_list<Context> vectors, layer_report& report)
       : c_(c),
@@ -93,8 +93,7 @@ class trimmed_vectors {
     return Eigen::MatrixXd::Constant(tasks_, tasks_, value);
   }
 
-  /// Whether t, whose energy is next to nothing, is no zero. (Squares of floats are at least
-  /// 1e-90.)
+  /// True if t is not zero, although its energy almost is. (Squares of floats are at least 1e-90.)
   bool vanishes(const const_view& t) {
     if (c_.type(t) != scalar_type::f64) return false;
     auto large = c_.make(scalar_type::f64, c_.rows(t), c_.columns(t));
@@ -102,7 +101,7 @@ class trimmed_vectors {
     return c_.squared_norm(large) > 0;
   }
 
-  /// Throws where a number of the report left double.
+  /// Throws if a number of the report is not finite.
   void require_finite() const {
     const auto finite = [](const auto& numbers) {
       bool all = true;
@@ -138,10 +137,10 @@ class trimmed_vectors {
     if (options_.diagnostics) measure(trim, t, squares, row);
   }
 
-  /// Gives a trimmed vector its final size; returns the square of what that multiplied it with.
-  /// before, after: its energy before the trim and now.
+  /// Scales a trimmed vector to its final size; returns the square of the factor. before, after:
+  /// its energy before and after the trim.
   double settle(const view& t, double before, double after, rescale size) {
-    // Below 100 roundings of its norm (one per trim and then some) a vector is noise: it is zero.
+    // A vector below 100 roundings of its first norm (one per trim and some more) is noise: zero.
     const double eps = c_.type(t) == scalar_type::f64
                            ? std::numeric_limits<double>::epsilon()
                            : static_cast<double>(std::numeric_limits<float>::epsilon());
@@ -154,7 +153,7 @@ class trimmed_vectors {
     return before / after;
   }
 
-  /// Conflict and deviation of what is really merged: the trimmed, rescaled vectors.
+  /// Measures conflict and deviation of the merged vectors: trimmed and rescaled.
   void measure(layer_trim<Context>& trim, const std::vector<view>& t,
                const std::vector<double>& squares, index_t row) {
     const index_t width = c_.columns(p_.base);

@@ -54,8 +54,8 @@ class gram_solver {
     return rows() < d_in_ ? add_from_rows(tau) : add_from_grams(tau, nullptr);
   }
 
-  /// add_to, then minus `base` outside the span of sum_k S_k: as if base + T_k were averaged in
-  /// place of T_k, and base subtracted.
+  /// add_to, then subtracts `base` outside the span of sum_k S_k. The result is the mean of base +
+  /// T_k, minus base.
   bool add_without(const const_view& base, const view& tau) { return add_from_grams(tau, &base); }
 
  private:
