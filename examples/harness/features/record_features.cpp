@@ -58,8 +58,7 @@ void record_features(const features_request& request) {
       const auto s = *run.recorded().find(name);
       host_matrix copy(s.data.type, s.data.rows, s.data.columns);
       c.assign(s.data, copy);
-      kept.emplace(name,
-                   kept_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
+      kept.emplace(name, kept_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
     }
     for (const auto& p : network->parameters(block)) model.release(p.name);
   }
