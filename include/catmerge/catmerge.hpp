@@ -15,6 +15,7 @@
 #include <catmerge/features/statistics.hpp>
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/merge/drift.hpp>
+#include <catmerge/merge/mean_of.hpp>
 #include <catmerge/merge/merge_parameter.hpp>
 #include <catmerge/merge/stream.hpp>
 #include <catmerge/merge/task_vector.hpp>

@@ -4,8 +4,12 @@
 
 #include <catmerge/catmerge.hpp>
 #include <catmerge/methods/detail/importance.hpp>
+#include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/ties.hpp>
+#include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -520,6 +524,128 @@ TEST_CASE("one call for one parameter scans it alone, as often as the method wan
                        "t changes w 4", "m merges w 8"});
   CHECK(found.merged == Eigen::MatrixXf::Constant(2, 2, 18));
   CHECK(m.scan_wanted());
+}
+
+namespace {
+
+/// Multiplies its task vectors in place, and takes the last one.
+struct spoiling {
+  double times = 1, alpha = 1;
+  catmerge::fallback_rule fallback = catmerge::fallback_rule::none;
+
+  double factor() const { return alpha; }
+  template <class Context>
+  void combine(Context& c, const layer_problem<Context>&, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report& report) const {
+    report.fallback = fallback;
+    for (const auto& t : vectors) c.scale(times, t);
+    c.axpy(1, vectors.back(), tau);
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("mean_of: the mean of its methods' merges, each at its own factor", S, double,
+                   float) {
+  using catmerge::mean_of;
+  using matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+  for (const auto seed : seeds) {
+    generator g(seed);
+    const matrix base = g.matrix<S>(9, 14);
+    std::vector<matrix> experts;
+    for (int k = 0; k < 3; ++k) experts.push_back(base + g.matrix<S>(9, 14));
+    const catmerge::ties_method ties{{0.3, 0.7}};
+    const catmerge::tsv_m_method tsv{{1.2}};
+    const catmerge::iso_method iso{{catmerge::iso_variant::cts, 0.6}};
+    const auto merged = [&](const auto& m) {
+      return Eigen::MatrixXd(catmerge::merge_parameter(m, layer_kind::linear, base, experts)
+                                 .merged.template cast<double>());
+    };
+    const Eigen::MatrixXd expected = (merged(ties) + merged(tsv) + merged(iso)) / 3;
+    const Eigen::MatrixXd found = merged(mean_of{ties, tsv, iso});
+    // Each merge, the sum and the mean are rounded to S, at values below 16.
+    CHECK((found - expected).cwiseAbs().maxCoeff() <=
+          8 * 16 * static_cast<double>(std::numeric_limits<S>::epsilon()));
+    CHECK((found - merged(tsv)).norm() > 0.1);
+    // Methods of one type in a range; one method alone is that method.
+    const std::vector<catmerge::iso_method> both{iso, {{catmerge::iso_variant::c, 0.6}}};
+    CHECK((merged(mean_of{both}) - (merged(both[0]) + merged(both[1])) / 2).cwiseAbs().maxCoeff() <=
+          8 * 16 * static_cast<double>(std::numeric_limits<S>::epsilon()));
+    CHECK(same_bits(merged(mean_of{std::tuple{tsv}}), merged(tsv)));
+  }
+}
+
+TEST_CASE("mean_of: no method sees what another one made of the vectors") {
+  using catmerge::mean_of;
+  const Eigen::MatrixXf base = Eigen::MatrixXf::Zero(2, 2);
+  const std::vector<Eigen::MatrixXf> experts(2, Eigen::MatrixXf::Ones(2, 2));
+  const mean_of m{spoiling{2, 1}, spoiling{4, 0.5}, spoiling{8, 2}, spoiling{1, 4}};
+  const auto result = catmerge::merge_parameter(m, layer_kind::linear, base, experts);
+  CHECK(result.merged == Eigen::MatrixXf::Constant(2, 2, (2.0F + 2.0F + 16.0F + 4.0F) / 4));
+  // A transform comes before all of them.
+  const auto changed = catmerge::merge_parameter(
+      chain{catmerge::task_weights{{1, 3}}, mean_of{spoiling{1, 1}, spoiling{2, 1}}},
+      layer_kind::linear, base, experts);
+  CHECK(changed.merged == Eigen::MatrixXf::Constant(2, 2, 4.5F));
+  CHECK_THROWS_WITH_AS(mean_of{std::vector<spoiling>{}}, "the mean of no methods", catmerge::error);
+}
+
+TEST_CASE("mean_of: the report tells a fallback of all methods from one of some") {
+  using catmerge::fallback_rule;
+  using catmerge::mean_of;
+  const Eigen::MatrixXf base = Eigen::MatrixXf::Zero(2, 2);
+  const std::vector<Eigen::MatrixXf> experts(2, Eigen::MatrixXf::Ones(2, 2));
+  const auto fallback = [&](fallback_rule first, fallback_rule second, fallback_rule third) {
+    const mean_of m{spoiling{1, 1, first}, spoiling{1, 1, second}, spoiling{1, 1, third}};
+    return catmerge::merge_parameter(m, layer_kind::linear, base, experts).report.fallback;
+  };
+  constexpr auto none = fallback_rule::none, mean = fallback_rule::mean, sum = fallback_rule::sum,
+                 some = fallback_rule::some;
+  CHECK(fallback(none, none, none) == none);
+  CHECK(fallback(mean, mean, mean) == mean);
+  CHECK(fallback(none, none, mean) == some);
+  CHECK(fallback(mean, none, mean) == some);
+  CHECK(fallback(none, mean, none) == some);
+  CHECK(fallback(mean, mean, sum) == some);
+}
+
+TEST_CASE("mean_of: its methods are scanned in the same passes, as often as each wants") {
+  journal log;
+  network n;
+  n.log = &log;
+  n.add_plain("a", layer_kind::linear, 1);
+  n.add_plain("b", layer_kind::scale, 4);
+  const catmerge::mean_of m{method("x", log, 2), method("y", log, 0), method("z", log, 1)};
+  CHECK(m.scan_wanted());
+  stream(m, n);
+  const auto by = [&](const std::string& name) {
+    strings lines;
+    for (const auto& line : log)
+      if (line.starts_with(name + " ")) lines.push_back(line);
+    return lines;
+  };
+  CHECK(by("x") == strings{"x scans a 1", "x scans b 4", "x ends", "x scans a 1", "x scans b 4",
+                           "x ends", "x merges a 1", "x merges b 4"});
+  CHECK(by("y") == strings{"y merges a 1", "y merges b 4"});
+  CHECK(by("z") == strings{"z scans a 1", "z scans b 4", "z ends", "z merges a 1", "z merges b 4"});
+}
+
+TEST_CASE("mean_of: it needs what one of its methods needs") {
+  journal log;
+  using catmerge::mean_of;
+  const auto with = [&](bool statistics, bool importance) {
+    auto m = method("x", log, 0);
+    m.statistics = statistics, m.importance = importance;
+    return m;
+  };
+  CHECK(needs_statistics(mean_of{with(false, false), with(true, false)}, layer_kind::linear));
+  CHECK_FALSE(needs_statistics(mean_of{with(false, true), with(false, false)}, layer_kind::linear));
+  CHECK(needs_importance(mean_of{with(false, true), with(false, false)}));
+  CHECK_FALSE(needs_importance(mean_of{with(true, false), with(true, false)}));
+  CHECK(sees_matrices(mean_of{task_arithmetic_method{}, catmerge::tsv_m_method{}}));
+  CHECK_FALSE(sees_matrices(mean_of{task_arithmetic_method{}, task_arithmetic_method{}}));
+  CHECK(sees_matrices(chain{cat_trim{}, catmerge::iso_method{}}));
+  CHECK_FALSE(sees_matrices(trimmed_sum{}));
 }
 
 TEST_CASE("adjusted: a parameter's own settings, and scans with the settings as they are") {

@@ -4,6 +4,7 @@
 /// `catmerge merge` by every method that it offers: the library's own results, bit for bit; what
 /// the settings are, and what is refused. And reports: pages, verbosity.
 
+#include <catmerge/merge/mean_of.hpp>
 #include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
@@ -177,6 +178,13 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "iso-c"}, any_method(catmerge::iso_method{})},
       {{"--method", "iso-cts:common=0.5"}, any_method(catmerge::iso_method{cts})},
       {{"--method", "wudi"}, any_method(catmerge::wudi_method{})},
+      {{"--method", "mean:of=tsv-m:alpha=0.7+ties:density=0.3+iso-cts:common=0.5"},
+       any_method(catmerge::mean_of{catmerge::tsv_m_method{{0.7}},
+                                    ties(0.3, catmerge::ties_merge::mean, 1),
+                                    catmerge::iso_method{cts}})},
+      {{"--method", "mean"},
+       any_method(catmerge::mean_of{catmerge::tsv_m_method{}, catmerge::iso_method{},
+                                    catmerge::iso_method{{catmerge::iso_variant::cts}}})},
       {{"--method", "cat:lambda=1,rank=2"}, any_method(catmerge::cat_method{cat}), true},
       // Transforms, and other methods for some.
       {{"--method", "ties", "--before", "cat:lambda=1,rank=2"},
@@ -246,7 +254,7 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
   const outcome list = run_well({"methods"});
   for (const char* name : {"cat", "task-arithmetic", "average", "fisher", "regmean", "ties",
                            "breadcrumbs", "consensus", "consensus-ties", "pcb", "tatr", "lot",
-                           "tsv-m", "iso-c", "iso-cts", "wudi", "dare"})
+                           "tsv-m", "iso-c", "iso-cts", "wudi", "mean", "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
         std::string::npos);
@@ -279,6 +287,10 @@ TEST_CASE("settings that make no sense are refused, and named") {
        "the setting 'merge' of ties: expected mean or sum, found 'median'"},
       {{"--method", "consensus:k=1.5"}, "expected a whole number of at least 0, found '1.5'"},
       {{"--method", "consensus:lambda=-1"}, "expected a number of at least 0, found '-1'"},
+      {{"--method", "mean:of=tsv-m+slerp"}, "--method: there is no method 'slerp'"},
+      {{"--method", "mean:of=tsv-m++iso-c"}, "expected METHOD+METHOD+..., found 'tsv-m++iso-c'"},
+      {{"--method", "mean:of=tsv-m+fisher"}, "'fisher' needs importances"},
+      {{"--method", "mean:of=tsv-m+lot"}, "features are needed"},
       {{"--method", "tatr"}, "--importance is needed for every expert"},
       {{"--method", "lot"}, "features are needed: give --features or --samples for every expert"},
       {{"--method", "ties", "--before", "cat"}, "features are needed"},

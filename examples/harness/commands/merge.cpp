@@ -192,6 +192,7 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
 std::string type_of(const settings::known& s) {
   if (s.type == settings::form::number) return "NUMBER";
   if (s.type == settings::form::count) return "COUNT";
+  if (s.type == settings::form::text) return "TEXT";
   std::string all;
   for (const auto& word : s.words) all += (all.empty() ? "" : "|") + word;
   return all;

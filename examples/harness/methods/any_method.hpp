@@ -76,12 +76,7 @@ struct any_calls : Role {
     return catmerge::needs_statistics(object, kind);
   }
   bool needs_importance() const override { return catmerge::needs_importance(object); }
-  bool sees_matrices() const override {
-    if constexpr (requires { M::sees_matrices; })
-      return M::sees_matrices;
-    else
-      return false;
-  }
+  bool sees_matrices() const override { return catmerge::sees_matrices(object); }
   bool scan_wanted() const override { return catmerge::scan_wanted(object); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) override {
     catmerge::scan_parameter(object, c, p, vectors);

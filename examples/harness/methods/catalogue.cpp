@@ -1,11 +1,15 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <catmerge/merge/mean_of.hpp>
 #include <catmerge/methods.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <cstdint>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/catalogue.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
 
 // An entry per method, and one per transform. Defaults of settings are those of the library's
 // options: reading a setting documents and changes the option's value. The settings of CAT are in
@@ -65,6 +69,20 @@ const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
 const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
 
 const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // the trim before methods in experiments
+
+/// The methods of "A+B:KEY=VALUE+C", which mean_of takes.
+std::vector<any_method> methods_in(const std::string& text, const cat_options& defaults) {
+  std::vector<any_method> list;
+  std::istringstream parts(text + "+");
+  for (std::string part; std::getline(parts, part, '+');) {
+    if (part.empty()) throw error("mean: expected METHOD+METHOD+..., found '" + text + "'");
+    list.push_back(parse_method(part, defaults));
+    if (list.back().needs_importance())
+      throw error("mean: '" + part +
+                  "' needs importances, which a mean of methods does not pass on");
+  }
+  return list;
+}
 
 std::vector<method_entry> make_methods() {
   return {
@@ -308,6 +326,17 @@ std::vector<method_entry> make_methods() {
              read_alpha(s, o.alpha);
              read_fused(s, o.fused);
              return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "mean",
+       .label = "mean of methods",
+       .summary = "the mean of the merged vectors of several methods",
+       .calls = "`mean_of`, with `merge_parameter`",
+       .make =
+           [](settings& s, const cat_options& defaults) {
+             std::string of = "tsv-m+iso-c+iso-cts";
+             s.any_text("of", of, "the methods, each with at most one setting: ties:density=0.1");
+             return any_method(mean_of{methods_in(of, defaults)});
            }},
   };
 }

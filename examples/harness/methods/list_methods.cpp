@@ -26,8 +26,10 @@ struct described_entry {
 
 void list(const auto& entries) {
   for (const auto& entry : entries) {
-    std::printf("\n  %-16s %s (%s, arXiv %s)\n", entry.name.c_str(), entry.summary.c_str(),
-                entry.source.text.c_str(), entry.source.arxiv.c_str());
+    std::printf("\n  %-16s %s", entry.name.c_str(), entry.summary.c_str());
+    if (!entry.source.text.empty())
+      std::printf(" (%s, arXiv %s)", entry.source.text.c_str(), entry.source.arxiv.c_str());
+    std::printf("\n");
     const described_entry made(entry);
     std::string needs;
     if (made.needs_features) needs = "features or samples of every task";
@@ -65,14 +67,18 @@ std::string needs_of(const auto& entry) {
   return needs.empty() ? "nothing" : needs;
 }
 
+std::string link_to(const publication& paper) {
+  return paper.text.empty() ? "-"
+                            : "[" + paper.text + "](https://arxiv.org/abs/" + paper.arxiv + ")";
+}
+
 void print_table(const std::string& what, const std::string& calls, const std::string& option,
                  const auto& entries) {
   std::printf("| %s | needs | %s | `%s` | paper |\n|---|---|---|---|---|\n", what.c_str(),
               calls.c_str(), option.c_str());
   for (const auto& entry : entries)
-    std::printf("| %s | %s | %s | `%s` | [%s](https://arxiv.org/abs/%s) |\n", entry.label.c_str(),
-                needs_of(entry).c_str(), entry.calls.c_str(), entry.name.c_str(),
-                entry.source.text.c_str(), entry.source.arxiv.c_str());
+    std::printf("| %s | %s | %s | `%s` | %s |\n", entry.label.c_str(), needs_of(entry).c_str(),
+                entry.calls.c_str(), entry.name.c_str(), link_to(entry.source).c_str());
 }
 
 }  // namespace

@@ -122,6 +122,12 @@ const std::string* settings::find_word(known setting) {
   return text;
 }
 
+bool settings::any_text(const char* key, std::string& value, const char* help) {
+  const std::string* const given = find({key, value, help, form::text, {}});
+  if (given != nullptr) value = *given;
+  return given != nullptr;
+}
+
 bool settings::flag(const char* key, bool& value, const char* help) {
   const bool given = word(key, value, {{"yes", true}, {"no", false}}, help);
   known_.back().type = form::flag;

@@ -25,7 +25,7 @@ namespace catmerge::harness {
 class settings {
  public:
   /// The types of values.
-  enum class form { number, count, word, flag };
+  enum class form { number, count, word, flag, text };
 
   /// A bound that no finite number exceeds.
   static constexpr double no_limit = std::numeric_limits<double>::max();
@@ -84,6 +84,8 @@ class settings {
       if (name == *text) value = meaning;
     return true;
   }
+  /// Any text without a comma.
+  bool any_text(const char* key, std::string& value, const char* help);
   /// "yes" or "no".
   bool flag(const char* key, bool& value, const char* help);
 

@@ -10,8 +10,8 @@
 
 /// @file
 /// Methods made of methods: a transform before a method, another method for some parameters, other
-/// settings for some, a measurement around one. merge_stream and all other calls take them like any
-/// method, and run the scans of their parts.
+/// settings for some; the mean of several (mean_of.hpp), a measurement around one (drift.hpp).
+/// merge_stream and all other calls take them like any method, and run the scans of their parts.
 ///
 /// @code
 /// auto trimmed_ties = chain{cat_trim{}, ties_method{}};
@@ -70,6 +70,10 @@ struct chain {
   /// True if either part needs importances.
   bool needs_importance() const {
     return catmerge::needs_importance(first) || catmerge::needs_importance(second);
+  }
+  /// True if either part sees matrices.
+  bool sees_matrices() const {
+    return catmerge::sees_matrices(first) || catmerge::sees_matrices(second);
   }
 
   bool scan_wanted() const {  ///< true if either part wants a scan
@@ -131,6 +135,10 @@ struct where {
   /// True if either part needs importances.
   bool needs_importance() const {
     return catmerge::needs_importance(method) || catmerge::needs_importance(rest);
+  }
+  /// True if either part sees matrices.
+  bool sees_matrices() const {
+    return catmerge::sees_matrices(method) || catmerge::sees_matrices(rest);
   }
 
   bool scan_wanted() const {  ///< true if a method with parameters wants a scan

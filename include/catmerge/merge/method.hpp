@@ -36,7 +36,7 @@ namespace catmerge {
 /// - `wants_statistics(problem)`, const: false if missing statistics of this parameter change
 ///   nothing; by default needs_statistics(kind);
 /// - `needs_importance()`, const: true if importances are used;
-/// - `sees_matrices`, static, true: tables and embeddings must come whole, not in pieces of rows;
+/// - `sees_matrices()`, const: true if tables must come whole, not in pieces of rows;
 /// - a scan, if the method reads the whole model before it merges any parameter (TIES' thresholds):
 ///   `scan_wanted()`, const, is true if another pass over all parameters is needed, `scan(context,
 ///   problem, vectors)` reads one parameter, `end_scan()` ends the pass. merge_stream and
@@ -75,9 +75,8 @@ concept vector_transform = requires(const T& t, Context& c, const layer_problem<
   t.apply(c, p, vectors, report);
 };
 
-/// A method around another one. `wrapped()`, const and non-const, returns that method, which
-/// supplies the optional members that the wrapper lacks. Models: adjusted, with_drift,
-/// consensus_method.
+/// A method around another one: `wrapped()`, const and not, returns it. The inner method supplies
+/// optional members that the wrapper lacks. Models: adjusted, with_drift, consensus_method.
 template <class M>
 concept method_wrapper = requires(const M& m) {
   m.wrapped();
@@ -91,8 +90,6 @@ constexpr bool has_scan() {
     return has_scan<std::remove_cvref_t<decltype(std::declval<M&>().wrapped())>>();
   return false;
 }
-
-// The optional members of any method or transform, with their defaults.
 
 /// True if m, a method or a transform, uses statistics of parameters of this kind.
 template <class M>
@@ -115,6 +112,14 @@ template <class M>
 constexpr bool needs_importance(const M& m) {
   if constexpr (requires { m.needs_importance(); }) return m.needs_importance();
   if constexpr (method_wrapper<M>) return needs_importance(m.wrapped());
+  return false;
+}
+
+/// True if m needs tables and embeddings whole.
+template <class M>
+constexpr bool sees_matrices(const M& m) {
+  if constexpr (requires { m.sees_matrices(); }) return m.sees_matrices();
+  if constexpr (method_wrapper<M>) return sees_matrices(m.wrapped());
   return false;
 }
 

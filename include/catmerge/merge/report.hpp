@@ -40,7 +40,8 @@ enum class fallback_rule : unsigned char {
   none,  ///< the method's own rule
   mean,  ///< tau = (1/K) sum_k T_k
   sum,   ///< tau = sum_k T_k, as in Task Arithmetic
-  base   ///< tau = 0: theta_0
+  base,  ///< tau = 0: theta_0
+  some   ///< a mean_of: the rules of some methods, fallbacks of the others
 };
 
 /// The rule in words that follow "merged by": "the sum of the task vectors", ...
@@ -50,6 +51,7 @@ constexpr const char* name_of(fallback_rule rule) {
     case fallback_rule::mean: return "the mean of the task vectors";
     case fallback_rule::sum: return "the sum of the task vectors";
     case fallback_rule::base: return "the base's value";
+    case fallback_rule::some: return "some methods' rules, with fallbacks of the others";
   }
   return "an unknown rule";
 }

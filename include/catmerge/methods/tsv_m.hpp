@@ -41,7 +41,7 @@ struct tsv_m_method {
   tsv_m_options options{};  ///< checked by validate in each merge
 
   /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
-  static constexpr bool sees_matrices = true;
+  static constexpr bool sees_matrices() { return true; }
 
   /// alpha.
   double factor() const { return options.alpha; }
