@@ -257,6 +257,8 @@ TEST_CASE("what is no family is refused, and nothing is written") {
   check({"experiment", networks, "--output", networks / "x"}, 1, "lies in one of the inputs");
   check({"experiment", networks, "--studies", "colours", "--output", out}, 2, "--studies");
   check({"experiment", networks, "--methods", "slerp", "--output", out}, 2, "--methods");
+  // A method without rows of its own in the comparison.
+  check({"experiment", networks, "--methods", "mean", "--output", out}, 2, "--methods");
   check({"experiment", networks, "--seeds", "0", "--output", out}, 2, "--seeds");
   const fs::path taken = clips().fresh("taken");
   fs::create_directory(taken);

@@ -34,7 +34,8 @@ void add_experiment(CLI::App& program) {
       ->expected(1)
       ->take_all();
   std::vector<std::string> methods;
-  for (const auto& m : all_methods()) methods.push_back(m.name);
+  for (const auto& m : all_methods())
+    if (!m.trials.empty()) methods.push_back(m.name);
   command
       ->add_option("--methods", request->plan.methods,
                    "Which to compare, with commas between them (default: all)")
