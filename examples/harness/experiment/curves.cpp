@@ -84,7 +84,7 @@ study laboratory::alpha() {
     for (const double a : plan_.alphas) {
       const double own = in_units(a, who.unit, bench_->size());
       line.points.push_back(
-          {a, {mean_of(bench_->test(tau, own))}, setting_text(who.specs.front(), own)});
+          {a, {average_of(bench_->test(tau, own))}, setting_text(who.specs.front(), own)});
     }
     s.curves.push_back(std::move(line));
   }
@@ -117,7 +117,8 @@ study laboratory::of_setting(const char* key, const char* title,
     for (index_t seed = 0; seed < plan_.seeds; ++seed) {
       const auto known = recorded(plan_.samples, seed);
       add_run(chosen, bench_->choose(who, plan_.alphas, known));
-      fixed.runs.push_back(mean_of(bench_->test(bench_->merge(method_of(who, own), known), 0.4)));
+      fixed.runs.push_back(
+          average_of(bench_->test(bench_->merge(method_of(who, own), known), 0.4)));
     }
     s.curves[0].points.push_back(std::move(chosen));
     s.curves[1].points.push_back(std::move(fixed));

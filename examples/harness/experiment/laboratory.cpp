@@ -158,7 +158,7 @@ std::string setting_text(const std::string& spec, std::optional<double> alpha) {
   return text;
 }
 
-double mean_of(const std::vector<double>& values) {
+double average_of(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 

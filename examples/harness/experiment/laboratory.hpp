@@ -93,6 +93,6 @@ inline contender one_setting(std::string spec) {
 std::string setting_text(const std::string& spec, std::optional<double> alpha);
 
 /// The mean of some values.
-double mean_of(const std::vector<double>& values);
+double average_of(const std::vector<double>& values);
 
 }  // namespace catmerge::harness

@@ -85,7 +85,7 @@ table_row laboratory::fixed_row(const std::string& label, const weight_source& w
   table_row row;
   row.label = label;
   row.runs.push_back(bench_->measure(weights, data_split::test));
-  row.validation.push_back(mean_of(bench_->measure(weights, data_split::validation)));
+  row.validation.push_back(average_of(bench_->measure(weights, data_split::validation)));
   return row;
 }
 
