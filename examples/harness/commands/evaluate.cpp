@@ -26,7 +26,7 @@ void print(const evaluation& found) {
 
 void add_evaluate(CLI::App& program) {
   auto request = std::make_shared<evaluation_request>();
-  auto* command = program.add_subcommand("evaluate", "How well a network does a task");
+  auto* command = program.add_subcommand("evaluate", "Score a network on a task");
   command->add_option("--model", request->model, "The network: CLIP vision, BERT or RoBERTa")
       ->required()
       ->type_name("P");
@@ -52,8 +52,7 @@ void add_evaluate(CLI::App& program) {
       ->expected(1)
       ->take_all();
   command
-      ->add_option("--config", request->config,
-                   "The network's config.json, where none lies beside it")
+      ->add_option("--config", request->config, "The network's config.json, if none lies beside it")
       ->type_name("F");
   add_threads(*command, request->threads);
   command->footer("The last line of the output is the first metric, in percent.");

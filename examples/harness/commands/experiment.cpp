@@ -13,7 +13,7 @@ namespace catmerge::harness {
 void add_experiment(CLI::App& program) {
   auto request = std::make_shared<experiment_request>();
   auto* command = program.add_subcommand(
-      "experiment", "Compare the methods on a family of networks, and study what matters");
+      "experiment", "Compare the methods on a family of networks, and study their settings");
   command
       ->add_option(
           "folder", request->folder,
@@ -28,7 +28,8 @@ void add_experiment(CLI::App& program) {
       ->type_name("D");
   command->add_flag("--overwrite", request->overwrite, "Replace an output that exists");
   command
-      ->add_option("--studies", request->studies, "Which, with commas between them (default: all)")
+      ->add_option("--studies", request->studies,
+                   "The studies, with commas between them (default: all)")
       ->check(CLI::IsMember(study_names()))
       ->delimiter(',')
       ->expected(1)
@@ -38,7 +39,7 @@ void add_experiment(CLI::App& program) {
     if (!m.trials.empty()) methods.push_back(m.name);
   command
       ->add_option("--methods", request->plan.methods,
-                   "Which to compare, with commas between them (default: all)")
+                   "The methods to compare, with commas between them (default: all)")
       ->check(CLI::IsMember(methods))
       ->delimiter(',')
       ->expected(1)

@@ -10,7 +10,7 @@ namespace catmerge::harness {
 
 void add_features(CLI::App& program) {
   auto request = std::make_shared<features_request>();
-  auto* command = program.add_subcommand("features", "Record what enters each trimmed parameter");
+  auto* command = program.add_subcommand("features", "Record the inputs of each trimmed parameter");
   command
       ->add_option("--model", request->model,
                    "The network, an expert: CLIP vision, BERT or RoBERTa")
@@ -34,8 +34,7 @@ void add_features(CLI::App& program) {
       ->required()
       ->type_name("F");
   command
-      ->add_option("--config", request->config,
-                   "The network's config.json, where none lies beside it")
+      ->add_option("--config", request->config, "The network's config.json, if none lies beside it")
       ->type_name("F");
   command->add_flag("--overwrite", request->overwrite, "Replace an output that exists");
   add_threads(*command, request->threads);

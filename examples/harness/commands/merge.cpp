@@ -42,11 +42,11 @@ CLI::Option* add_choice(CLI::App& command, const char* name, Field& field,
 
 /// The group of options on names.
 const char* const names_group =
-    "Which tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given several "
+    "Choice of tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given several "
     "times)";
 
 /// The group of options on features and on CAT's trims.
-const char* const cat_group = "CAT Merging, and what any method is told of features";
+const char* const cat_group = "CAT Merging, and features for any method";
 
 /// "cat, dare or tatr".
 std::string transform_names() {
@@ -78,7 +78,7 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",
-           "What changes the task vectors before the method: " + transform_names() +
+           "A change of the task vectors before the method: " + transform_names() +
                ", with settings; several are applied in this order");
   add_list(command, "--method-for", request.method_for, "PATTERN=METHOD",
            "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
@@ -90,8 +90,8 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
                       default_alpha("task-arithmetic") + ", `catmerge methods` has the others')")
       ->check(finite_number(true));
   add_list(command, "--weight", words.weights, "TASK=W",
-           "What an expert's task vector is multiplied by before anything else, in every "
-           "method (default: 1)");
+           "The factor of an expert's task vector, applied before anything else, in every method "
+           "(default: 1)");
 }
 
 void add_outputs(CLI::App& command, merge_request& request, merge_words& words) {
@@ -117,8 +117,8 @@ void add_outputs(CLI::App& command, merge_request& request, merge_words& words) 
               "Threads that compute (with more than one, another writes); the result does not "
               "depend on it");
   add_list(command, "--report", request.reports, "F.html|F.json",
-           "What the merge did to every parameter: a page to look at, or all numbers as "
-           "JSON, by the file's name; may be given for both");
+           "A report on every parameter: a page to look at, or all numbers as JSON, by the file's "
+           "name; may be given for both");
 }
 
 void add_names(CLI::App& command, merge_request& request) {
@@ -133,7 +133,7 @@ void add_names(CLI::App& command, merge_request& request) {
            "These are each task's own: not merged, written to --heads-output");
   command
       .add_option("--heads-output", request.heads_output,
-                  "The folder of what --task-heads names, TASK.safetensors each")
+                  "The folder for the tensors of --task-heads, TASK.safetensors each")
       ->type_name("D")
       ->group(names_group);
   patterns("--resized", request.resized,
@@ -141,12 +141,12 @@ void add_names(CLI::App& command, merge_request& request) {
            "the result has the base's");
   add_choice<bool>(command, "--missing", request.base_for_missing,
                    {{"error", false}, {"base", true}}, "error",
-                   "What an expert lacks is an error, or stands there as the base has it")
+                   "A tensor that an expert lacks is an error, or the base's takes its place")
       ->group(names_group);
   add_list(command, "--rename", request.rename, "EXPERT:FROM=TO",
-           "Names of an expert (of all without EXPERT:) that are other ones in the base; one * on "
-           "each side stands for the same: 'cars:bert.*=*', '*.gamma=*.weight'. Several apply one "
-           "after the other; a name that the base has stays")
+           "Renames tensors of an expert (of all experts without EXPERT:) as in the base; one * on "
+           "each side stands for the same text: 'cars:bert.*=*', '*.gamma=*.weight'. Several apply "
+           "one after the other; a name that the base has stays")
       ->group(names_group);
   add_choice<bool>(command, "--contradictions", request.contradictions_pass,
                    {{"error", false}, {"warn", true}}, "error",
@@ -163,7 +163,7 @@ void add_names(CLI::App& command, merge_request& request) {
 
 void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
   add_list(command, "--importance", words.importance, "NAME=P",
-           "How much each entry matters to a task, in tensors named and shaped like the "
+           "The importance of each entry for a task, in tensors named and shaped like the "
            "parameters: " +
                importances());
   auto* const features = add_list(command, "--features", words.features, "NAME=F",
@@ -183,7 +183,7 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
       ->group(cat_group);
   command
       .add_option("--config", request.config,
-                  "The network's config.json, where none lies beside the base")
+                  "The network's config.json, if none lies beside the base")
       ->type_name("F")
       ->group(cat_group);
 }
@@ -265,8 +265,8 @@ void add_merge(CLI::App& program) {
       ->required();
   command
       .add_option("--output", request->output,
-                  "Where the merged network goes: a file if it ends in .safetensors, else "
-                  "in the format of the base")
+                  "The merged network: a file if the name ends in .safetensors, else in the "
+                  "format of the base")
       ->required()
       ->type_name("F");
   add_method(command, *request, *words);

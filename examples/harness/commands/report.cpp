@@ -11,8 +11,8 @@ namespace catmerge::harness {
 void add_report(CLI::App& program) {
   auto request = std::make_shared<page_request>();
   auto* command = program.add_subcommand(
-      "report", "Make a page of a merge's JSON report, with what was measured since");
-  command->add_option("report", request->report, "What `catmerge merge --report F.json` wrote")
+      "report", "Make a page of a merge's JSON report, with later measurements");
+  command->add_option("report", request->report, "The report of `catmerge merge --report F.json`")
       ->required()
       ->type_name("F.json");
   command
@@ -24,7 +24,7 @@ void add_report(CLI::App& program) {
       ->take_all();
   command
       ->add_option("--scores", request->scores,
-                   "How well a network does every task, for instance as `catmerge evaluate` says: "
+                   "A network's score on every task, for instance from `catmerge evaluate`: "
                    "'merged:cars=63.1,dtd=55.2'; may be given several times")
       ->type_name("LABEL:TASK=VALUE,...")
       ->expected(1)

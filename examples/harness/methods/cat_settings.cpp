@@ -40,7 +40,7 @@ void read_directions(settings& s, direction_rule& rule) {
 }  // namespace
 
 void read_cat(settings& s, cat_options& o) {
-  s.number("lambda", o.linear.lambda, "weight of what a task loses itself, linear weights", 0,
+  s.number("lambda", o.linear.lambda, "weight of a task's own loss by the trim, linear weights", 0,
            settings::no_limit);
   read_directions(s, o.linear.directions);
   std::optional<double> tolerance;  // none: the library's default
@@ -50,7 +50,7 @@ void read_cat(settings& s, cat_options& o) {
                "weights in double; below 4e-7 takes twice the time)",
                0, settings::no_limit))
     o.linear.eigen.tolerance = *tolerance;
-  s.number("scale-lambda", o.scale.lambda, "weight of what a task loses itself, scales", 0,
+  s.number("scale-lambda", o.scale.lambda, "weight of a task's own loss by the trim, scales", 0,
            settings::no_limit);
   s.count("scale-rank", o.scale.coordinates.count, "coordinates removed per task from scales");
   s.count("shift-rank", o.shift.count, "coordinates removed per task from shifts");

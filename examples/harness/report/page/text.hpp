@@ -135,7 +135,7 @@ inline std::string shortened(std::string_view s, double width, double size) {
   return result;
 }
 
-/// A name for a page: a very long one loses its middle, an empty one gets a placeholder.
+/// A name for a page: a very long one loses its middle, an empty one becomes "(no name)".
 inline std::string display_name(std::string_view name, double most_ems = 40) {
   return name.empty() ? "(no name)" : shortened(name, most_ems, 1);
 }
