@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/merge/copied_vectors.hpp>
 #include <catmerge/merge/run.hpp>
 #include <iterator>
 #include <tuple>
@@ -71,7 +72,7 @@ class mean_of {
   void scan(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors) {
     each(methods_, [&](auto& m) {
       if (!catmerge::scan_wanted(m)) return;
-      auto copies = copied(c, vectors);
+      auto copies = detail::copied_vectors(c, vectors);
       catmerge::scan_parameter(m, c, p, vector_list<Context>(views_of<Context>(copies)));
     });
   }
@@ -88,23 +89,17 @@ class mean_of {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    index_t left = count_;
+    bool first = true;
     each(methods_, [&](const auto& m) {
-      const bool first = left == count_, last = --left == 0;
+      auto copies = detail::copied_vectors(c, vectors);
       auto part = c.make(c.type(tau), c.rows(tau), c.columns(tau));
       layer_report own;
       own.kind = report.kind;
-      if (last) {
-        m.combine(c, p, vectors, part, own);
-      } else {
-        auto copies = copied(c, vectors);
-        m.combine(c, p, vector_list<Context>(views_of<Context>(copies)), part, own);
-      }
+      m.combine(c, p, vector_list<Context>(views_of<Context>(copies)), part, own);
       c.axpy(m.factor() / static_cast<double>(count_), part, tau);
-      if (first)
-        report.fallback = own.fallback;
-      else if (report.fallback != own.fallback)
-        report.fallback = fallback_rule::some;
+      if (!first && own.fallback != report.fallback) own.fallback = fallback_rule::some;
+      report.fallback = own.fallback;
+      first = false;
       if (own.trim && !report.trim) report.trim = std::move(own.trim);
     });
   }
@@ -124,17 +119,6 @@ class mean_of {
     bool found = false;
     each(methods_, [&](const auto& m) { found = found || f(m); });
     return found;
-  }
-
-  /// Copies: a method may change its vectors, and all methods read the same ones.
-  template <class Context>
-  static std::vector<typename Context::matrix> copied(Context& c, vector_list<Context> vectors) {
-    std::vector<typename Context::matrix> copies;
-    for (const auto& t : vectors) {
-      copies.push_back(c.make(c.type(t), c.rows(t), c.columns(t)));
-      c.assign(t, copies.back());
-    }
-    return copies;
   }
 
   Methods methods_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/call.hpp>
+#include <catmerge/merge/copied_vectors.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <cmath>
@@ -91,11 +92,7 @@ struct consensus_method {
     if constexpr (std::is_same_v<Inner, task_arithmetic_method>) {
       sum_vectors(c, vectors, tau);
     } else {
-      std::vector<typename Context::matrix> copies;
-      for (const auto& t : vectors) {
-        copies.push_back(c.make(c.type(t), c.rows(t), c.columns(t)));
-        c.assign(t, copies.back());
-      }
+      auto copies = detail::copied_vectors(c, vectors);
       inner.combine(c, p, vector_list<Context>(views_of<Context>(copies)), tau, report);
     }
   }
