@@ -24,8 +24,9 @@ cd "$root/examples"
 { find harness -name '*.hpp' | sort; find harness -name '*.cpp' | sort; } > "$work/program.files"
 status=0
 tidied library 'include/catmerge/' &
+library=$!
 tidied program 'examples/harness/' || status=1
-wait %1 || status=1
+wait "$library" || status=1
 [ "$status" = 0 ] || cat "$work"/*.log >&2
 [ "$status" = 0 ]
 echo "$(cat "$work"/*.files | wc -l) files, read by clang-tidy $(clang-tidy --version | grep -o '[0-9.]*' | head -1): no warning"
