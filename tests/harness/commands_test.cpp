@@ -53,9 +53,9 @@ TEST_CASE("help at every level, with every option") {
         "--alpha", "--preset", "paper", "port", "--features", "--samples", "NAME=F", "--rank",
         "--basis-energy", "--basis-positive", "--basis-tolerance", "--lambda", "--scale-rank",
         "--scale-lambda", "--shift-rank", "--rescale", "none", "frobenius", "--order", "sequential",
-        "joint", "--rows", "sum", "mean", "--feature-coefficient", "--out-dtype", "base", "f32",
-        "f16", "bf16", "f64", "--threads", "--report", "--config", "--sample-count", "--rule",
-        "--include", "--exclude", "--drop", "--task-heads", "--heads-output", "--resized",
+        "joint", "--weighting", "sum", "mean", "--feature-coefficient", "--out-dtype", "base",
+        "f32", "f16", "bf16", "f64", "--threads", "--report", "--config", "--sample-count",
+        "--rule", "--include", "--exclude", "--drop", "--task-heads", "--heads-output", "--resized",
         "--missing", "--set", "--max-shard-size", "--overwrite",
         // defaults
         "=cat", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
@@ -142,7 +142,7 @@ TEST_CASE("command lines that mean nothing") {
           {"--basis-energy", "0.5"},    {"--lambda", "5"},
           {"--scale-rank", "4"},        {"--scale-lambda", "1"},
           {"--shift-rank", "4"},        {"--rescale", "none"},
-          {"--order", "joint"},         {"--rows", "sum"},
+          {"--order", "joint"},         {"--weighting", "sum"},
           {"--basis-tolerance", "1e-9"}};
       for (const auto& [option, value] : values)
         check_noted(one + arguments{"--method", method, option, value}, {option, method});
@@ -192,7 +192,7 @@ TEST_CASE("command lines that mean nothing") {
     check_refused(one + arguments{"--samples", sa, "--sample-count", "-1"},
                   {"--sample-count", "-1"});
     for (const std::string option :
-         {"--method", "--preset", "--rescale", "--order", "--rows", "--out-dtype"})
+         {"--method", "--preset", "--rescale", "--order", "--weighting", "--out-dtype"})
       check_refused(good + arguments{option, "bogus"}, {option, "bogus"});
     // Messages are sentences: no limits of the machine's numbers in them.
     CHECK(run(good + arguments{"--lambda", "-1"}).err.size() < 200);

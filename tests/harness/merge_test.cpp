@@ -232,7 +232,7 @@ TEST_CASE("CAT: every parameter and every number of the report as the dense orac
   SUBCASE("mean rows") {
     oracle::options o;
     o.lambda = 0.5, o.mean_rows = true;
-    check_against_oracle({"--lambda", "0.5", "--rows", "mean"}, o);
+    check_against_oracle({"--lambda", "0.5", "--weighting", "mean"}, o);
   }
   SUBCASE("every positive eigenvalue") {
     oracle::options o;
@@ -474,7 +474,7 @@ TEST_CASE("the paper's preset never raises a conflict") {
   for (const arguments& options :
        {arguments{}, arguments{"--lambda", "0"}, arguments{"--order", "joint", "--rank", "9"},
         arguments{"--basis-positive", "--lambda", "0.1"},
-        arguments{"--rows", "mean", "--shift-rank", "9"}}) {
+        arguments{"--weighting", "mean", "--shift-rank", "9"}}) {
     const json report =
         with_report(options + clips().with_features(), task_names, warning::any).report;
     int seen = 0;
@@ -509,7 +509,7 @@ TEST_CASE("the report: settings, totals, what was copied") {
                     {"shift_rank", 4},
                     {"rescale", "none"},
                     {"order", "sequential"},
-                    {"rows", "sum"},
+                    {"weighting", "sum"},
                     {"fused", "split"},
                     {"feature_coefficient", 1.0},
                     {"samples", 0}});
@@ -551,14 +551,15 @@ TEST_CASE("the report: settings, totals, what was copied") {
     CHECK(parameter(report, "vision_model.embeddings.class_embedding").at("kind") == "shift");
   }
   SUBCASE("what else can be set") {
-    const json report = with_report(arguments{"--basis-energy", "0.5", "--order", "joint", "--rows",
-                                              "mean", "--lambda", "2", "--rescale", "frobenius"} +
-                                    clips().with_features())
-                            .report;
+    const json report =
+        with_report(arguments{"--basis-energy", "0.5", "--order", "joint", "--weighting", "mean",
+                              "--lambda", "2", "--rescale", "frobenius"} +
+                    clips().with_features())
+            .report;
     const json& s = report.at("catmerge").at("settings");
     CHECK(s.at("basis_energy") == 0.5);
     CHECK(s.at("order") == "joint");
-    CHECK(s.at("rows") == "mean");
+    CHECK(s.at("weighting") == "mean");
     CHECK(s.at("lambda") == 2.0);
     CHECK(s.at("rescale") == "frobenius");
     CHECK_FALSE(s.contains("rank"));

@@ -61,7 +61,7 @@ void read_cat(settings& s, cat_options& o) {
   s.word("order", o.linear.order,
          {{"sequential", trim_order::sequential}, {"joint", trim_order::joint}},
          "trim by one task after the other, or by all at once");
-  s.word("rows", o.linear.weighting, {{"sum", row_weight::sum}, {"mean", row_weight::mean}},
+  s.word("weighting", o.linear.weighting, {{"sum", row_weight::sum}, {"mean", row_weight::mean}},
          "weigh tasks by their rows in G_k, or all alike");
   s.word("fused", o.fused, {{"split", fused_weights::split}, {"whole", fused_weights::whole}},
          "trim q, k and v in one weight each alone, or as one matrix");
