@@ -11,6 +11,7 @@
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
+#include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/tatr.hpp>
