@@ -5,6 +5,7 @@
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
 #include <harness/experiment/bench.hpp>
+#include <limits>
 #include <optional>
 
 namespace catmerge::harness {
@@ -97,17 +98,56 @@ std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
   return measure(merged_vectors::network(tau, alpha), data_split::test);
 }
 
+std::vector<activations> bench::load(const std::vector<std::vector<index_t>>& chosen) const {
+  std::vector<activations> samples;
+  for (index_t k = 0; k < size(); ++k)
+    samples.push_back(load_samples(*task(k).samples, chosen[at(k)]));
+  return samples;
+}
+
+output_judge bench::judge(const std::vector<activations>& samples) const {
+  std::vector<std::unique_ptr<expert_weights>> experts;
+  std::vector<judged_task> tasks;
+  for (index_t k = 0; k < size(); ++k) {
+    experts.push_back(std::make_unique<expert_weights>(set_, k, 1));
+    tasks.push_back({*experts.back(), task(k).head, samples[at(k)]});
+  }
+  return output_judge(net_, tasks, run_);
+}
+
+automatic_merge bench::merge_automatically(const std::vector<activations>& samples,
+                                           const std::vector<double>& grid,
+                                           const automatic_options& options) {
+  std::vector<const merged_vectors*> taus;
+  for (const auto& spec : prior_methods()) {
+    auto found = priors_.find(spec);
+    if (found == priors_.end()) found = priors_.emplace(spec, merge(parse_method(spec), {})).first;
+    taus.push_back(&found->second);
+  }
+  std::vector<double> alphas;
+  for (const double a : grid) alphas.push_back(in_units(a, alpha_unit::spectrum, size()));
+  return harness::merge_automatically(net_, judge(samples), samples, taus, alphas, options, run_);
+}
+
 outcome bench::choose(const contender& who, const std::vector<double>& grid,
-                      const std::vector<recorded_inputs>& samples) {
+                      const std::vector<recorded_inputs>& samples, const output_judge* judge) {
   std::vector<double> alphas;
   for (const double a : grid) alphas.push_back(in_units(a, who.unit, size()));
   if (who.unit == alpha_unit::none) alphas = {1};
   outcome best;
   std::optional<merged_vectors> winner;
+  double least = std::numeric_limits<double>::infinity();
   for (const auto& spec : who.specs) {
     const auto began = std::chrono::steady_clock::now();
     auto tau = merge(method_of(who, spec), samples, who.importance);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
+    if (judge != nullptr) {
+      const auto curve = curve_over_alpha(*judge, tau, alphas, run_);
+      if (const double j = curve.mean(curve.best()); j < least) {
+        least = j;
+        best.without_labels = test(tau, curve.choice());
+      }
+    }
     const auto means = validate(tau, alphas);
     const auto i =
         static_cast<std::size_t>(std::max_element(means.begin(), means.end()) - means.begin());

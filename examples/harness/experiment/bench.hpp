@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cmath>
+#include <harness/calibration/automatic.hpp>
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/measuring.hpp>
-#include <harness/experiment/merged_weights.hpp>
 #include <harness/methods/catalogue.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
@@ -51,8 +51,9 @@ struct outcome {
   double alpha = 0;
   bool at_edge = false;  ///< alpha is the grid's smallest or largest
   double validation = 0;
-  std::vector<double> test;  ///< per task
-  double seconds = 0;        ///< of the merge
+  std::vector<double> test;            ///< per task
+  double seconds = 0;                  ///< of the merge
+  std::vector<double> without_labels;  ///< per task, at the setting that a judge chose
 
   double average() const {
     double sum = 0;
@@ -86,6 +87,17 @@ class bench {
                                        const std::vector<recorded_inputs>& samples,
                                        importance_kind importance = importance_kind::none);
 
+  /// The chosen samples of each task, in this bench's order, before the first block.
+  std::vector<activations> load(const std::vector<std::vector<index_t>>& chosen) const;
+
+  /// The distance from the experts' outputs on these samples.
+  output_judge judge(const std::vector<activations>& samples) const;
+
+  /// The merge without labels from these samples. The merges of its prior are made once.
+  automatic_merge merge_automatically(const std::vector<activations>& samples,
+                                      const std::vector<double>& grid,
+                                      const automatic_options& options);
+
   /// A network's scores on all tasks, on one split.
   std::vector<double> measure(const weight_source& weights, data_split split) const;
 
@@ -96,8 +108,9 @@ class bench {
   std::vector<double> test(const merged_vectors& tau, double alpha) const;
 
   /// The best setting of a contender on validation; among equals the first. The grid ascends.
+  /// judge: if given, the setting of the least distance from the experts is chosen, too.
   outcome choose(const contender& who, const std::vector<double>& grid,
-                 const std::vector<recorded_inputs>& samples);
+                 const std::vector<recorded_inputs>& samples, const output_judge* judge = nullptr);
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
@@ -114,6 +127,7 @@ class bench {
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;
   std::map<std::string, layer_kind> kinds_;
+  std::map<std::string, merged_vectors> priors_;  // of methods that use no samples, by text
 };
 
 }  // namespace catmerge::harness

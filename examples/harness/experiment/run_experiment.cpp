@@ -26,6 +26,7 @@ struct named_study {
 constexpr named_study all_studies[] = {
     {"comparison", [](laboratory& lab) { return lab.comparison(); }},
     {"ablation", [](laboratory& lab) { return lab.ablation(); }},
+    {"auto", [](laboratory& lab) { return lab.automatic(); }},
     {"samples", [](laboratory& lab) { return lab.samples(); }},
     {"alpha", [](laboratory& lab) { return lab.alpha(); }},
     {"lambda", [](laboratory& lab) { return lab.lambda(); }},
