@@ -4,46 +4,37 @@
 
 #include <harness/calibration/distance_curve.hpp>
 #include <harness/calibration/refit_walk.hpp>
+#include <harness/methods/automatic_options.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 /// The merge without labels and without settings.
 namespace catmerge::harness {
 
-/// The constants of the merge without settings. They were chosen on the four families of
-/// examples/families and confirmed on others (examples/experiments/README.md).
-struct automatic_options {
-  double gain = 2;     ///< g: the prior of refitted layers is so many times as long as J says
-  double anchor = 10;  ///< c: mu is c / n of the mean eigenvalue, for n samples a task
-  double own = 0.5;    ///< the share of the experts' own outputs in the target
-  bool refit = true;   ///< false: the prior alone, with a gain of 1
-};
-
-/// The methods whose mean is the prior.
-inline const std::vector<std::string>& prior_methods() {
-  static const std::vector<std::string> list = {"tsv-m", "iso-c", "iso-cts"};
-  return list;
-}
-
-/// The merged network and what was chosen on the way.
+/// The merged network, and what was chosen on the way.
 struct automatic_merge {
-  merged_vectors tau;                  ///< theta = theta_0 + tau
-  std::vector<distance_curve> curves;  ///< J over alpha, per method of the prior
-  std::vector<std::string> refitted;   ///< tensors, in forward order
-  std::vector<double> of_base;         ///< the distance of the base per task
-  std::vector<double> of_prior;        ///< the distance of the prior with a gain of 1 per task
-  std::vector<double> of_result;       ///< the distance of the result per task
+  merged_vectors tau;                          ///< theta = theta_0 + tau
+  std::vector<index_t> samples{};              ///< per task
+  std::vector<double> alphas{};                ///< per method of the prior
+  std::vector<distance_curve> curves{};        ///< J over alpha, likewise; empty without heads
+  std::optional<double> gain{};                ///< g; none: nothing was refitted
+  std::optional<distance_curve> gain_curve{};  ///< J over g on left-out samples, if cross-fitted
+  std::vector<std::string> refitted{};         ///< tensors, in forward order
+  std::vector<double> of_base{};               ///< the base's distance per task, if there are heads
+  std::vector<double> of_prior{};              ///< that of the prior with a gain of 1
+  std::vector<double> of_result{};             ///< that of the result
 };
 
-/// 1. The prior: the mean of several merges, each at the alpha of the least J. 2. The refit of the
-/// linear layers around g times the prior, in forward order (refit_walk.hpp).
+/// 1. The prior: the mean of several merges, each at the alpha of the least J. 2. g. 3. The refit
+/// of the linear layers around g times the prior, in forward order (refit_walk.hpp).
 ///
-/// taus: the merged vectors of prior_methods(), or of others; alphas: their grid. Tensors without
-/// an alpha have neither alpha nor gain.
-automatic_merge merge_automatically(const network& net, const output_judge& judge,
-                                    const std::vector<activations>& samples,
+/// taus: the merged vectors of prior_methods(); grid: of their alphas. Tensors without alpha have
+/// neither alpha nor gain. With one sample a task nothing can be left out to choose g by: the prior
+/// alone. Without heads alphas and g are the constants of prior_methods() and 2.
+automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
                                     const std::vector<const merged_vectors*>& taus,
-                                    const std::vector<double>& alphas,
+                                    const std::vector<double>& grid,
                                     const automatic_options& options, const executor& threads);
 
 }  // namespace catmerge::harness

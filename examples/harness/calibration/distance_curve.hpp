@@ -48,7 +48,8 @@ inline distance_curve curve_over_alpha(const output_judge& judge, const merged_v
   curve.distances.resize(curve.settings.size());
   const auto measure = [&](index_t i) {
     const auto at = static_cast<std::size_t>(i);
-    curve.distances[at] = judge.distances(merged_vectors::network(tau, curve.settings[at]));
+    curve.distances[at] =
+        judge.distances(merged_vectors::network(tau, curve.settings[at]), threads);
   };
   threads(std::ssize(curve.settings), measure);
   if (!std::isfinite(curve.mean(curve.best())))

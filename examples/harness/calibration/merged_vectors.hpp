@@ -25,6 +25,7 @@ struct tau_of {
 
   layer_report merge(context<host>& c, const host_problem& p, host_view tau) const {
     layer_report report;
+    report.kind = p.kind;
     auto vectors = form_vectors(c, p);
     const auto views = views_of<context<host>>(vectors);
     method.combine(c, p, views, tau, report);

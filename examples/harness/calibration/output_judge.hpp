@@ -15,42 +15,50 @@
 namespace catmerge::harness {
 
 /// A task by its expert, its head and unlabeled samples.
-struct judged_task {
+struct calibration_task {
   const weight_source& expert;
-  const task_head& head;
-  activations samples;  ///< before the first block
+  const task_head* head;             ///< null if the task's outputs are not known
+  std::vector<activations> samples;  ///< one state per sample, before the first block
 };
+
+/// All samples of each task in one state.
+inline std::vector<activations> joined_samples(const std::vector<calibration_task>& tasks) {
+  std::vector<activations> all;
+  for (const auto& task : tasks) all.push_back(joined(task.samples));
+  return all;
+}
 
 /// The experts' outputs on unlabeled samples of their tasks, and the distance of other networks
 /// from them: J of a network is the mean of output_distance over the tasks.
 class output_judge {
  public:
-  /// Runs the experts. The network and the heads must outlive the judge. Throws catmerge::error if
-  /// an expert's output is not finite.
-  output_judge(const network& net, const std::vector<judged_task>& tasks,
-               const executor& threads = {})
+  /// Runs the experts. The network and the heads, of all tasks, must outlive the judge. Throws
+  /// catmerge::error if an expert's output is not finite.
+  output_judge(const network& net, const std::vector<calibration_task>& tasks,
+               const executor& threads)
       : net_(net) {
-    std::vector<activations> parts;
-    for (const auto& task : tasks) {
-      heads_.push_back(&task.head);
-      counts_.push_back(task.samples.samples());
-      parts.push_back(task.samples);
-      const matrix rows = run_all(net, task.expert, task.samples, nullptr, threads);
-      outputs_.push_back(task.head(view(rows)));
-      if (!outputs_.back().allFinite())
-        throw error("an expert's output for a sample of its own task is not finite");
+    const auto samples = joined_samples(tasks);
+    samples_ = joined(samples);
+    outputs_.resize(tasks.size());
+    for (std::size_t k = 0; k < tasks.size(); ++k) {
+      heads_.push_back(tasks[k].head);
+      counts_.push_back(samples[k].samples());
     }
-    samples_ = joined(parts);
+    threads(std::ssize(tasks), [&](index_t i) {
+      const auto k = static_cast<std::size_t>(i);
+      const matrix rows = run_all(net, tasks[k].expert, samples[k], nullptr, threads);
+      outputs_[k] = (*heads_[k])(view(rows));
+      if (!outputs_[k].allFinite())
+        throw error("an expert's output for a sample of its own task is not finite");
+    });
   }
 
   index_t tasks() const { return std::ssize(heads_); }
-  /// The samples of all tasks, one task after the other, before the first block.
-  const activations& samples() const { return samples_; }
   /// The number of samples of each task.
   const std::vector<index_t>& counts() const { return counts_; }
 
   /// The distance per task; infinity where outputs are not finite.
-  std::vector<double> distances(const weight_source& weights, const executor& threads = {}) const {
+  std::vector<double> distances(const weight_source& weights, const executor& threads) const {
     const matrix rows = run_all(net_, weights, samples_, nullptr, threads);
     std::vector<double> found;
     index_t first = 0;

@@ -29,6 +29,8 @@ bench::bench(const family& files, const std::vector<std::size_t>& tasks,
       net_(net),
       measured_(measured),
       run_(threads.runner()) {
+  for (index_t k = 0; k < size(); ++k)
+    experts_.push_back(std::make_unique<expert_weights>(set_, k, 1));
   for (const auto& group : set_.groups())
     for (const auto& p : group)
       if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
@@ -38,8 +40,8 @@ bench::bench(const family& files, const std::vector<std::size_t>& tasks,
 std::vector<recorded_inputs> bench::record(const std::vector<std::vector<index_t>>& chosen) const {
   std::vector<recorded_inputs> recorded(tasks_.size());
   run_(size(), [&](index_t k) {
-    const expert_weights expert(set_, k, 1);
-    recorded[at(k)] = record_inputs(net_, expert, *task(k).samples, chosen[at(k)], kinds_);
+    recorded[at(k)] =
+        record_inputs(net_, *experts_[at(k)], *task(k).samples, chosen[at(k)], kinds_);
   });
   return recorded;
 }
@@ -98,35 +100,33 @@ std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
   return measure(merged_vectors::network(tau, alpha), data_split::test);
 }
 
-std::vector<activations> bench::load(const std::vector<std::vector<index_t>>& chosen) const {
-  std::vector<activations> samples;
-  for (index_t k = 0; k < size(); ++k)
-    samples.push_back(load_samples(*task(k).samples, chosen[at(k)]));
-  return samples;
-}
-
-output_judge bench::judge(const std::vector<activations>& samples) const {
-  std::vector<std::unique_ptr<expert_weights>> experts;
-  std::vector<judged_task> tasks;
+std::vector<calibration_task> bench::calibration(
+    const std::vector<std::vector<index_t>>& chosen) const {
+  std::vector<calibration_task> tasks;
   for (index_t k = 0; k < size(); ++k) {
-    experts.push_back(std::make_unique<expert_weights>(set_, k, 1));
-    tasks.push_back({*experts.back(), task(k).head, samples[at(k)]});
+    tasks.push_back({*experts_[at(k)], &task(k).head, {}});
+    for (const index_t i : chosen[at(k)])
+      tasks.back().samples.push_back(task(k).samples->load(i, 1));
   }
-  return output_judge(net_, tasks, run_);
+  return tasks;
 }
 
-automatic_merge bench::merge_automatically(const std::vector<activations>& samples,
+output_judge bench::judge(const std::vector<std::vector<index_t>>& chosen) const {
+  return output_judge(net_, calibration(chosen), run_);
+}
+
+automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t>>& chosen,
                                            const std::vector<double>& grid,
                                            const automatic_options& options) {
   std::vector<const merged_vectors*> taus;
-  for (const auto& spec : prior_methods()) {
+  for (const auto& [spec, alpha] : prior_methods()) {
     auto found = priors_.find(spec);
     if (found == priors_.end()) found = priors_.emplace(spec, merge(parse_method(spec), {})).first;
     taus.push_back(&found->second);
   }
   std::vector<double> alphas;
   for (const double a : grid) alphas.push_back(in_units(a, alpha_unit::spectrum, size()));
-  return harness::merge_automatically(net_, judge(samples), samples, taus, alphas, options, run_);
+  return harness::merge_automatically(net_, calibration(chosen), taus, alphas, options, run_);
 }
 
 outcome bench::choose(const contender& who, const std::vector<double>& grid,

@@ -87,14 +87,14 @@ class bench {
                                        const std::vector<recorded_inputs>& samples,
                                        importance_kind importance = importance_kind::none);
 
-  /// The chosen samples of each task, in this bench's order, before the first block.
-  std::vector<activations> load(const std::vector<std::vector<index_t>>& chosen) const;
+  /// The experts, heads and chosen samples of the tasks.
+  std::vector<calibration_task> calibration(const std::vector<std::vector<index_t>>& chosen) const;
 
-  /// The distance from the experts' outputs on these samples.
-  output_judge judge(const std::vector<activations>& samples) const;
+  /// The distance from the experts' outputs on the chosen samples.
+  output_judge judge(const std::vector<std::vector<index_t>>& chosen) const;
 
-  /// The merge without labels from these samples. The merges of its prior are made once.
-  automatic_merge merge_automatically(const std::vector<activations>& samples,
+  /// The merge without labels from the chosen samples. The merges of its prior are made once.
+  automatic_merge merge_automatically(const std::vector<std::vector<index_t>>& chosen,
                                       const std::vector<double>& grid,
                                       const automatic_options& options);
 
@@ -123,6 +123,7 @@ class bench {
   const family& files_;
   std::vector<std::size_t> tasks_;
   checkpoint_set set_;
+  std::vector<std::unique_ptr<expert_weights>> experts_;
   const network& net_;
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;

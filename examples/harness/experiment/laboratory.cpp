@@ -75,7 +75,7 @@ std::vector<std::vector<index_t>> laboratory::drawn(index_t count, index_t seed)
 
 automatic_merge laboratory::merge_automatically(index_t count, index_t seed,
                                                 const automatic_options& options) {
-  return bench_->merge_automatically(bench_->load(drawn(count, seed)), plan_.alphas, options);
+  return bench_->merge_automatically(drawn(count, seed), plan_.alphas, options);
 }
 
 std::vector<recorded_inputs> laboratory::of_classes(index_t count, index_t classes, index_t seed) {

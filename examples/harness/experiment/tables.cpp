@@ -138,7 +138,7 @@ table_row laboratory::chosen_row(const contender& who) {
   row.label = who.label;
   for (index_t seed = 0; seed < draws_of(who, who.specs.front()); ++seed) {
     const auto known = recorded(plan_.samples, seed);
-    const auto judge = bench_->judge(bench_->load(drawn(plan_.samples, seed)));
+    const auto judge = bench_->judge(drawn(plan_.samples, seed));
     const outcome o = bench_->choose(who, plan_.alphas, known, &judge);
     row.runs.push_back(o.test);
     row.without_labels.push_back(average_of(o.without_labels));

@@ -104,6 +104,7 @@ merge_plan::merge_plan(const merge_request& request)
       weights(weights_of(request)),
       method(blaming("--method", [&] { return parse_method(request.method, cat); })),
       output(output_of(request)) {
+  find_outputs(request);
   read_methods(request);
   find_inputs(request);
   note_useless_settings(request);
@@ -111,6 +112,33 @@ merge_plan::merge_plan(const merge_request& request)
   if (request.task_heads.empty() != request.heads_output.empty())
     throw option_error("--task-heads",
                        "goes with --heads-output, where these tensors are written to");
+}
+
+/// The settings that are chosen by outputs on samples.
+void merge_plan::find_outputs(const merge_request& request) {
+  require_one_per_expert("--head", request.heads, request.experts);
+  is_automatic = name_in_spec(request.method) == "auto";
+  uses_outputs = (is_automatic || request.alpha_by_outputs) && !request.samples.empty();
+  if (is_automatic)
+    blaming("--method", [&] {
+      settings given = settings_in(request.method);
+      read_automatic(given, automatic);
+      return 0;
+    });
+  if (!request.heads.empty() && !uses_outputs)
+    notes.emplace_back(
+        "--head: has no meaning without --samples, for --method auto or --alpha auto");
+  if (request.alpha_by_outputs && request.samples.empty())
+    throw option_error("--alpha", "auto needs --samples and, for their outputs, --head");
+  const std::string rule = is_automatic ? "--method auto merges all parameters by one rule"
+                                        : "--alpha auto chooses one alpha for all parameters";
+  for (const auto& [option, list] :
+       {std::pair{"--method-for", &request.method_for}, {"--set", &request.set}})
+    if (uses_outputs && !list->empty()) throw option_error(option, rule);
+  if (uses_outputs && is_automatic)
+    for (const auto& [option, given] :
+         {std::pair{"--before", !request.before.empty()}, {"--weight", !request.weights.empty()}})
+      if (given) throw option_error(option, "does not go with --method auto and --samples");
 }
 
 void merge_plan::read_methods(const merge_request& request) {
@@ -121,6 +149,11 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
+  if (request.alpha_by_outputs) {
+    if (alpha == nullptr)
+      throw option_error("--alpha", "--method " + request.method + " has no alpha");
+    *alpha = 1;  // the merged vectors are scaled by each alpha
+  }
   policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);

@@ -81,6 +81,9 @@ any_transform parse_transform(const std::string& text, const cat_options& defaul
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
 
+/// The settings in such a text. Throws catmerge::error for another form.
+settings settings_in(const std::string& text);
+
 /// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.
 std::string with_settings(const std::string& text, const std::string& more);
 

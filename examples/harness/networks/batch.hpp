@@ -29,11 +29,4 @@ inline activations joined(const std::vector<activations>& parts) {
   return all;
 }
 
-/// Chosen samples of a file, in this order, before the first block.
-inline activations load_samples(const sample_reader& file, const std::vector<index_t>& chosen) {
-  std::vector<activations> parts;
-  for (const index_t i : chosen) parts.push_back(file.load(i, 1));
-  return joined(parts);
-}
-
 }  // namespace catmerge::harness
