@@ -405,7 +405,7 @@ TEST_CASE("TSV-M: tasks apart are added, equal ones taken once, missing ones bri
 }
 
 TEST_CASE("Iso-C: all singular values are their mean") {
-  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{7, 12}, {12, 7}, {9, 9}, {1, 4}})
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{7, 12}, {12, 7}, {9, 9}, {3, 4}})
     for (const std::size_t tasks : {1U, 3U}) {
       const given l(19, d_out, d_in, std::vector<index_t>(tasks, 1));
       const auto e = matrices::iso(l.t, 0);
@@ -591,13 +591,37 @@ TEST_CASE("what is no matrix, or too small for the number of tasks") {
   CHECK(same_bits(merge(catmerge::iso_method{}, p).first, catmerge::iso(table, tables).merged));
   CHECK(same_bits(merge(catmerge::wudi_method{}, p).first, table));
 
-  // r = 2 < K = 3.
-  const given narrow(29, 2, 5, {1, 1, 1});
-  const auto r = catmerge::tsv_m(narrow.base, narrow.t);
-  is_mean(std::pair(dense(r.merged), r.report), narrow.t);
-  // One column, a linear all the same: Iso-C leaves the direction of the sum.
-  const given column(30, 5, 1, {1, 1});
-  check(catmerge::iso(column.base, column.t).merged, {matrices::sum_of(column.t), 100 * eps});
+  // r < K: rows, columns, linears and tables are vectors for the two methods of singular
+  // directions. (As matrices a row and a column would get alpha times the sum from Iso-C.)
+  catmerge::iso_options cts;
+  cts.variant = iso_variant::cts;
+  const std::vector<std::pair<index_t, index_t>> thin{{2, 5}, {5, 2}, {1, 6}, {6, 1}};
+  for (const auto& [d_out, d_in] : thin)
+    for (const auto kind : {layer_kind::linear, layer_kind::other}) {
+      const given l(29, d_out, d_in, {1, 1, 1});
+      const auto few = problem_of(kind, l.base, l.t);
+      is_mean(merge(catmerge::tsv_m_method{}, few), l.t);
+      is_mean(merge(catmerge::iso_method{}, few), l.t);
+      is_mean(merge(catmerge::iso_method{cts}, few), l.t);
+      const auto [longer, report] = merge(catmerge::iso_method{{iso_variant::c, 2.5}}, few);
+      CHECK((longer - 2.5 * mean_of(l.t)).norm() <= 30 * eps * mean_of(l.t).norm());
+    }
+  // r = K is enough for a matrix, and so is one row for one task.
+  const given enough(30, 3, 5, {1, 1, 1}), row(30, 1, 5, {1});
+  for (const auto& l : {enough, row}) {
+    const auto fit = problem_of(layer_kind::linear, l.base, l.t);
+    CHECK(merge(catmerge::tsv_m_method{}, fit).second.fallback == catmerge::fallback_rule::none);
+    CHECK(merge(catmerge::iso_method{}, fit).second.fallback == catmerge::fallback_rule::none);
+  }
+  // Two parts of two rows, three tasks: four rows are enough for one matrix, two are not.
+  const given fused(31, 4, 7, {1, 1, 1});
+  auto parts = problem_of(layer_kind::linear, fused.base, fused.t);
+  parts.parts = 2;
+  catmerge::iso_options split;
+  split.fused = fused_weights::split;
+  is_mean(merge(catmerge::iso_method{split}, parts), fused.t);
+  is_mean(merge(catmerge::tsv_m_method{{1, fused_weights::split}}, parts), fused.t);
+  CHECK(merge(catmerge::iso_method{}, parts).second.fallback == catmerge::fallback_rule::none);
 }
 
 TEST_CASE("fused weights: as one matrix by default, or each alone") {
