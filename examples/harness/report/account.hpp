@@ -49,7 +49,7 @@ inline std::string reason_of(const parameter_report& report, const checkpoint_se
   if (is_unknown(report, set, uses_features)) return "its name is in no rule";
   if (is_stack_of_unknown_layout(report, set)) return "the layout of the stack is not known";
   if (c.kind == model::parameter_kind::unknown) return "the method's rule is not for its shape";
-  if (c.kind == model::parameter_kind::embedding)
+  if (c.kind == model::parameter_kind::embedding || c.kind == model::parameter_kind::token_table)
     return "the method's rule is not for embeddings, heads and tables";
   if (uses_features && !c.trim) return "'" + c.rule + "' leaves it alone";
   return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
