@@ -125,6 +125,7 @@ TEST_CASE("inspect tells what the general rule decided, and what nothing decided
   CHECK(kind_of(printed, "model.layers.0.mlp.up_proj.weight") == "linear");
   CHECK_CONTAINS(printed, "general rule, 1 of them: a matrix called weight is linear\n");
   CHECK_CONTAINS(printed, "general rule, 1 of them: tables of tokens are left alone\n");
+  CHECK_CONTAINS(printed, "token table, 1 of them: the mean, whatever alpha");
   CHECK_CONTAINS(printed, "unknown, 1 of them: no rule names them; --rule");
 }
 

@@ -7,6 +7,7 @@
 #include <harness/merge/plan.hpp>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/running_statistics.hpp>
+#include <harness/methods/token_tables.hpp>
 #include <harness/system/option_error.hpp>
 #include <harness/system/paths.hpp>
 #include <utility>
@@ -121,7 +122,7 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
+  policy.pieces = pieces();
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
 }
@@ -189,18 +190,29 @@ bool merge_plan::any_is(const Is& is) const {
   return any_method_is(is) || std::any_of(before.begin(), before.end(), is);
 }
 
+tables_in_pieces merge_plan::pieces() const {
+  const auto whole = [](const auto& m) { return m.needs_whole_tables(); };
+  if (!any_is(whole)) return tables_in_pieces::all;
+  // Methods that merge tables as matrices get no tables of tokens.
+  const bool tokens_whole =
+      std::any_of(before.begin(), before.end(), whole) ||
+      any_method_is([&](const auto& m) { return whole(m) && !m.sees_matrices(); });
+  return tokens_whole ? tables_in_pieces::none : tables_in_pieces::tokens;
+}
+
 any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& set) const {
   if (overrides.empty()) return one;
   return any_method(with_overrides(std::move(one), overrides, set));
 }
 
 any_method merge_plan::composed(const checkpoint_set& set) const {
-  any_method all = with_own_settings(method, set);
+  any_method all = with_token_tables(with_own_settings(method, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
-                           with_own_settings(other.method(), set), std::move(all)});
+                           with_token_tables(with_own_settings(other.method(), set), set),
+                           std::move(all)});
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

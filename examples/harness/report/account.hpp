@@ -44,6 +44,8 @@ inline std::string reason_of(const parameter_report& report, const checkpoint_se
   const auto& c = set.class_of(set.tensor_of(report.name));
   if (c.kind == model::parameter_kind::running_statistics) return "statistics of a normalisation";
   if (report.layer.fallback == fallback_rule::none) return {};
+  if (report.layer.fallback == fallback_rule::average)
+    return "token table: the mean, whatever alpha";
   if (report.missing_importance) return "there are no importances of it";
   if (report.missing_statistics) return "there are no features of it";
   if (is_unknown(report, set, uses_features)) return "its name is in no rule";

@@ -57,7 +57,8 @@ inline void validate(const iso_options& options) {
 struct iso_method {
   iso_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows, and tables
+  /// of tokens should not come to this method at all (method.hpp).
   static constexpr bool sees_matrices() { return true; }
 
   /// alpha.

@@ -40,7 +40,8 @@ inline void validate(const tsv_m_options& options) {
 struct tsv_m_method {
   tsv_m_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows, and tables
+  /// of tokens should not come to this method at all (method.hpp).
   static constexpr bool sees_matrices() { return true; }
 
   /// alpha.
