@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>
+#include <set>
+#include <string>
 #include <utility>
 
 /// Tables of tokens under methods that merge tables as matrices. A table of tokens is no linear
@@ -32,12 +33,21 @@ inline bool is_token_table(const checkpoint_set& set, const std::string& tensor)
   return set.class_of(tensor).kind == model::parameter_kind::token_table;
 }
 
+/// The tables of tokens to which no alpha of the method applies: all, or none if the method merges
+/// no table as a matrix.
+inline std::set<std::string> averaged_token_tables(const any_method& method,
+                                                   const checkpoint_set& set) {
+  std::set<std::string> tables;
+  if (!method.sees_matrices()) return tables;
+  for (const auto& name : set.names())
+    if (is_token_table(set, name)) tables.insert(name);
+  return tables;
+}
+
 /// The method, with the mean of the experts for tables of tokens if the method merges tables as
 /// matrices. `set` must outlive the result.
 inline any_method with_token_tables(any_method method, const checkpoint_set& set) {
-  const auto& names = set.names();
-  const auto is_table = [&set](const std::string& tensor) { return is_token_table(set, tensor); };
-  if (!method.sees_matrices() || std::none_of(names.begin(), names.end(), is_table)) return method;
+  if (averaged_token_tables(method, set).empty()) return method;
   return any_method(where{[&set](const host_problem& p) {
                             return is_token_table(set, set.tensor_of(p.names.parameter));
                           },
