@@ -5,8 +5,10 @@
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
 #include <harness/experiment/bench.hpp>
+#include <harness/methods/token_tables.hpp>
 #include <limits>
 #include <optional>
+#include <utility>
 
 namespace catmerge::harness {
 
@@ -63,8 +65,10 @@ std::vector<parameter_report> bench::stream(const Method& method,
 
 merged_vectors bench::merge(const any_method& method, const std::vector<recorded_inputs>& samples,
                             importance_kind importance) {
-  merged_vectors tau(set_);
-  stream(tau_of{method}, samples, importance, tau);
+  any_method unscaled = method;  // where applies the factors of its methods
+  if (double* const alpha = unscaled.find_alpha(); alpha != nullptr) *alpha = 1;
+  merged_vectors tau(set_, averaged_token_tables(method, set_));
+  stream(tau_of{with_token_tables(std::move(unscaled), set_)}, samples, importance, tau);
   return tau;
 }
 
@@ -74,7 +78,7 @@ std::vector<parameter_report> bench::report(const any_method& method,
   struct {
     void put(const parameter_info&, const host_matrix&) {}
   } nowhere;
-  return stream(with_drift{method}, samples, importance, nowhere);
+  return stream(with_drift{with_token_tables(method, set_)}, samples, importance, nowhere);
 }
 
 std::vector<double> bench::measure(const weight_source& weights, data_split split) const {

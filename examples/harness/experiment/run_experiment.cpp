@@ -39,7 +39,7 @@ merge_policy policy_of(const experiment_request& request) {
   merge_policy policy;
   policy.drop = {"--drop", request.drop};
   policy.task_heads = {"--task-heads", request.task_heads};
-  policy.pieces = false;
+  policy.pieces = tables_in_pieces::none;
   return policy;
 }
 

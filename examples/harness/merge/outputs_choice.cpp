@@ -7,6 +7,7 @@
 #include <harness/features/expert_weights.hpp>
 #include <harness/merge/outputs_choice.hpp>
 #include <harness/methods/running_statistics.hpp>
+#include <harness/methods/token_tables.hpp>
 #include <harness/system/option_error.hpp>
 #include <utility>
 
@@ -45,9 +46,9 @@ struct replayed {
   }
 };
 
-/// Tensors to which no alpha applies.
-std::set<std::string> without_alpha(const checkpoint_set& set) {
-  std::set<std::string> names;
+/// Tensors to which no alpha of the method applies.
+std::set<std::string> without_alpha(const any_method& method, const checkpoint_set& set) {
+  auto names = averaged_token_tables(method, set);
   for (const auto& name : set.names())
     if (set.class_of(name).kind == model::parameter_kind::running_statistics) names.insert(name);
   return names;
@@ -130,11 +131,13 @@ class task_outputs {
   std::vector<calibration_task> tasks_;
 };
 
-/// The merged vectors of a method, and the reports of its merge.
+/// The merged vectors of a method with an alpha of 1, and the reports of its merge. `composed` is
+/// the method with the rules for single parameters.
 std::pair<std::shared_ptr<merged_vectors>, std::vector<parameter_report>> in_memory(
-    const any_method& method, checkpoint_set& set, merge_knowledge& knowledge, context<host>& c) {
-  auto tau = std::make_shared<merged_vectors>(set, without_alpha(set));
-  auto reports = merge_stream(tau_of{method}, set, knowledge, *tau, c);
+    const any_method& method, const any_method& composed, checkpoint_set& set,
+    merge_knowledge& knowledge, context<host>& c) {
+  auto tau = std::make_shared<merged_vectors>(set, without_alpha(method, set));
+  auto reports = merge_stream(tau_of{composed}, set, knowledge, *tau, c);
   return {std::move(tau), std::move(reports)};
 }
 
@@ -174,8 +177,9 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
   std::vector<std::shared_ptr<merged_vectors>> taus;
   std::vector<const merged_vectors*> views;
   for (const auto& [name, alpha] : prior_methods()) {
-    const auto method = with_running_statistics(parse_method(name), set);
-    auto [tau, reports] = in_memory(method, set, no_knowledge, c);
+    const auto method = parse_method(with_settings(name, "alpha=1"));
+    const auto composed = with_running_statistics(with_token_tables(method, set), set);
+    auto [tau, reports] = in_memory(method, composed, set, no_knowledge, c);
     views.push_back(tau.get());
     taus.push_back(std::move(tau));
     if (chosen.reports.empty()) {
@@ -259,7 +263,7 @@ chosen_merge with_alpha(const merge_request& request, const merge_plan& plan, ch
                         const network& net, const task_outputs& outputs, merge_inputs& inputs,
                         context<host>& c, const executor& threads) {
   chosen_merge chosen;
-  auto [tau, reports] = in_memory(plan.composed(set), set, inputs.knowledge(), c);
+  auto [tau, reports] = in_memory(plan.method, plan.composed(set), set, inputs.knowledge(), c);
   chosen.reports = std::move(reports);
   const auto unit = method_entry_of(request.method).unit;
   const double factor = unit == alpha_unit::mean       ? static_cast<double>(set.tasks().size())

@@ -7,6 +7,7 @@
 #include <harness/merge/plan.hpp>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/running_statistics.hpp>
+#include <harness/methods/token_tables.hpp>
 #include <harness/system/option_error.hpp>
 #include <harness/system/paths.hpp>
 #include <utility>
@@ -154,7 +155,7 @@ void merge_plan::read_methods(const merge_request& request) {
       throw option_error("--alpha", "--method " + request.method + " has no alpha");
     *alpha = 1;  // the merged vectors are scaled by each alpha
   }
-  policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
+  policy.pieces = pieces();
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
 }
@@ -183,7 +184,7 @@ void merge_plan::find_inputs(const merge_request& request) {
   const std::string meaningless = ": has no meaning for " + option;
   for (const auto& [name, files] :
        {std::pair{"--features", &request.features}, {"--samples", &request.samples}})
-    if (!files->empty() && !uses_statistics)
+    if (!files->empty() && !uses_statistics && !uses_outputs)
       notes.push_back(name + meaningless + " without a --report");
   if (!request.importance.empty() && !uses_importance)
     notes.push_back("--importance" + meaningless);
@@ -222,18 +223,29 @@ bool merge_plan::any_is(const Is& is) const {
   return any_method_is(is) || std::any_of(before.begin(), before.end(), is);
 }
 
+tables_in_pieces merge_plan::pieces() const {
+  const auto whole = [](const auto& m) { return m.needs_whole_tables(); };
+  if (!any_is(whole)) return tables_in_pieces::all;
+  // Methods that merge tables as matrices get no tables of tokens.
+  const bool tokens_whole =
+      std::any_of(before.begin(), before.end(), whole) ||
+      any_method_is([&](const auto& m) { return whole(m) && !m.sees_matrices(); });
+  return tokens_whole ? tables_in_pieces::none : tables_in_pieces::tokens;
+}
+
 any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& set) const {
   if (overrides.empty()) return one;
   return any_method(with_overrides(std::move(one), overrides, set));
 }
 
 any_method merge_plan::composed(const checkpoint_set& set) const {
-  any_method all = with_own_settings(method, set);
+  any_method all = with_token_tables(with_own_settings(method, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
-                           with_own_settings(other.method(), set), std::move(all)});
+                           with_token_tables(with_own_settings(other.method(), set), set),
+                           std::move(all)});
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

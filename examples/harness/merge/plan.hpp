@@ -43,6 +43,7 @@ struct merge_plan {
 
  private:
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
+  tables_in_pieces pieces() const;
 
   /// True if `is` holds for the method or another method; any_is: or for a transform.
   template <class Is>

@@ -78,15 +78,16 @@ merge_result run_merge(const merge_request& request) {
   reports = whole_tensors(std::move(reports), set);
   seen.clear();
 
-  const bool uses_features = method.needs_statistics(layer_kind::linear);
-  auto warnings = warnings_of(reports, set, uses_features);
+  merge_facts facts{set, method.needs_statistics(layer_kind::linear)};
+  if (chosen) facts.refitted = chosen->refitted;
+  auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
   if (chosen) warnings.insert(warnings.end(), chosen->warnings.begin(), chosen->warnings.end());
   if (plan.is_automatic && !chosen) warnings.push_back(what_samples_bring);
   tell(warnings, request.how);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {
-    json report = merge_report(request, plan, set, reports, warnings, uses_features);
+    json report = merge_report(request, plan, facts, reports, warnings);
     if (chosen) {
       report["choice"] = chosen->choice;
       report["choice"]["summary"] = chosen->sentences;
@@ -97,7 +98,7 @@ merge_result run_merge(const merge_request& request) {
   output.commit();
   if (heads) heads->commit();
   files.commit();
-  auto summary = summary_of(reports, set, uses_features);
+  auto summary = summary_of(reports, facts);
   if (chosen) summary += '\n' + chosen->sentences;
   return {std::move(summary), std::move(warnings)};
 }

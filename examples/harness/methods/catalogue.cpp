@@ -282,6 +282,11 @@ std::vector<method_entry> make_methods() {
            [](settings& s, const cat_options&) {
              lot_options o;
              read_alpha(s, o.alpha);
+             s.number(
+                 "ridge", o.ridge,
+                 "of linears, towards the mean of the task vectors, in mean eigenvalues of the "
+                 "inputs' Gram matrices; 0: the published method",
+                 0, settings::no_limit);
              return any_method(checked(lot_method{o}));
            }},
 
