@@ -213,8 +213,8 @@ void add_cat(CLI::App& command, merge_request& request) {
   command
       .add_option(
           "--preset", request.preset,
-          "Defaults of the settings below: the paper's, as shown, or those of a port of the "
-          "authors' code")
+          "Defaults of the settings below: the paper's, as shown; those of a port of the authors' "
+          "code; or lambda 1 with half of the energy, which need no choice (alpha is then auto)")
       ->type_name(presets)
       ->default_str(cat_presets().front().first)
       ->group(cat_group);

@@ -128,7 +128,8 @@ class bench {
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;
   std::map<std::string, layer_kind> kinds_;
-  std::map<std::string, merged_vectors> priors_;  // of methods that use no samples, by text
+  std::vector<merged_vectors> priors_;  // of prior_methods(), once they are made
+  std::optional<merged_vectors> averaged_tables_;
 };
 
 }  // namespace catmerge::harness

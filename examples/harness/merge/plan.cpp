@@ -93,6 +93,18 @@ output_options output_of(const merge_request& request) {
   return o;
 }
 
+/// True for CAT with the preset auto and no alpha.
+bool leaves_alpha_to_outputs(const merge_request& request) {
+  if (request.alpha || name_in_spec(request.method) != "cat") return false;
+  const auto given = settings_in(request.method).given();
+  const auto has = [&](const std::string& key, const std::string& value) {
+    return std::any_of(given.begin(), given.end(), [&](const auto& one) {
+      return one.first == key && (value.empty() || one.second == value);
+    });
+  };
+  return (has("preset", "auto") || request.preset == "auto") && !has("alpha", "");
+}
+
 bool needs_statistics(const auto& m) {
   return m.needs_statistics(layer_kind::linear) || m.needs_statistics(layer_kind::scale);
 }
@@ -119,7 +131,11 @@ merge_plan::merge_plan(const merge_request& request)
 void merge_plan::find_outputs(const merge_request& request) {
   require_one_per_expert("--head", request.heads, request.experts);
   is_automatic = name_in_spec(request.method) == "auto";
-  uses_outputs = (is_automatic || request.alpha_by_outputs) && !request.samples.empty();
+  blaming("--method", [&] {
+    alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request);
+    return 0;
+  });
+  uses_outputs = (is_automatic || alpha_by_outputs) && !request.samples.empty();
   if (is_automatic)
     blaming("--method", [&] {
       settings given = settings_in(request.method);
@@ -150,11 +166,8 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  if (request.alpha_by_outputs) {
-    if (alpha == nullptr)
-      throw option_error("--alpha", "--method " + request.method + " has no alpha");
-    *alpha = 1;  // the merged vectors are scaled by each alpha
-  }
+  if (alpha_by_outputs && alpha == nullptr)
+    throw option_error("--alpha", "--method " + request.method + " has no alpha");
   policy.pieces = pieces();
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
@@ -239,7 +252,11 @@ any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& s
 }
 
 any_method merge_plan::composed(const checkpoint_set& set) const {
-  any_method all = with_token_tables(with_own_settings(method, set), set);
+  return composed(set, method);
+}
+
+any_method merge_plan::composed(const checkpoint_set& set, const any_method& main) const {
+  any_method all = with_token_tables(with_own_settings(main, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {
                              return selector.applies(set, p.names.parameter, p.kind);

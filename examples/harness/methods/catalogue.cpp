@@ -139,6 +139,12 @@ std::vector<method_entry> make_methods() {
        .make =
            [](settings& s, const cat_options& defaults) {
              cat_options o = defaults;
+             bool is_auto = false;
+             if (s.word(
+                     "preset", is_auto, {{"paper", false}, {"auto", true}},
+                     "defaults of the settings below; cat:auto is short for preset=auto, and has "
+                     "its alpha chosen by outputs, as --alpha auto"))
+               o = is_auto ? cat_options::automatic() : cat_options::paper();
              read_alpha(s, o.alpha);
              read_cat(s, o);
              return any_method(checked(cat_method{o}));

@@ -81,7 +81,8 @@ any_transform parse_transform(const std::string& text, const cat_options& defaul
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
 
-/// The settings in such a text. Throws catmerge::error for another form.
+/// The settings in such a text. "cat:auto" is "cat:preset=auto". Throws catmerge::error for another
+/// form.
 settings settings_in(const std::string& text);
 
 /// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.

@@ -51,7 +51,9 @@ std::string name_in_spec(const std::string& text) {
 settings settings_in(const std::string& text) {
   const std::string name = name_in_spec(text);
   if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
-  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
+  std::string given = text.size() > name.size() ? text.substr(name.size() + 1) : "";
+  if (name == "cat" && (given == "auto" || given.starts_with("auto,"))) given = "preset=" + given;
+  return {name, given};
 }
 
 std::string with_settings(const std::string& text, const std::string& more) {
