@@ -296,3 +296,12 @@ TEST_CASE("WUDI: the closed form, and how far the published 300 steps are from i
     CHECK((stopped.at(name) - start).cwiseAbs().maxCoeff() < 9.5e-3);
   }
 }
+
+TEST_CASE("SWUDI and ASWUDI: the authors' functions") {
+  // Every 2-D parameter, the table too, which has directions that no task vector has.
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::swudi;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-swudi") <= rounding);
+  o.variant = catmerge::wudi_variant::aswudi;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-aswudi") <= rounding);
+}

@@ -67,6 +67,7 @@ const publication breadcrumbs_paper = {"Davari & Belilovsky, ECCV 2024", "2312.0
 const publication consensus_paper = {"Wang et al., ICML 2024", "2405.07813"};
 const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
 const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
+const publication swudi_paper = {"preprint, 2026", "2606.07289"};
 
 const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // the trim before methods in experiments
 
@@ -323,6 +324,39 @@ std::vector<method_entry> make_methods() {
        .make =
            [](settings& s, const cat_options&) {
              wudi_options o;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "swudi",
+       .label = "SWUDI",
+       .summary = "the sum, moved towards WUDI by a smooth filter",
+       .source = swudi_paper,
+       .calls = "`wudi`",
+       .trials = {{.grid = {{"share", {"0.65", "0.85"}}}}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::swudi;
+             read_alpha(s, o.alpha);
+             s.number("time", o.time, "how long the filter flows towards the minimum", 0,
+                      settings::no_limit);
+             s.number("share", o.share, "share of leading directions that it moves", 0, 1);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "aswudi",
+       .label = "ASWUDI",
+       .summary = "WUDI along the leading directions, the sum elsewhere",
+       .source = swudi_paper,
+       .calls = "`wudi`",
+       .trials = {{}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::aswudi;
              read_alpha(s, o.alpha);
              read_fused(s, o.fused);
              return any_method(checked(wudi_method{o}));

@@ -10,13 +10,14 @@
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/wudi.hpp>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "support/suite/algorithms.hpp"
 
-/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS and WUDI, written a second time: by
-/// least squares and singular value decompositions, where the library has eigenvectors of Gram
-/// matrices.
+/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI and ASWUDI, written a
+/// second time: by least squares and singular value decompositions, where the library has
+/// eigenvectors of Gram matrices.
 namespace test::matrices {
 
 using dense = Eigen::MatrixXd;
@@ -78,6 +79,59 @@ inline expected wudi(const list& t) {
   list rows;
   for (const auto& x : t) rows.push_back(x / x.norm());
   return least_squares(rows, t);
+}
+
+/// SWUDI's or ASWUDI's, by the singular values of the rows T_k / ||T_k||: `shares` gives f of their
+/// squares, descending. The error of a direction that the filter tells from its neighbour grows by
+/// the gap between them.
+inline expected filtered_wudi(
+    const list& t, const std::function<Eigen::VectorXd(const Eigen::VectorXd&)>& shares) {
+  const dense sum = sum_of(t);
+  list rows, rest;
+  for (const auto& x : t) rows.push_back(x / x.norm()), rest.push_back(x - sum);
+  dense stacked(static_cast<index_t>(t.size()) * sum.rows(), sum.cols());
+  dense pull = dense::Zero(sum.rows(), sum.cols());
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    stacked.middleRows(static_cast<index_t>(k) * sum.rows(), sum.rows()) = rows[k];
+    pull += rest[k] * rows[k].transpose() * rows[k];
+  }
+  const Eigen::JacobiSVD<dense> svd(stacked, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  index_t rank = 0;
+  while (rank < svd.singularValues().size() &&
+         svd.singularValues()(rank) > 1e-6 * svd.singularValues()(0))
+    ++rank;
+  const Eigen::VectorXd l = svd.singularValues().head(rank).cwiseAbs2();
+  const Eigen::VectorXd f = shares(l);
+  expected e{sum, 0};
+  double growth = 1;
+  for (index_t j = 0; j < rank; ++j) {
+    const dense v = svd.matrixV().col(j);
+    e.tau += pull * v * v.transpose() * (f(j) / l(j));
+    if (j > 0 && f(j) == 0 && f(j - 1) > 0) growth = l(0) / (l(j - 1) - l(j));
+  }
+  // The slack of the whole way, from the sum in place of zero.
+  const double start = sum.norm() * l(0) / l(rank - 1);
+  e.slack = growth * (least_squares(rows, t).slack +
+                      static_cast<double>(sum.cols()) * tolerance::eps<double> * start);
+  return e;
+}
+
+inline expected swudi(const list& t, double time, index_t largest) {
+  return filtered_wudi(t, [&](const Eigen::VectorXd& l) {
+    Eigen::VectorXd f = 1 - (-time * l.array()).exp();
+    if (largest < f.size()) f.tail(f.size() - largest).setZero();
+    return f;
+  });
+}
+
+inline expected aswudi(const list& t) {
+  return filtered_wudi(t, [](const Eigen::VectorXd& l) {
+    const double roots = l.cwiseSqrt().sum();
+    Eigen::VectorXd f = Eigen::VectorXd::Zero(l.size());
+    for (index_t j = 0; static_cast<double>(j) < roots * roots / l.sum() && j < f.size(); ++j)
+      f(j) = 1;
+    return f;
+  });
 }
 
 /// A U V^T, and how much an error in what it is made of grows in it: relative to the smallest
@@ -205,6 +259,17 @@ void matrix_methods() {
         iso.slack);
   const auto wudi = matrices::wudi(t);
   check(catmerge::wudi(l.base, l.experts), catmerge::wudi(l.host.base, e), wudi.tau, wudi.slack);
+  catmerge::wudi_options filter;
+  filter.variant = catmerge::wudi_variant::swudi;
+  filter.time = 5;
+  filter.share = 0.5;  // four of seven directions
+  const auto swudi = matrices::swudi(t, 5, 4);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        swudi.tau, swudi.slack);
+  filter.variant = catmerge::wudi_variant::aswudi;
+  const auto aswudi = matrices::aswudi(t);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        aswudi.tau, aswudi.slack);
   l.check_unchanged();
 
   const auto v = vectors(b, 12, 10, {4, 6});
