@@ -12,6 +12,7 @@
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>

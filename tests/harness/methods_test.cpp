@@ -14,6 +14,7 @@
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>
 #include <catmerge/methods/tsv_m.hpp>
@@ -202,6 +203,18 @@ TEST_CASE("every method by its name is the library's") {
        any_method(
            chain{catmerge::dare_transform{dare},
                  chain{catmerge::tatr_filter(zero_shot), catmerge::task_arithmetic_method{0.3}}})},
+      // What was merged is changed, with its alpha, whichever method merged it.
+      {{"--method", "task-arithmetic:alpha=1", "--after", "svc"},
+       any_method(catmerge::then{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}})},
+      {{"--method", "average", "--before", "dare:drop=0.4,seed=7", "--method-for",
+        "@linear=task-arithmetic:alpha=0.3", "--after", "svc:floor=0.3"},
+       any_method(chain{
+           catmerge::dare_transform{dare},
+           catmerge::then{
+               catmerge::where{[](const auto& p) { return p.kind == catmerge::layer_kind::linear; },
+                               catmerge::task_arithmetic_method{0.3},
+                               catmerge::weight_average_method{}},
+               catmerge::svc_transform{{0.3}}}})},
       // A filter of the whole model looks at all of it, whichever method comes after it where.
       {{"--method", "average", "--before", "tatr:zero-shot=yes,quantile=0.8", "--method-for",
         "@linear=task-arithmetic:alpha=0.3"},
@@ -277,6 +290,7 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
                            "wudi",
                            "swudi",
                            "aswudi",
+                           "svc",
                            "mean",
                            "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
@@ -304,6 +318,9 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "ties:density=0"}, "TIES: density must be above 0 and at most 1"},
       {{"--method", "consensus-ties:density=0"}, "TIES: density must be above 0"},
       {{"--method", "average", "--before", "dare:drop=1"}, "--before: DARE: the probability"},
+      {{"--method", "average", "--after", "svc:floor=0"}, "--after: SVC: floor must be"},
+      {{"--method", "average", "--after", "dare"},
+       "--after: there is no transform of what was merged 'dare': expected svc"},
       {{"--method", "ties:"}, "--method: expected settings behind 'ties:'"},
       {{"--method", "ties:density=0.1,"}, "the settings of ties end with a comma"},
       {{"--method", "ties:density=0.1,density=0.2"}, "the settings of ties give 'density' twice"},

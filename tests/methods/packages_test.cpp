@@ -13,6 +13,7 @@
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>
 #include <catmerge/methods/tsv_m.hpp>
@@ -304,4 +305,11 @@ TEST_CASE("SWUDI and ASWUDI: the authors' functions") {
   CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-swudi") <= rounding);
   o.variant = catmerge::wudi_variant::aswudi;
   CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-aswudi") <= rounding);
+}
+
+TEST_CASE("SVC: FusionBench") {
+  const catmerge::then arithmetic{catmerge::task_arithmetic_method{0.3}, catmerge::svc_transform{}};
+  CHECK(distance(model().merge(arithmetic), "fusion_bench-svc-task_arithmetic") <= rounding);
+  const catmerge::then tsv{catmerge::tsv_m_method{}, catmerge::svc_transform{{0.5}}};
+  CHECK(distance(model().merge(tsv), "fusion_bench-svc-tsv_m") <= rounding);
 }

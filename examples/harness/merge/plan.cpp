@@ -116,6 +116,8 @@ merge_plan::merge_plan(const merge_request& request)
 void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.before)
     before.push_back(blaming("--before", [&] { return parse_transform(text, cat); }));
+  for (const auto& text : request.after)
+    after.push_back(blaming("--after", [&] { return parse_merged_transform(text); }));
   for (const auto& text : request.method_for)
     others.push_back(blaming("--method-for", [&] { return method_rule(text, cat); }));
   for (const auto& text : request.set) overrides.emplace_back(text);
@@ -186,7 +188,8 @@ bool merge_plan::any_method_is(const Is& is) const {
 
 template <class Is>
 bool merge_plan::any_is(const Is& is) const {
-  return any_method_is(is) || std::any_of(before.begin(), before.end(), is);
+  return any_method_is(is) || std::any_of(before.begin(), before.end(), is) ||
+         std::any_of(after.begin(), after.end(), is);
 }
 
 any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& set) const {
@@ -201,6 +204,7 @@ any_method merge_plan::composed(const checkpoint_set& set) const {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
                            with_own_settings(other.method(), set), std::move(all)});
+  for (const auto& transform : after) all = any_method(then{std::move(all), transform});
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

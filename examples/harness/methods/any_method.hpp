@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/then.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/tensor/host/host.hpp>
 #include <concepts>
@@ -126,6 +127,13 @@ struct transform_role : any_role {
                      layer_report& report) const = 0;
 };
 
+struct merged_role : any_role {
+  virtual std::unique_ptr<merged_role> clone() const = 0;
+  virtual bool reads_vectors() const = 0;
+  virtual void apply(context<host>& c, const host_problem& p, host_vectors vectors,
+                     const host_view& tau, layer_report& report) const = 0;
+};
+
 struct method_role : any_role {
   virtual std::unique_ptr<method_role> clone() const = 0;
   virtual double factor() const = 0;
@@ -158,6 +166,34 @@ class any_transform : public detail::any_of_role<detail::transform_role> {
     void apply(context<host>& c, const host_problem& p, host_vectors vectors,
                layer_report& report) const override {
       this->object.apply(c, p, vectors, report);
+    }
+  };
+};
+
+/// Any merged_transform.
+class any_merged_transform : public detail::any_of_role<detail::merged_role> {
+ public:
+  template <class T>
+  requires(!std::is_same_v<T, any_merged_transform>) explicit any_merged_transform(T t)
+      : any_of_role(std::make_unique<holder<T>>(std::move(t))) {}
+
+  bool reads_vectors() const { return held_->reads_vectors(); }
+  void apply(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
+             layer_report& report) const {
+    held_->apply(c, p, vectors, tau, report);
+  }
+
+ private:
+  template <class T>
+  struct holder final : detail::any_calls<T, detail::merged_role> {
+    using detail::any_calls<T, detail::merged_role>::any_calls;
+    std::unique_ptr<detail::merged_role> clone() const override {
+      return std::make_unique<holder>(this->object);
+    }
+    bool reads_vectors() const override { return catmerge::reads_vectors(this->object); }
+    void apply(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
+               layer_report& report) const override {
+      this->object.apply(c, p, vectors, tau, report);
     }
   };
 };

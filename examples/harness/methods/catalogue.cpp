@@ -102,7 +102,8 @@ std::vector<method_entry> make_methods() {
        .calls = "`task_arithmetic`",
        .unit = alpha_unit::sum,
        .trials = {{}},
-       .after = {"dare:drop=0.5"},
+       .before = {"dare:drop=0.5"},
+       .after = {"svc"},
        .make =
            [](settings& s, const cat_options&) {
              task_arithmetic_method m;
@@ -161,7 +162,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`ties`",
        .unit = alpha_unit::mean,
        .trials = {{.grid = {{"density", {"0.1", "0.2", "0.4"}}}}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              ties_options o;
@@ -258,7 +259,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`lot_linear`, `lot_scale`",
        .unit = alpha_unit::mean,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              lot_options o;
@@ -273,7 +274,8 @@ std::vector<method_entry> make_methods() {
        .calls = "`tsv_m`",
        .unit = alpha_unit::spectrum,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
+       .after = {"svc"},
        .make =
            [](settings& s, const cat_options&) {
              tsv_m_options o;
@@ -289,7 +291,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`iso`",
        .unit = alpha_unit::spectrum,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              iso_options o;
@@ -431,6 +433,24 @@ std::vector<transform_entry> make_transforms() {
   };
 }
 
+std::vector<merged_transform_entry> make_merged_transforms() {
+  return {
+      {.name = "svc",
+       .label = "SVC",
+       .summary = "a factor for each direction, by what the tasks have of it; set alpha to 1",
+       .source = {"preprint, 2026", "2602.05536"},
+       .calls = "`svc_transform`",
+       .make =
+           [](settings& s) {
+             svc_options o;
+             s.number("floor", o.floor, "the least share of a task that counts", 0,
+                      settings::no_limit);
+             read_fused(s, o.fused);
+             return any_merged_transform(checked(svc_transform{o}));
+           }},
+  };
+}
+
 }  // namespace
 
 const std::vector<method_entry>& all_methods() {
@@ -440,6 +460,11 @@ const std::vector<method_entry>& all_methods() {
 
 const std::vector<transform_entry>& all_transforms() {
   static const auto list = make_transforms();
+  return list;
+}
+
+const std::vector<merged_transform_entry>& all_merged_transforms() {
+  static const auto list = make_merged_transforms();
   return list;
 }
 

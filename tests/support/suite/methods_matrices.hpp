@@ -7,6 +7,8 @@
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/wudi.hpp>
 #include <cmath>
@@ -210,6 +212,31 @@ inline expected iso(const list& t, index_t own) {
   return all.sum(std::vector<double>(all.s.size(), mean));
 }
 
+/// SVC of tau. Its vectors grow errors by the gaps between singular values, and its factors are
+/// quotients of what they project.
+inline expected svc(const dense& tau, const list& t, double floor) {
+  const Eigen::JacobiSVD<dense> svd(tau, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const auto& s = svd.singularValues();
+  expected e{dense::Zero(tau.rows(), tau.cols()), 0};
+  double largest = 0, gap = s(0) * s(0);
+  for (index_t r = 0; r < s.size() && s(r) > 1e-6 * s(0); ++r) {
+    const dense u = svd.matrixU().col(r), v = svd.matrixV().col(r);
+    double sum = 0;
+    for (const auto& x : t) {
+      const dense response = u.transpose() * x;
+      sum += std::max(floor, s(r) * (response * v)(0, 0) / response.squaredNorm());
+      largest = std::max(largest, tau.squaredNorm() / response.squaredNorm());
+    }
+    const double gamma = static_cast<double>(t.size()) / sum;
+    e.tau += gamma * s(r) * u * v.transpose();
+    gap = std::min(gap, s(r) * s(r));
+    if (r > 0) gap = std::min(gap, s(r - 1) * s(r - 1) - s(r) * s(r));
+  }
+  e.slack = static_cast<double>(std::max(tau.rows(), tau.cols())) * tolerance::eps<double> *
+            (s(0) * s(0) / gap) * largest * e.tau.norm() / floor;
+  return e;
+}
+
 }  // namespace test::matrices
 
 namespace test::suite {
@@ -270,6 +297,14 @@ void matrix_methods() {
   const auto aswudi = matrices::aswudi(t);
   check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
         aswudi.tau, aswudi.slack);
+  // The sum is rounded to the compute type before it is calibrated.
+  const catmerge::then calibrated{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}};
+  matrix_of<C> sum_in_type = matrix_of<C>::Zero(9, 7);
+  for (const auto& v : t) sum_in_type += as<C>(v);
+  const auto svc = matrices::svc(as<double>(sum_in_type), t, 0.1);
+  check(catmerge::merge_parameter(calibrated, catmerge::layer_kind::linear, l.base, l.experts),
+        catmerge::merge_parameter(calibrated, catmerge::layer_kind::linear, l.host.base, e),
+        svc.tau, svc.slack);
   l.check_unchanged();
 
   const auto v = vectors(b, 12, 10, {4, 6});
