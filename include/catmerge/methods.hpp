@@ -9,6 +9,7 @@
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>

@@ -11,6 +11,7 @@
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>
@@ -215,6 +216,12 @@ TEST_CASE("every method by its name is the library's") {
                                catmerge::task_arithmetic_method{0.3},
                                catmerge::weight_average_method{}},
                catmerge::svc_transform{{0.3}}}})},
+      // Two layers: the first, the last, and what lies outside.
+      {{"--method", "task-arithmetic:alpha=0.8", "--after", "lines:first=0.5,last=2"},
+       any_method(catmerge::then{
+           catmerge::task_arithmetic_method{0.8},
+           catmerge::lines_transform{
+               {0.5, 2}, [](const std::string& n) { return n.starts_with(layer1) ? 1.0 : 0.0; }}})},
       // A filter of the whole model looks at all of it, whichever method comes after it where.
       {{"--method", "average", "--before", "tatr:zero-shot=yes,quantile=0.8", "--method-for",
         "@linear=task-arithmetic:alpha=0.3"},
@@ -272,27 +279,11 @@ TEST_CASE("scans see the samples' features again: as from files") {
 
 TEST_CASE("methods lists all that --method and --before take, with their settings") {
   const outcome list = run_well({"methods"});
-  for (const char* name : {"cat",
-                           "task-arithmetic",
-                           "average",
-                           "fisher",
-                           "regmean",
-                           "ties",
-                           "breadcrumbs",
-                           "consensus",
-                           "consensus-ties",
-                           "pcb",
-                           "tatr",
-                           "lot",
-                           "tsv-m",
-                           "iso-c",
-                           "iso-cts",
-                           "wudi",
-                           "swudi",
-                           "aswudi",
-                           "svc",
-                           "mean",
-                           "dare"})
+  for (const char* name :
+       {"cat",         "task-arithmetic", "average",        "fisher", "regmean", "ties",
+        "breadcrumbs", "consensus",       "consensus-ties", "pcb",    "tatr",    "lot",
+        "tsv-m",       "iso-c",           "iso-cts",        "wudi",   "swudi",   "aswudi",
+        "svc",         "lines",           "mean",           "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
         std::string::npos);
@@ -320,7 +311,7 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "average", "--before", "dare:drop=1"}, "--before: DARE: the probability"},
       {{"--method", "average", "--after", "svc:floor=0"}, "--after: SVC: floor must be"},
       {{"--method", "average", "--after", "dare"},
-       "--after: there is no transform of what was merged 'dare': expected svc"},
+       "--after: there is no transform of what was merged 'dare': expected svc or lines"},
       {{"--method", "ties:"}, "--method: expected settings behind 'ties:'"},
       {{"--method", "ties:density=0.1,"}, "the settings of ties end with a comma"},
       {{"--method", "ties:density=0.1,density=0.2"}, "the settings of ties give 'density' twice"},

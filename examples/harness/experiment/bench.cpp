@@ -106,7 +106,7 @@ outcome bench::choose(const contender& who, const std::vector<double>& grid,
   std::optional<merged_vectors> winner;
   for (const auto& spec : who.specs) {
     const auto began = std::chrono::steady_clock::now();
-    auto tau = merge(method_of(who, spec), samples, who.importance);
+    auto tau = merge(method_of(who, spec, set_.names()), samples, who.importance);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
     const auto means = validate(tau, alphas);
     const auto i =

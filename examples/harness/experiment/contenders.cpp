@@ -71,7 +71,7 @@ void laboratory::make_contenders() {
       combined.push_back({m.label + ", then " + entry.label,
                           {m.name},
                           {},
-                          entry.unit,
+                          entry.unit.value_or(m.unit),
                           needed(m, m.name),
                           {transform}});
     }

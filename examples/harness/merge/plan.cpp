@@ -204,7 +204,10 @@ any_method merge_plan::composed(const checkpoint_set& set) const {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
                            with_own_settings(other.method(), set), std::move(all)});
-  for (const auto& transform : after) all = any_method(then{std::move(all), transform});
+  for (any_merged_transform transform : after) {
+    transform.read_names(set.names());
+    all = any_method(then{std::move(all), std::move(transform)});
+  }
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

@@ -4,6 +4,7 @@
 #include <catmerge/merge/mean_of.hpp>
 #include <catmerge/methods.hpp>
 #include <catmerge/methods/cat.hpp>
+#include <catmerge/model/layer_depths.hpp>
 #include <cstdint>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/catalogue.hpp>
@@ -103,7 +104,7 @@ std::vector<method_entry> make_methods() {
        .unit = alpha_unit::sum,
        .trials = {{}},
        .before = {"dare:drop=0.5"},
-       .after = {"svc"},
+       .after = {"svc", "lines"},
        .make =
            [](settings& s, const cat_options&) {
              task_arithmetic_method m;
@@ -433,6 +434,11 @@ std::vector<transform_entry> make_transforms() {
   };
 }
 
+/// LiNeS, with depths from the names of the network's tensors.
+struct named_lines : lines_transform {
+  void read_names(const std::vector<std::string>& names) { depth = model::layer_depths(names); }
+};
+
 std::vector<merged_transform_entry> make_merged_transforms() {
   return {
       {.name = "svc",
@@ -440,6 +446,7 @@ std::vector<merged_transform_entry> make_merged_transforms() {
        .summary = "a factor for each direction, by what the tasks have of it; set alpha to 1",
        .source = {"preprint, 2026", "2602.05536"},
        .calls = "`svc_transform`",
+       .unit = alpha_unit::none,
        .make =
            [](settings& s) {
              svc_options o;
@@ -447,6 +454,21 @@ std::vector<merged_transform_entry> make_merged_transforms() {
                       settings::no_limit);
              read_fused(s, o.fused);
              return any_merged_transform(checked(svc_transform{o}));
+           }},
+
+      {.name = "lines",
+       .label = "LiNeS",
+       .summary = "a factor that grows with the layer's depth",
+       .source = {"Wang et al., ICLR 2025", "2410.17146"},
+       .calls = "`lines_transform`",
+       .make =
+           [](settings& s) {
+             lines_options o;
+             s.number("first", o.first, "the factor of the first layer, and outside of the layers",
+                      -settings::no_limit, settings::no_limit);
+             s.number("last", o.last, "the factor of the last layer", -settings::no_limit,
+                      settings::no_limit);
+             return any_merged_transform(checked(named_lines{{o}}));
            }},
   };
 }

@@ -7,6 +7,7 @@
 #include <harness/methods/any_method.hpp>
 #include <harness/methods/importance_kind.hpp>
 #include <harness/methods/settings.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,7 +74,7 @@ struct merged_transform_entry {
   publication source{};
   std::string calls{};                                 ///< the library's type, as Markdown
   importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
-  alpha_unit unit = alpha_unit::none;  ///< of the factor of what it returns, in an experiment
+  std::optional<alpha_unit> unit{};  ///< of what it returns, in an experiment; none: the method's
   std::function<any_merged_transform(settings& s)> make{};
 };
 

@@ -16,7 +16,7 @@ namespace catmerge {
 /// and
 /// - `reads_vectors()`, const: false if `vectors` may be empty.
 ///
-/// Models: svc_transform.
+/// Models: lines_transform, svc_transform.
 template <class T, class Context>
 concept merged_transform = requires(const T& t, Context& c, const layer_problem<Context>& p,
                                     vector_list<Context> vectors, typename Context::view tau,
