@@ -152,6 +152,8 @@ TEST_CASE("every method by its name is the library's") {
   swudi.time = 30;
   swudi.share = 0.5;
   aswudi.variant = catmerge::wudi_variant::aswudi;
+  catmerge::wudi_options actmat;
+  actmat.variant = catmerge::wudi_variant::actmat;
   const std::vector<offer> offers = {
       {{"--method", "average"}, any_method(catmerge::weight_average_method{})},
       {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{})},
@@ -187,6 +189,7 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "wudi"}, any_method(catmerge::wudi_method{})},
       {{"--method", "swudi:time=30,share=0.5"}, any_method(catmerge::wudi_method{swudi})},
       {{"--method", "aswudi"}, any_method(catmerge::wudi_method{aswudi})},
+      {{"--method", "actmat"}, any_method(catmerge::wudi_method{actmat})},
       {{"--method", "mean:of=tsv-m:alpha=0.7+ties:density=0.3+iso-cts:common=0.5"},
        any_method(catmerge::mean_of{catmerge::tsv_m_method{{0.7}},
                                     ties(0.3, catmerge::ties_merge::mean, 1),
@@ -279,11 +282,29 @@ TEST_CASE("scans see the samples' features again: as from files") {
 
 TEST_CASE("methods lists all that --method and --before take, with their settings") {
   const outcome list = run_well({"methods"});
-  for (const char* name :
-       {"cat",         "task-arithmetic", "average",        "fisher", "regmean", "ties",
-        "breadcrumbs", "consensus",       "consensus-ties", "pcb",    "tatr",    "lot",
-        "tsv-m",       "iso-c",           "iso-cts",        "wudi",   "swudi",   "aswudi",
-        "svc",         "lines",           "mean",           "dare"})
+  for (const char* name : {"cat",
+                           "task-arithmetic",
+                           "average",
+                           "fisher",
+                           "regmean",
+                           "ties",
+                           "breadcrumbs",
+                           "consensus",
+                           "consensus-ties",
+                           "pcb",
+                           "tatr",
+                           "lot",
+                           "tsv-m",
+                           "iso-c",
+                           "iso-cts",
+                           "wudi",
+                           "swudi",
+                           "aswudi",
+                           "actmat",
+                           "svc",
+                           "lines",
+                           "mean",
+                           "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
         std::string::npos);

@@ -662,6 +662,32 @@ TEST_CASE("ASWUDI: the minimiser where the spectrum is, the sum elsewhere") {
         1e3 * eps);
 }
 
+TEST_CASE("ACTMat: the minimiser that large tasks pull to") {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::actmat;
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{8, 5}, {3, 12}, {6, 6}}) {
+    given l(42, d_out, d_in, {1, 1, 1});
+    l.t[1] *= 10;
+    const auto [tau, report] = catmerge::wudi(l.base, l.t, o);
+    CHECK(report.fallback == catmerge::fallback_rule::none);
+    check(tau, matrices::actmat(l.t));
+    CHECK((tau - l.t[1]).norm() < (catmerge::wudi(l.base, l.t).merged - l.t[1]).norm());
+    // Of one size they are WUDI's.
+    for (auto& t : l.t) t /= t.norm();
+    auto e = matrices::wudi(l.t);
+    check(catmerge::wudi(l.base, l.t, o).merged, {e.tau, 2 * e.slack});
+  }
+  // Linears alone; the mean of all else. A zero vector has no say.
+  const given l(43, 4, 3, {1, 1});
+  const auto p = problem_of(layer_kind::other, l.base, l.t);
+  const auto [merged, report] = merge(catmerge::wudi_method{o}, p);
+  CHECK((merged - mean_of(l.t)).norm() <= 10 * eps);
+  CHECK(report.fallback == catmerge::fallback_rule::mean);
+  CHECK_FALSE(catmerge::sees_matrices(catmerge::wudi_method{o}));
+  const matrices::list none(2, l.base);
+  CHECK(catmerge::wudi(l.base, none, o).merged == l.base);
+}
+
 TEST_CASE("what is no matrix, or too small for the number of tasks") {
   generator g(28);
   const dense base = g.matrix(6, 1), table = g.matrix(6, 4);

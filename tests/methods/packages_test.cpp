@@ -307,6 +307,12 @@ TEST_CASE("SWUDI and ASWUDI: the authors' functions") {
   CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-aswudi") <= rounding);
 }
 
+TEST_CASE("ACTMat: least squares") {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::actmat;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "reference-actmat") <= rounding);
+}
+
 TEST_CASE("SVC: FusionBench") {
   const catmerge::then arithmetic{catmerge::task_arithmetic_method{0.3}, catmerge::svc_transform{}};
   CHECK(distance(model().merge(arithmetic), "fusion_bench-svc-task_arithmetic") <= rounding);

@@ -365,6 +365,21 @@ std::vector<method_entry> make_methods() {
              return any_method(checked(wudi_method{o}));
            }},
 
+      {.name = "actmat",
+       .label = "ACTMat",
+       .summary = "least squares with task vectors for inputs, closed form",
+       .source = {"preprint, 2026", "2604.01329"},
+       .calls = "`wudi`",
+       .trials = {{}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::actmat;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
       {.name = "mean",
        .label = "mean of methods",
        .summary = "the mean of the merged vectors of several methods",

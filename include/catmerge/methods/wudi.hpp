@@ -13,17 +13,18 @@ namespace catmerge {
 
 /// WUDI's objective in closed form: its minimiser, or a filter that stops before it.
 enum class wudi_variant {
-  wudi,   ///< the minimiser of smallest norm
-  swudi,  ///< SWUDI: a smooth filter, for a share of the directions
-  aswudi  ///< ASWUDI: the minimiser along a number of directions that the spectrum gives
+  wudi,    ///< the minimiser of smallest norm
+  swudi,   ///< SWUDI: a smooth filter, for a share of the directions
+  aswudi,  ///< ASWUDI: the minimiser along a number of directions that the spectrum gives
+  actmat   ///< ACTMat: the minimiser of the objective without its divisions by ||T_k||^2
 };
 
-/// Settings of WUDI in closed form, SWUDI and ASWUDI.
+/// Settings of WUDI in closed form, SWUDI, ASWUDI and ACTMat.
 struct wudi_options {
   double alpha = 1;  ///< the factor of the merged task vector; the papers have none
   /// Weights that hold several linears: one matrix, as in the authors' code, or each alone.
   fused_weights fused = fused_weights::whole;
-  wudi_variant variant = wudi_variant::wudi;  ///< WUDI, SWUDI or ASWUDI
+  wudi_variant variant = wudi_variant::wudi;  ///< WUDI or a relative
   double time = 300;                          ///< SWUDI: of the flow; 1300 on CLIP's ViT-B/32
   double share = 0.65;                        ///< SWUDI: of directions; 0.85 on Llama
 };
@@ -67,6 +68,10 @@ inline void validate(const wudi_options& options) {
 /// rules for n and other starts, and raises eigenvalues below 1e-8 to that value. Here eigenvalues
 /// above rounding noise (gram_cut) count as they are.
 ///
+/// **ACTMat** (arXiv 2604.01329) is the minimiser with C_k = T_k^T T_k: large task vectors count
+/// more. Vectors and all else that is no linear: the mean of the task vectors (merge-and-rebase's
+/// `actmerge`, 2026, leaves out embeddings, heads and CLIP's text projection).
+///
 /// WUDI applies to linears. All else: theta_0, as in the authors' code (attention and MLP weights
 /// alone; fusion_bench 0.2.33 merges every matrix so, and averages the rest), and a fallback in the
 /// report. SWUDI and ASWUDI apply to linears, and to tables and embeddings that are matrices (the
@@ -79,7 +84,7 @@ struct wudi_method {
   static constexpr bool needs_statistics(layer_kind) { return false; }
 
   /// True for SWUDI and ASWUDI: embeddings and tables must not come in pieces of rows.
-  bool sees_matrices() const { return options.variant != wudi_variant::wudi; }
+  bool sees_matrices() const { return is_filter(); }
 
   /// alpha.
   double factor() const { return options.alpha; }
@@ -89,12 +94,11 @@ struct wudi_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    const bool plain = options.variant == wudi_variant::wudi;
-    if (plain && p.kind != layer_kind::linear) {
+    if (options.variant == wudi_variant::wudi && p.kind != layer_kind::linear) {
       report.fallback = fallback_rule::base;
       return;
     }
-    if (!detail::is_matrix(c, p)) {
+    if (is_filter() ? !detail::is_matrix(c, p) : p.kind != layer_kind::linear) {
       report.fallback = fallback_rule::mean;
       return mean_vector(c, vectors, tau);
     }
@@ -105,10 +109,11 @@ struct wudi_method {
         if (!std::isfinite(energy))
           throw error(p.names.expert(static_cast<index_t>(k)) +
                       ": the squared norm of its task vector overflows float64");
-        grams.push_back({t[k], false, energy > 0 ? 1 / energy : 0});
+        const bool divided = options.variant != wudi_variant::actmat;
+        grams.push_back({t[k], false, energy > 0 ? (divided ? 1 / energy : 1) : 0});
       }
       detail::gram_solver<Context> solver(c, t, std::move(grams));
-      if (plain) {
+      if (!is_filter()) {
         solver.add_to(part);  // nothing to add: zero
         return;
       }
@@ -119,6 +124,10 @@ struct wudi_method {
   }
 
  private:
+  bool is_filter() const {
+    return options.variant == wudi_variant::swudi || options.variant == wudi_variant::aswudi;
+  }
+
   /// f of each eigenvalue; `values`: ascending, without zeros; d_in of them with zeros.
   std::vector<double> shares(const std::vector<double>& values, index_t d_in) const {
     const bool smooth = options.variant == wudi_variant::swudi;
@@ -141,7 +150,7 @@ struct wudi_method {
   }
 };
 
-/// WUDI-Merging of one linear weight in closed form, SWUDI or ASWUDI, as wudi_method.
+/// WUDI-Merging of one linear weight in closed form, SWUDI, ASWUDI or ACTMat, as wudi_method.
 /// @code
 /// auto [merged, report] = wudi(base, experts);  // and (base, experts, options[, context])
 /// wudi_options options;

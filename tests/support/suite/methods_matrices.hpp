@@ -17,9 +17,9 @@
 
 #include "support/suite/algorithms.hpp"
 
-/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI and ASWUDI, written a
-/// second time: by least squares and singular value decompositions, where the library has
-/// eigenvectors of Gram matrices.
+/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI, ACTMat
+/// and SVC, written a second time: by least squares and singular value decompositions, where
+/// the library has eigenvectors of Gram matrices.
 namespace test::matrices {
 
 using dense = Eigen::MatrixXd;
@@ -81,6 +81,11 @@ inline expected wudi(const list& t) {
   list rows;
   for (const auto& x : t) rows.push_back(x / x.norm());
   return least_squares(rows, t);
+}
+
+/// ACTMat's: the rows of T_k stand in for inputs.
+inline expected actmat(const list& t) {
+  return least_squares(t, t);
 }
 
 /// SWUDI's or ASWUDI's, by the singular values of the rows T_k / ||T_k||: `shares` gives f of their
@@ -297,6 +302,10 @@ void matrix_methods() {
   const auto aswudi = matrices::aswudi(t);
   check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
         aswudi.tau, aswudi.slack);
+  filter.variant = catmerge::wudi_variant::actmat;
+  const auto actmat = matrices::actmat(t);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        actmat.tau, actmat.slack);
   // The sum is rounded to the compute type before it is calibrated.
   const catmerge::then calibrated{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}};
   matrix_of<C> sum_in_type = matrix_of<C>::Zero(9, 7);
