@@ -9,6 +9,7 @@
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lines.hpp>
@@ -190,6 +191,7 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "swudi:time=30,share=0.5"}, any_method(catmerge::wudi_method{swudi})},
       {{"--method", "aswudi"}, any_method(catmerge::wudi_method{aswudi})},
       {{"--method", "actmat"}, any_method(catmerge::wudi_method{actmat})},
+      {{"--method", "dc-merge:share=0.1"}, any_method(catmerge::dc_merge_method{{1, 0.1}})},
       {{"--method", "mean:of=tsv-m:alpha=0.7+ties:density=0.3+iso-cts:common=0.5"},
        any_method(catmerge::mean_of{catmerge::tsv_m_method{{0.7}},
                                     ties(0.3, catmerge::ties_merge::mean, 1),
@@ -301,6 +303,7 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
                            "swudi",
                            "aswudi",
                            "actmat",
+                           "dc-merge",
                            "svc",
                            "lines",
                            "mean",

@@ -9,6 +9,7 @@
 #include <catmerge/catmerge.hpp>
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/methods/consensus.hpp>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/pcb.hpp>
@@ -311,6 +312,13 @@ TEST_CASE("ACTMat: least squares") {
   catmerge::wudi_options o;
   o.variant = catmerge::wudi_variant::actmat;
   CHECK(distance(model().merge(catmerge::wudi_method{o}), "reference-actmat") <= rounding);
+}
+
+TEST_CASE("DC-Merge: the authors' function") {
+  CHECK(distance(model().merge(catmerge::dc_merge_method{}), "dc_merge-dc_merge-0.001") <=
+        rounding);
+  CHECK(distance(model().merge(catmerge::dc_merge_method{{1, 0.1}}), "dc_merge-dc_merge-0.1") <=
+        rounding);
 }
 
 TEST_CASE("SVC: FusionBench") {

@@ -380,6 +380,22 @@ std::vector<method_entry> make_methods() {
              return any_method(checked(wudi_method{o}));
            }},
 
+      {.name = "dc-merge",
+       .label = "DC-Merge",
+       .summary = "TIES on each task's largest entries, in a basis of singular vectors of all",
+       .source = {"CVPR 2026", "2603.06242"},
+       .calls = "`dc_merge`",
+       .unit = alpha_unit::spectrum,
+       .trials = {{}},
+       .make =
+           [](settings& s, const cat_options&) {
+             dc_merge_options o;
+             read_alpha(s, o.alpha);
+             s.number("share", o.share, "share of entries that each task keeps", 0, 1);
+             read_fused(s, o.fused);
+             return any_method(checked(dc_merge_method{o}));
+           }},
+
       {.name = "mean",
        .label = "mean of methods",
        .summary = "the mean of the merged vectors of several methods",

@@ -4,6 +4,8 @@
 
 #include <Eigen/QR>
 #include <Eigen/SVD>
+#include <algorithm>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/regmean.hpp>
@@ -17,8 +19,8 @@
 
 #include "support/suite/algorithms.hpp"
 
-/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI, ACTMat
-/// and SVC, written a second time: by least squares and singular value decompositions, where
+/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI, ACTMat, SVC
+/// and DC-Merge, written a second time: by least squares and singular value decompositions, where
 /// the library has eigenvectors of Gram matrices.
 namespace test::matrices {
 
@@ -242,6 +244,43 @@ inline expected svc(const dense& tau, const list& t, double floor) {
   return e;
 }
 
+/// DC-Merge: each task keeps its `count` largest entries.
+inline expected dc_merge(const list& t, index_t count) {
+  const index_t tasks = static_cast<index_t>(t.size()),
+                n = std::min(t[0].rows(), t[0].cols()) / tasks;
+  triplets all(t[0].rows(), t[0].cols());
+  list cut;
+  for (const auto& x : t) {
+    const Eigen::JacobiSVD<dense> svd(x, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    cut.push_back(svd.matrixU().leftCols(n) * svd.singularValues().head(n).asDiagonal() *
+                  svd.matrixV().leftCols(n).transpose());
+    all.append(x, n);
+  }
+  const factor left = polar_of(all.u), right = polar_of(all.v);
+  list cores;
+  for (const auto& x : cut) {
+    cores.push_back(left.polar.transpose() * x * right.polar);
+    std::vector<double> sizes(cores.back().data(), cores.back().data() + cores.back().size());
+    for (double& s : sizes) s = std::abs(s);
+    std::sort(sizes.rbegin(), sizes.rend());
+    const double least = sizes[at(count - 1)] * (1 - 1e-9);
+    cores.back() = (cores.back().array().abs() >= least).select(cores.back(), 0);
+  }
+  dense core = dense::Zero(n * tasks, n * tasks);
+  for (index_t i = 0; i < core.rows(); ++i)
+    for (index_t j = 0; j < core.cols(); ++j) {
+      if (i / n != j / n) continue;
+      double sum = 0, total = 0, agreeing = 0;
+      for (const auto& m : cores) sum += m(i, j);
+      for (const auto& m : cores)
+        if (m(i, j) * sum > 0) total += m(i, j), ++agreeing;
+      core(i, j) = agreeing > 0 ? total / agreeing : 0;
+    }
+  expected e{left.polar * core * right.polar.transpose(), 0};
+  e.slack = all.sum(all.s).slack;
+  return e;
+}
+
 }  // namespace test::matrices
 
 namespace test::suite {
@@ -306,6 +345,9 @@ void matrix_methods() {
   const auto actmat = matrices::actmat(t);
   check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
         actmat.tau, actmat.slack);
+  const auto dc_merge = matrices::dc_merge(t, 9);  // floor(0.2 * 7 * 7)
+  check(catmerge::dc_merge(l.base, l.experts, {1, 0.2}),
+        catmerge::dc_merge(l.host.base, e, {1, 0.2}), dc_merge.tau, dc_merge.slack);
   // The sum is rounded to the compute type before it is calibrated.
   const catmerge::then calibrated{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}};
   matrix_of<C> sum_in_type = matrix_of<C>::Zero(9, 7);
