@@ -13,6 +13,7 @@
 #include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
+#include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
 #include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <catmerge/catmerge.hpp>
+#include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/detail/importance.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/ties.hpp>
@@ -646,6 +647,15 @@ TEST_CASE("mean_of: it needs what one of its methods needs") {
   CHECK_FALSE(sees_matrices(mean_of{task_arithmetic_method{}, task_arithmetic_method{}}));
   CHECK(sees_matrices(chain{cat_trim{}, catmerge::iso_method{}}));
   CHECK_FALSE(sees_matrices(trimmed_sum{}));
+  // Breadcrumbs counts entries of whole tables and merges none as a matrix.
+  const catmerge::breadcrumbs_method crumbs;
+  CHECK(needs_whole_tables(catmerge::tsv_m_method{}));
+  CHECK(needs_whole_tables(crumbs));
+  CHECK_FALSE(sees_matrices(crumbs));
+  CHECK(needs_whole_tables(mean_of{task_arithmetic_method{}, crumbs}));
+  CHECK(needs_whole_tables(chain{catmerge::breadcrumbs_trim{}, task_arithmetic_method{}}));
+  CHECK_FALSE(sees_matrices(chain{catmerge::breadcrumbs_trim{}, task_arithmetic_method{}}));
+  CHECK_FALSE(needs_whole_tables(trimmed_sum{}));
 }
 
 TEST_CASE("adjusted: a parameter's own settings, and scans with the settings as they are") {

@@ -467,6 +467,92 @@ TEST_CASE("running statistics are the mean over the experts, whatever the method
   }
 }
 
+TEST_CASE("tables of tokens are the mean of the experts where tables are merged as matrices") {
+  files f;
+  noise n(31);
+  const std::string input = "model.embed_tokens.weight", head = "lm_head.weight",
+                    positions = "model.embed_positions.weight",
+                    types = "model.token_type_embeddings.weight",
+                    linear = "model.layers.0.mlp.up_proj.weight";
+  const std::map<std::string, io::shape_t> shapes = {
+      {input, {12, 4}}, {head, {12, 4}}, {positions, {6, 4}}, {types, {1, 4}}, {linear, {8, 4}}};
+  table base;
+  for (const auto& [name, shape] : shapes)
+    base.set(name, dtype::f32, shape, random_values(n, shape[0] * shape[1]));
+  std::vector<table> experts(3, base);
+  for (auto& e : experts)
+    for (const auto& [name, shape] : shapes)
+      e.set(name, dtype::f32, shape, moved(base.values(name), n));
+  const auto values = [&](const std::string& name) {
+    std::vector<values_t> all;
+    for (const auto& e : experts) all.push_back(e.values(name));
+    return all;
+  };
+  const auto mean_times = [&](const std::string& name, double alpha) {
+    return task_arithmetic(base.values(name), values(name), alpha / 3);
+  };
+  const auto part_of = [](const json& report, const std::string& name) {
+    for (const auto& p : report["parameters"])
+      if (p["name"] == name) return p;
+    return json();
+  };
+  for (const arguments& options :
+       {arguments{"--method", "tsv-m", "--alpha", "1.5"},
+        arguments{"--method", "iso-c", "--alpha", "1.5"},
+        arguments{"--method", "iso-cts", "--alpha", "1.5"},
+        arguments{"--method", "mean:of=tsv-m:alpha=1.5+ties:alpha=1.5"},
+        arguments{"--method", "iso-c", "--set", "*:alpha=1.5"},
+        arguments{"--method", "task-arithmetic", "--method-for", "*=tsv-m:alpha=1.5"}}) {
+    const auto done = merge(f, base, experts, options);
+    CHECK(done.run.err.empty());
+    for (const auto& name : {input, head}) {
+      CHECK(largest_difference(done.merged.values(name), mean_of(values(name))) < 1e-6);
+      const json part = part_of(done.report, name);
+      CHECK(part["merged_by"] == "the mean of the experts");
+      CHECK(part["because"] == "token table: the mean, whatever alpha");
+    }
+    CHECK_CONTAINS(done.run.out,
+                   "2 by the mean of the experts (2: token table: the mean, whatever alpha)");
+    // A table of positions is a matrix; one row is a vector, alpha times the mean.
+    CHECK(largest_difference(done.merged.values(positions), mean_times(positions, 1.5)) > 1e-3);
+    if (options[1].starts_with("mean")) continue;
+    CHECK(largest_difference(done.merged.values(types), mean_times(types, 1.5)) < 1e-6);
+    CHECK(part_of(done.report, types)["merged_by"] == "the mean of the task vectors");
+  }
+  // Weights of tasks scale their vectors, and --rule takes a table for any other one.
+  const arguments tsv_m = {"--method", "tsv-m", "--alpha", "1.5"};
+  const auto weighted = merge(f, base, experts, tsv_m + arguments{"--weight", "b=0"});
+  CHECK(largest_difference(
+            weighted.merged.values(input),
+            task_arithmetic(base.values(input),
+                            {experts[0].values(input), experts[2].values(input)}, 1.0 / 3)) < 1e-6);
+  const auto as_matrix =
+      merge(f, base, experts, tsv_m + arguments{"--rule", "lm_head.weight=untrimmed"});
+  CHECK(largest_difference(as_matrix.merged.values(head), mean_of(values(head))) > 1e-3);
+  CHECK(part_of(as_matrix.report, head)["merged_by"] == "the method's rule");
+  // Other methods treat them as all else.
+  const auto sum = merge(f, base, experts, {"--method", "task-arithmetic", "--alpha", "0.4"});
+  CHECK(largest_difference(sum.merged.values(input), mean_times(input, 1.2)) < 1e-6);
+  const auto crumbs = merge(f, base, experts, {"--method", "breadcrumbs"});
+  CHECK(part_of(crumbs.report, input)["merged_by"] == "the method's rule");
+}
+
+TEST_CASE("a table of tokens larger than a piece, under a method of matrices") {
+  files f;
+  noise n(32);
+  const index_t rows = 3001, width = 1000;  // 12 MB
+  const std::string tokens = "wte.weight", positions = "wpe.weight";
+  table base, expert;
+  for (const auto& [name, height] : {std::pair{tokens, rows}, {positions, index_t{5}}}) {
+    base.set(name, dtype::f32, {height, width}, random_values(n, height * width));
+    expert.set(name, dtype::f32, {height, width}, random_values(n, height * width));
+  }
+  const auto done = merge(f, base, {expert, base}, {"--method", "tsv-m", "--alpha", "1.5"});
+  CHECK(largest_difference(done.merged.values(tokens),
+                           mean_of({expert.values(tokens), base.values(tokens)})) < 1e-6);
+  CHECK(done.report["parameters"].size() == 2);
+}
+
 TEST_CASE("the architectures of today merge at the first try, without a word of warning") {
   files f;
   noise n(30);

@@ -20,6 +20,7 @@ namespace {
 
 using problem_type = catmerge::layer_problem<catmerge::context<catmerge::host>>;
 constexpr double eps = tolerance::eps<double>;
+constexpr catmerge::lot_options published{1, 0};  // LOT without a ridge
 
 /// Task vectors, and features, in double: the base is zero, so what is merged is tau.
 struct given {
@@ -151,7 +152,7 @@ TEST_CASE("LOT: least drift, of all of these the smallest task vector") {
   for (const auto& rows : std::vector<std::vector<index_t>>{
            {9, 12, 30}, {2, 3, 1}, {4, 3, 0}, {20, 0, 0}, {8}, {3}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}) {
     const given l(4, 5, 8, rows);
-    const auto [tau, report] = catmerge::lot_linear(l.base, l.t, l.x);
+    const auto [tau, report] = catmerge::lot_linear(l.base, l.t, l.x, published);
     check(tau, matrices::least_squares(l.x, l.t));
     CHECK(report.fallback == catmerge::fallback_rule::none);
     CHECK(report.kind == layer_kind::linear);
@@ -168,23 +169,24 @@ TEST_CASE("LOT: least drift, of all of these the smallest task vector") {
 TEST_CASE(
     "LOT: a single task keeps what its inputs see; alpha scales; the order of tasks is free") {
   given one(6, 5, 8, {11});
-  check(catmerge::lot_linear(one.base, one.t, one.x).merged,
+  check(catmerge::lot_linear(one.base, one.t, one.x, published).merged,
         {one.t[0], matrices::least_squares(one.x, one.t).slack});
   const given few(6, 5, 8, {3});
   const Eigen::HouseholderQR<dense> qr(few.x[0].transpose());
   const dense q = qr.householderQ() * dense::Identity(8, 3);
-  check(catmerge::lot_linear(few.base, few.t, few.x).merged,
+  check(catmerge::lot_linear(few.base, few.t, few.x, published).merged,
         {few.t[0] * q * q.transpose(), matrices::least_squares(few.x, few.t).slack});
 
   const given l(7, 5, 8, {4, 9, 6});
   const auto e = matrices::least_squares(l.x, l.t);
-  check(catmerge::lot_linear(l.base, l.t, l.x, {1.5}).merged, {1.5 * e.tau, 1.5 * e.slack});
+  check(catmerge::lot_linear(l.base, l.t, l.x, {1.5, 0}).merged, {1.5 * e.tau, 1.5 * e.slack});
   check(catmerge::lot_linear(l.base, matrices::list{l.t[2], l.t[0], l.t[1]},
-                             matrices::list{l.x[2], l.x[0], l.x[1]})
+                             matrices::list{l.x[2], l.x[0], l.x[1]}, published)
             .merged,
         e);
   // Equal vectors that the inputs see all of.
-  check(catmerge::lot_linear(l.base, matrices::list(3, l.t[0]), l.x).merged, {l.t[0], e.slack});
+  check(catmerge::lot_linear(l.base, matrices::list(3, l.t[0]), l.x, published).merged,
+        {l.t[0], e.slack});
 }
 
 TEST_CASE("LOT: rows, factors and Gram matrices are the same inputs, one form beside the other") {
@@ -211,7 +213,7 @@ TEST_CASE("LOT: rows, factors and Gram matrices are the same inputs, one form be
       for (const auto& b : forms) {
         const std::vector<catmerge::statistics_view<>> mixed{statistics(a, 0), statistics(b, 1),
                                                              statistics(a, 2)};
-        check(catmerge::lot_linear(l.base, l.t, mixed).merged, e);
+        check(catmerge::lot_linear(l.base, l.t, mixed, published).merged, e);
         check(catmerge::regmean_linear(l.base, l.t, mixed).merged,
               matrices::regmean(l.t, l.x, 0.9));
       }
@@ -224,7 +226,7 @@ TEST_CASE(
   given l(9, 6, 40, {30, 30});
   for (auto& x : l.x) x = random_of_rank(g, 30, 40, 4);
   const auto e = matrices::least_squares(l.x, l.t);
-  const dense tau = catmerge::lot_linear(l.base, l.t, l.x).merged;
+  const dense tau = catmerge::lot_linear(l.base, l.t, l.x, published).merged;
   check(tau, e);
   // Storing X^T X in float moves it by some eps_float of its norm; what it has no rows for is then
   // not zero, and must not come back divided by next to nothing.
@@ -242,8 +244,89 @@ TEST_CASE(
   const auto s = Eigen::JacobiSVD<dense>(all).singularValues();
   const double moved = tolerance::eps<float> * norms / (s(7) * s(7));
   REQUIRE(moved < 1e-3);
-  CHECK((catmerge::lot_linear(l.base, l.t, views).merged - tau).norm() <=
+  CHECK((catmerge::lot_linear(l.base, l.t, views, published).merged - tau).norm() <=
         2 * moved * (l.t[0].norm() + l.t[1].norm()));
+}
+
+TEST_CASE("LOT's ridge: a dense solve, on few rows, on many, on factors and Gram matrices") {
+  for (const auto& rows : std::vector<std::vector<index_t>>{
+           {9, 12, 30}, {2, 3, 1}, {4, 3, 0}, {20, 0, 0}, {3}, {1, 1, 1, 1, 1, 1, 1, 1, 1}})
+    for (const double ridge : {1e-6, 1e-3, 0.1, 10.0}) {
+      const given l(40, 5, 8, rows);
+      std::vector<dense> grams;
+      std::vector<catmerge::statistics_view<>> formed, mixed;
+      for (const auto& x : l.x) grams.push_back(x.transpose() * x);
+      for (std::size_t k = 0; k < l.x.size(); ++k) {
+        const double n = static_cast<double>(l.x[k].rows());
+        formed.push_back({statistics_form::gram, catmerge::const_view_of(grams[k]), n});
+        mixed.push_back(k % 2 == 0
+                            ? formed.back()
+                            : catmerge::statistics_view<>{statistics_form::rows,
+                                                          catmerge::const_view_of(l.x[k]), n});
+      }
+      const auto e = matrices::ridged(grams, l.t, mean_of(l.t), ridge);
+      const auto [tau, report] = catmerge::lot_linear(l.base, l.t, l.x, {1, ridge});
+      check(tau, e);
+      CHECK(report.fallback == catmerge::fallback_rule::none);
+      check(catmerge::lot_linear(l.base, l.t, formed, {1, ridge}).merged, e);
+      check(catmerge::lot_linear(l.base, l.t, mixed, {1, ridge}).merged, e);
+      check(catmerge::lot_linear(l.base, l.t, l.x, {1.5, ridge}).merged,
+            {1.5 * e.tau, 1.5 * e.slack});
+    }
+  CHECK(catmerge::lot_options{}.ridge == 1e-3);
+}
+
+TEST_CASE("LOT's ridge: from the published method to the mean of the task vectors") {
+  for (const auto& rows : std::vector<std::vector<index_t>>{{9, 12, 30}, {2, 3, 1}}) {
+    const given l(41, 5, 8, rows);
+    const dense mean = mean_of(l.t);
+    CHECK((catmerge::lot_linear(l.base, l.t, l.x, {1, 1e12}).merged - mean).norm() <=
+          1e-11 * mean.norm());
+    // Without a ridge the directions that no row covers are the base's, with the smallest the
+    // mean's; the covered ones are the same.
+    const dense none = catmerge::lot_linear(l.base, l.t, l.x, published).merged;
+    const dense least = catmerge::lot_linear(l.base, l.t, l.x, {1, 1e-10}).merged;
+    dense all(0, 8);
+    for (const auto& x : l.x) {
+      all.conservativeResize(all.rows() + x.rows(), Eigen::NoChange);
+      all.bottomRows(x.rows()) = x;
+    }
+    Eigen::JacobiSVD<dense> svd(all, Eigen::ComputeThinU | Eigen::ComputeFullV);
+    const dense v = svd.matrixV().leftCols(svd.rank());
+    const dense outside = dense::Identity(8, 8) - v * v.transpose();
+    CHECK((none * outside).norm() <= 1e-10 * none.norm());
+    CHECK(((least - none) * v).norm() <= 1e-6 * none.norm());
+    CHECK(((least - mean) * outside).norm() <= 1e-6 * mean.norm());
+    // Equal vectors are kept, whatever the rows.
+    check(catmerge::lot_linear(l.base, matrices::list(3, l.t[0]), l.x).merged,
+          {l.t[0], 100 * eps * l.t[0].norm()});
+  }
+}
+
+TEST_CASE("a prior of one's own, with weights and diagonals") {
+  using solver = catmerge::detail::gram_solver<catmerge::context<catmerge::host>>;
+  catmerge::context<catmerge::host> c;
+  for (const bool diagonal : {false, true}) {
+    given l(42, 5, 8, {2, 3, 1});
+    const dense prior = generator(43).matrix(5, 8);
+    const double weights[] = {0.5, 2, 0};
+    std::vector<catmerge::detail::weighted_gram<catmerge::context<catmerge::host>>> terms;
+    matrices::list grams;
+    for (std::size_t k = 0; k < 3; ++k) {
+      terms.push_back({catmerge::const_view_of(l.x[k]), false, weights[k]});
+      grams.push_back(weights[k] * l.x[k].transpose() * l.x[k]);
+      if (diagonal) {
+        terms.back().diagonal = {1, 2, 3, 4, 5, 6, 7, 0};
+        for (index_t j = 0; j < 8; ++j) grams[k](j, j) += terms.back().diagonal[at(j)];
+      }
+    }
+    std::vector<catmerge::host_view> vectors;
+    for (auto& t : l.t) vectors.push_back(catmerge::view_of(t));
+    dense tau = dense::Zero(5, 8);
+    CHECK(solver(c, vectors, terms)
+              .add_with_ridge(catmerge::const_view_of(prior), 0.01, catmerge::view_of(tau)));
+    check(tau, matrices::ridged(grams, l.t, prior, 0.01));
+  }
 }
 
 TEST_CASE("LOT: scales by their inputs' energies; a coordinate that is never seen by the mean") {
@@ -350,7 +433,7 @@ TEST_CASE("RegMean: the base and LOT, where a = 1, rows are as many and all dire
   for (const auto& t : l.t) experts.push_back(base + t);
   const double slack = matrices::least_squares(l.x, l.t).slack;
   CHECK((catmerge::regmean_linear(base, experts, l.x, {1.0}).merged -
-         catmerge::lot_linear(base, experts, l.x).merged)
+         catmerge::lot_linear(base, experts, l.x, published).merged)
             .norm() <= 2 * slack + 8 * eps * (base.norm() + l.t[0].norm()));
 }
 
@@ -362,7 +445,11 @@ TEST_CASE("RegMean: what no input sees is zero, the base's weights too; LOT leav
   for (const auto& t : l.t) experts.push_back(base + t);
   for (const double a : {0.5, 1.0})
     CHECK(catmerge::regmean_linear(base, experts, l.x, {a}).merged.col(3).norm() <= 100 * eps);
-  CHECK((catmerge::lot_linear(base, experts, l.x).merged.col(3) - base.col(3)).norm() <= 100 * eps);
+  const dense least = catmerge::lot_linear(base, experts, l.x, published).merged;
+  CHECK((least.col(3) - base.col(3)).norm() <= 100 * eps);
+  // With its ridge it takes the mean there.
+  const dense ridged = catmerge::lot_linear(base, experts, l.x).merged;
+  CHECK((ridged.col(3) - base.col(3) - mean_of(l.t).col(3)).norm() <= 100 * eps);
 }
 
 TEST_CASE("TSV-M: the formula, for every shape") {
@@ -405,7 +492,7 @@ TEST_CASE("TSV-M: tasks apart are added, equal ones taken once, missing ones bri
 }
 
 TEST_CASE("Iso-C: all singular values are their mean") {
-  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{7, 12}, {12, 7}, {9, 9}, {1, 4}})
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{7, 12}, {12, 7}, {9, 9}, {3, 4}})
     for (const std::size_t tasks : {1U, 3U}) {
       const given l(19, d_out, d_in, std::vector<index_t>(tasks, 1));
       const auto e = matrices::iso(l.t, 0);
@@ -723,13 +810,37 @@ TEST_CASE("what is no matrix, or too small for the number of tasks") {
   CHECK_FALSE(catmerge::sees_matrices(catmerge::wudi_method{}));
   CHECK(catmerge::sees_matrices(catmerge::wudi_method{aswudi_options()}));
 
-  // r = 2 < K = 3.
-  const given narrow(29, 2, 5, {1, 1, 1});
-  const auto r = catmerge::tsv_m(narrow.base, narrow.t);
-  is_mean(std::pair(dense(r.merged), r.report), narrow.t);
-  // One column, a linear all the same: Iso-C leaves the direction of the sum.
-  const given column(30, 5, 1, {1, 1});
-  check(catmerge::iso(column.base, column.t).merged, {matrices::sum_of(column.t), 100 * eps});
+  // r < K: rows, columns, linears and tables are vectors for the two methods of singular
+  // directions. (As matrices a row and a column would get alpha times the sum from Iso-C.)
+  catmerge::iso_options cts;
+  cts.variant = iso_variant::cts;
+  const std::vector<std::pair<index_t, index_t>> thin{{2, 5}, {5, 2}, {1, 6}, {6, 1}};
+  for (const auto& [d_out, d_in] : thin)
+    for (const auto kind : {layer_kind::linear, layer_kind::other}) {
+      const given l(29, d_out, d_in, {1, 1, 1});
+      const auto few = problem_of(kind, l.base, l.t);
+      is_mean(merge(catmerge::tsv_m_method{}, few), l.t);
+      is_mean(merge(catmerge::iso_method{}, few), l.t);
+      is_mean(merge(catmerge::iso_method{cts}, few), l.t);
+      const auto [longer, report] = merge(catmerge::iso_method{{iso_variant::c, 2.5}}, few);
+      CHECK((longer - 2.5 * mean_of(l.t)).norm() <= 30 * eps * mean_of(l.t).norm());
+    }
+  // r = K is enough for a matrix, and so is one row for one task.
+  const given enough(30, 3, 5, {1, 1, 1}), row(30, 1, 5, {1});
+  for (const auto& l : {enough, row}) {
+    const auto fit = problem_of(layer_kind::linear, l.base, l.t);
+    CHECK(merge(catmerge::tsv_m_method{}, fit).second.fallback == catmerge::fallback_rule::none);
+    CHECK(merge(catmerge::iso_method{}, fit).second.fallback == catmerge::fallback_rule::none);
+  }
+  // Two parts of two rows, three tasks: four rows are enough for one matrix, two are not.
+  const given fused(31, 4, 7, {1, 1, 1});
+  auto parts = problem_of(layer_kind::linear, fused.base, fused.t);
+  parts.parts = 2;
+  catmerge::iso_options split;
+  split.fused = fused_weights::split;
+  is_mean(merge(catmerge::iso_method{split}, parts), fused.t);
+  is_mean(merge(catmerge::tsv_m_method{{1, fused_weights::split}}, parts), fused.t);
+  CHECK(merge(catmerge::iso_method{}, parts).second.fallback == catmerge::fallback_rule::none);
 }
 
 TEST_CASE("fused weights: as one matrix by default, or each alone") {
@@ -766,6 +877,12 @@ TEST_CASE("options that make no sense, and values that are not finite") {
   };
   refuses([&] { catmerge::lot_linear(l.base, l.t, l.x, {nan}); },
           "LOT: alpha must be a finite number");
+  for (const double ridge : {nan, -1e-3, std::numeric_limits<double>::infinity()})
+    refuses(
+        [&] {
+          catmerge::lot_linear(l.base, l.t, l.x, {1, ridge});
+        },
+        "LOT: ridge must be a finite number, 0 or more");
   refuses([&] { catmerge::tsv_m(l.base, l.t, {nan}); }, "TSV-M: alpha must be a finite number");
   refuses(
       [&] {
@@ -832,8 +949,10 @@ TEST_CASE_TEMPLATE("on the device, and on several threads: the same bits", S, do
   same(catmerge::lot_linear(base, experts, features),
        catmerge::lot_linear(l.base, l.experts, l.features),
        catmerge::lot_linear(l.base, l.experts, l.features, {}, threads));
-  same(catmerge::lot_linear(base, d_two, d_rows), catmerge::lot_linear(l.base, two, rows),
-       catmerge::lot_linear(l.base, two, rows, {}, threads));
+  for (const auto& options : {catmerge::lot_options{}, published})
+    same(catmerge::lot_linear(base, d_two, d_rows, options),
+         catmerge::lot_linear(l.base, two, rows, options),
+         catmerge::lot_linear(l.base, two, rows, options, threads));
   for (const double a : {0.9, 1.0})
     same(catmerge::regmean_linear(base, d_two, d_rows, {a}),
          catmerge::regmean_linear(l.base, two, rows, {a}),

@@ -121,10 +121,11 @@ TEST_CASE("inspect tells what the general rule decided, and what nothing decided
   CHECK(kind_of(printed, "net.c.qweight") == "packed");
   CHECK(kind_of(printed, "net.c.running_mean") == "running statistics, by the general rule");
   CHECK(kind_of(printed, "net.d") == "unknown, not trimmed");
-  CHECK(kind_of(printed, "lm_head.weight") == "embedding, not trimmed, by the general rule");
+  CHECK(kind_of(printed, "lm_head.weight") == "token table, not trimmed, by the general rule");
   CHECK(kind_of(printed, "model.layers.0.mlp.up_proj.weight") == "linear");
   CHECK_CONTAINS(printed, "general rule, 1 of them: a matrix called weight is linear\n");
-  CHECK_CONTAINS(printed, "general rule, 1 of them: heads are left alone\n");
+  CHECK_CONTAINS(printed, "general rule, 1 of them: tables of tokens are left alone\n");
+  CHECK_CONTAINS(printed, "token table, 1 of them: the mean, whatever alpha");
   CHECK_CONTAINS(printed, "unknown, 1 of them: no rule names them; --rule");
 }
 
@@ -134,6 +135,8 @@ TEST_CASE("--rule says kinds, layouts, stacks and parts") {
   CHECK(parsed("a=b=linear").pattern == "a=b");
   CHECK(parsed("w=linear").trim);
   CHECK(parsed("w=linear").layout == model::matrix_layout::out_in);
+  CHECK(parsed("w=tokens").kind == kind::token_table);
+  CHECK_FALSE(parsed("w=tokens").trim);
   CHECK(parsed("w=average").kind == kind::running_statistics);
   CHECK(parsed("w=fixed").kind == kind::fixed);
   CHECK_FALSE(parsed("w=untrimmed").trim);

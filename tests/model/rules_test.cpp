@@ -328,7 +328,7 @@ TEST_CASE("BERT and RoBERTa: every parameter, with and without prefix, and no he
     std::string name;
     io::shape_t shape;
     std::string kind;
-  } cases[] = {{"embeddings.word_embeddings.weight", {9, 4}, "embedding, not trimmed"},
+  } cases[] = {{"embeddings.word_embeddings.weight", {9, 4}, "token table, not trimmed"},
                {"embeddings.position_embeddings.weight", {6, 4}, "embedding, not trimmed"},
                {"embeddings.token_type_embeddings.weight", {2, 4}, "embedding, not trimmed"},
                {"embeddings.LayerNorm.weight", {4}, "scale"},
@@ -460,6 +460,85 @@ TEST_CASE("buffers and types that are no weights") {
   }
 }
 
+TEST_CASE("tables of tokens at both ends, and no tables of anything else") {
+  const auto kind_in = [](const char* model_type, const char* name, io::shape_t shape) {
+    return std::string(
+        name_of(rules_for(model_type).classify({name, io::dtype::f32, std::move(shape)}).kind));
+  };
+  const struct {
+    const char *model_type, *name;
+    io::shape_t shape;
+  } tables[] = {
+      {"bert", "bert.embeddings.word_embeddings.weight", {30522, 768}},
+      {"bert", "embeddings.word_embeddings.weight", {30522, 768}},
+      {"bert", "cls.predictions.decoder.weight", {30522, 768}},
+      {"roberta", "roberta.embeddings.word_embeddings.weight", {50265, 768}},
+      {"roberta", "lm_head.decoder.weight", {50265, 768}},
+      {"gpt2", "transformer.wte.weight", {50257, 768}},
+      {"gpt2", "wte.weight", {50257, 768}},
+      {"gpt2", "lm_head.weight", {50257, 768}},
+      {"llama", "model.embed_tokens.weight", {32000, 4096}},
+      {"llama", "lm_head.weight", {32000, 4096}},
+      {"llama", "model.embed_tokens.weight", {256, 512}},  // over bytes
+      {"t5", "shared.weight", {32128, 512}},
+      {"t5", "encoder.embed_tokens.weight", {32128, 512}},
+      {"t5", "lm_head.weight", {32128, 512}},
+      {"clip", "text_model.embeddings.token_embedding.weight", {49408, 512}},
+      {"", "token_embedding.weight", {49408, 512}},  // OpenCLIP
+      {"", "visual.text.token_embedding.weight", {49408, 512}},
+      {"modernbert", "model.embeddings.tok_embeddings.weight", {50368, 768}},
+      {"whisper", "proj_out.weight", {51865, 384}},
+      {"gpt_neox", "embed_out.weight", {50304, 512}},
+      {"mamba", "backbone.embeddings.weight", {50280, 768}},
+  };
+  for (const auto& t : tables) {
+    CAPTURE(t.name);
+    CHECK(kind_in(t.model_type, t.name, t.shape) == "token table");
+    CHECK(kind_in("", t.name, t.shape) == "token table");
+  }
+  const struct {
+    const char *model_type, *name;
+    io::shape_t shape;
+    const char* expected;
+  } others[] = {
+      {"bert", "bert.embeddings.position_embeddings.weight", {512, 768}, "embedding"},
+      {"bert", "bert.embeddings.token_type_embeddings.weight", {2, 768}, "embedding"},
+      {"bert", "cls.predictions.transform.dense.weight", {768, 768}, "embedding"},
+      {"bert", "cls.predictions.bias", {30522}, "embedding"},
+      {"bert", "classifier.weight", {2, 768}, "embedding"},
+      {"roberta", "roberta.embeddings.token_type_embeddings.weight", {1, 768}, "embedding"},
+      {"gpt2", "transformer.wpe.weight", {1024, 768}, "embedding"},
+      {"llama", "score.weight", {2, 4096}, "embedding"},
+      {"opt", "model.decoder.embed_positions.weight", {2050, 768}, "embedding"},
+      {"t5",
+       "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+       {32, 8},
+       "embedding"},
+      {"clip", "text_model.embeddings.position_embedding.weight", {77, 512}, "embedding"},
+      {"clip", "vision_model.embeddings.class_embedding", {768}, "embedding"},
+      {"clip", "text_projection.weight", {512, 512}, "linear"},
+      {"", "positional_embedding", {77, 512}, "embedding"},
+      {"", "text_projection", {512, 512}, "linear"},
+      // Linear weights under names of tables.
+      {"", "transformer_blocks.0.proj_out.weight", {320, 320}, "embedding"},
+      {"", "mlp.shared.weight", {512, 512}, "embedding"},
+  };
+  for (const auto& o : others) {
+    CAPTURE(o.name);
+    CHECK(kind_in(o.model_type, o.name, o.shape) == o.expected);
+  }
+  // A rule of one's own takes a table for something else, or something else for a table.
+  name_rules rules = known_networks();
+  rules.add({.pattern = "lm_head.weight", .kind = kind::embedding, .trim = false});
+  rules.add({.pattern = "output.weight", .kind = kind::token_table, .trim = false});
+  CHECK(rules.classify({"lm_head.weight", io::dtype::f32, {9, 4}}).kind == kind::embedding);
+  CHECK(rules.classify({"output.weight", io::dtype::f32, {9, 4}}).kind == kind::token_table);
+  CHECK_CONTAINS(message_of([&] {
+                   rules.classify({"output.weight", io::dtype::f32, {9}});
+                 }),
+                 "two extents");
+}
+
 TEST_CASE("the general rule on names that no network has") {
   const name_rules rules = rules_for("a network of tomorrow");
   const struct {
@@ -485,8 +564,8 @@ TEST_CASE("the general rule on names that no network has") {
                {"patch_embed.norm.weight", {8}, "embedding, not trimmed"},
                {"net.reg_token", {1, 1, 8}, "embedding, not trimmed"},
                {"net.pos_embed", {1, 5, 8}, "embedding, not trimmed"},
-               {"net.token_embedding.weight", {9, 4}, "embedding, not trimmed"},
-               {"lm_head.weight", {9, 4}, "embedding, not trimmed"},
+               {"net.token_embedding.weight", {9, 4}, "token table, not trimmed"},
+               {"lm_head.weight", {9, 4}, "token table, not trimmed"},
                {"lm_head.bias", {9}, "embedding, not trimmed"},
                {"score.weight", {2, 4}, "embedding, not trimmed"},
                {"classifier.1.weight", {2, 4}, "embedding, not trimmed"},

@@ -4,7 +4,9 @@
 // of them for any data.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <harness/networks/data/metrics.hpp>
+#include <harness/networks/data/output_distance.hpp>
 #include <random>
 
 #include "support/networks/fixtures.hpp"
@@ -181,4 +183,39 @@ TEST_CASE("correlations: order, lines, rising functions, other sizes") {
                   {"undefined", "all labels are equal"});
     check_message(message_of([&] { metric(values_t{1}, values_t{2}); }), {"undefined"});
   }
+}
+
+TEST_CASE("the distance of outputs from an expert's is the divergence of softened answers") {
+  using harness::matrix;
+  using harness::output_distance;
+  const auto distance = [](const matrix& z, const matrix& e) {
+    return output_distance(harness::view(z), harness::view(e));
+  };
+  // By its definition, in plain loops.
+  matrix z(3, 4), e(3, 4);
+  z << 1, -2, 0.5F, 3, 0, 0, 0, 0, 40, -40, 2, 1;
+  e << 0, 1, -1, 2, 3, 1, 0, -5, -40, 40, 0, 0;
+  double expected = 0;
+  for (int i = 0; i < 3; ++i) {
+    double of_z = 0, of_e = 0;
+    for (int j = 0; j < 4; ++j) of_z += std::exp(z(i, j) / 2.0), of_e += std::exp(e(i, j) / 2.0);
+    for (int j = 0; j < 4; ++j) {
+      const double p = std::exp(z(i, j) / 2.0) / of_z, q = std::exp(e(i, j) / 2.0) / of_e;
+      expected += 4 * p * std::log(p / q) / 3;
+    }
+  }
+  CHECK(distance(z, e) == doctest::Approx(expected).epsilon(1e-12));
+  CHECK(distance(z, z) == 0);
+  CHECK(distance(z, e) != doctest::Approx(distance(e, z)).epsilon(1e-3));  // z first
+  // A constant added to all classes changes nothing; far logits do not overflow.
+  CHECK(distance(z.array() + 8, e) == doctest::Approx(expected).epsilon(1e-6));
+  CHECK(std::isfinite(distance(z * 1e6F, e * 1e6F)));
+  // Values: 1 is the error of the expert's mean.
+  matrix values(4, 1), mean(4, 1);
+  values << 1, 2, 3, 6;
+  mean.setConstant(3);
+  CHECK(distance(mean, values) == doctest::Approx(1));
+  CHECK(distance(values, values) == 0);
+  CHECK(distance(10 * mean, 10 * values) == doctest::Approx(1));
+  CHECK(distance(values, mean) == doctest::Approx(3.5));  // a constant expert: the error itself
 }

@@ -34,9 +34,13 @@ class rule_words {
   static model::parameter_rule parse(const std::string& text) {
     using kind = model::parameter_kind;
     static const std::map<std::string_view, std::pair<kind, bool>> kinds = {
-        {"linear", {kind::linear, true}},        {"scale", {kind::scale, true}},
-        {"shift", {kind::shift, true}},          {"conv", {kind::conv, true}},
-        {"untrimmed", {kind::embedding, false}}, {"average", {kind::running_statistics, false}},
+        {"linear", {kind::linear, true}},
+        {"scale", {kind::scale, true}},
+        {"shift", {kind::shift, true}},
+        {"conv", {kind::conv, true}},
+        {"tokens", {kind::token_table, false}},
+        {"untrimmed", {kind::embedding, false}},
+        {"average", {kind::running_statistics, false}},
         {"fixed", {kind::fixed, false}}};
     const auto equals = text.rfind('=');
     const std::string_view behind =
@@ -49,8 +53,8 @@ class rule_words {
     }
     const auto found = kinds.find(words.front());
     if (found == kinds.end())
-      refuse("expected PATTERN=linear|conv|scale|shift|untrimmed|average|fixed, found '" + text +
-             "'");
+      refuse("expected PATTERN=linear|conv|scale|shift|tokens|untrimmed|average|fixed, found '" +
+             text + "'");
     model::parameter_rule rule;
     rule.pattern = text.substr(0, equals);
     std::tie(rule.kind, rule.trim) = found->second;

@@ -376,13 +376,20 @@ class checkpoint_set {
         const parameter_info whole{name, layer_of(c), c.parts, transposed};
         if (comes_apart(c))
           add_stack(whole);
-        else if (policy_.pieces && whole.kind == layer_kind::other && !transposed)
+        else if (may_be_cut(c) && whole.kind == layer_kind::other && !transposed)
           add_pieces(whole);
         else
           infos.push_back(whole);
       }
       if (!infos.empty()) groups_.push_back(std::move(infos));
     }
+  }
+
+  /// True if the policy lets a table of this class come in pieces.
+  bool may_be_cut(const model::classification& c) const {
+    return policy_.pieces == tables_in_pieces::all ||
+           (policy_.pieces == tables_in_pieces::tokens &&
+            c.kind == model::parameter_kind::token_table);
   }
 
   /// Adds a group for each matrix or vector of a stack.

@@ -58,6 +58,7 @@ class inspection {
     row(entry.name, std::string(io::name_of(entry.type)), io::to_string(entry.shape), described(c));
     if (c.source == model::rule_source::general) ++general_[c.rule];
     if (c.kind == model::parameter_kind::unknown) ++unknown_;
+    if (c.kind == model::parameter_kind::token_table) ++token_tables_;
     const auto [rows, columns] = matrix_extents(entry.shape);
     values_ += rows * columns;
   }
@@ -68,6 +69,9 @@ class inspection {
       out_ << "  model_type: " << type << '\n';
     for (const auto& [sentence, count] : general_)
       out_ << "  general rule, " << count << " of them: " << sentence << '\n';
+    if (token_tables_ > 0)
+      out_ << "  token table, " << token_tables_
+           << " of them: the mean, whatever alpha, by methods that merge tables as matrices\n";
     if (unknown_ > 0)
       out_ << "  unknown, " << unknown_
            << " of them: no rule names them; --rule PATTERN=KIND classifies them\n";
@@ -79,7 +83,7 @@ class inspection {
   const model::name_rules& rules_;
   std::ostream& out_;
   std::size_t width_ = 4, shapes_ = 5;  // of the columns, at least their headings
-  std::int64_t values_ = 0, unknown_ = 0;
+  std::int64_t values_ = 0, unknown_ = 0, token_tables_ = 0;
   std::map<std::string, std::int64_t> general_;  // the number of tensors by sentence of the general
                                                  // rule
 };

@@ -51,6 +51,13 @@ class name_patterns {
   std::vector<model::glob> globs_;
 };
 
+/// The tables that come in pieces of rows if they are large.
+enum class tables_in_pieces : unsigned char {
+  none,    ///< a method needs all of them whole
+  tokens,  ///< tables of tokens: a method merges the others as matrices
+  all      ///< all
+};
+
 /// By default base and experts hold the same names in the same shapes, and all are merged.
 struct merge_policy {
   name_patterns include;             ///< if any: all other tensors are the base's, bit for bit
@@ -61,7 +68,7 @@ struct merge_policy {
   std::vector<rename_rule> renames;  ///< names of experts that differ in the base
   bool contradictions_pass = false;  ///< configurations and tokens that differ only cause a warning
   bool base_for_missing = false;     ///< tensors that an expert lacks are the base's
-  bool pieces = true;  ///< large tables come in pieces; false if a method needs matrices
+  tables_in_pieces pieces = tables_in_pieces::all;
 
   /// True if a tensor is not in the merged network.
   bool left_out(std::string_view name) const { return drop.match(name) || task_heads.match(name); }

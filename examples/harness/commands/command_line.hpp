@@ -105,11 +105,11 @@ inline CLI::Option* add_rule_option(CLI::App& command, std::vector<std::string>&
   return add_list(
       command, "--rule", given, "PATTERN=KIND",
       "The kind of parameters by their names, if the built-in rules do not know it or are wrong: "
-      "PATTERN=linear, conv, scale, shift, untrimmed, average (buffers that training measured: the "
-      "mean of the experts) or fixed (the base's). Behind it, after commas: in-out (a matrix "
-      "stored d_in x d_out), stacked (a list of matrices or vectors, as experts of a mixture), "
-      "3-parts (equal parts along d_out, each trimmed on its own). The last rule that matches "
-      "decides");
+      "PATTERN=linear, conv, scale, shift, tokens (a table with a row per token), untrimmed, "
+      "average (buffers that training measured: the mean of the experts) or fixed (the base's). "
+      "Behind it, after commas: in-out (a matrix stored d_in x d_out), stacked (a list of matrices "
+      "or vectors, as experts of a mixture), 3-parts (equal parts along d_out, each trimmed on its "
+      "own). The last rule that matches decides");
 }
 
 }  // namespace catmerge::harness

@@ -21,7 +21,8 @@ namespace {
 /// Options as words of the command line, before read() converts them for the request.
 struct merge_words {
   std::vector<std::string> experts, features, samples, importance, weights;
-  std::optional<std::string> max_shard_size;
+  std::vector<std::string> heads;
+  std::optional<std::string> max_shard_size, alpha;
 };
 
 /// An option that takes one of a few words, each with its value. shown: the default in --help.
@@ -89,10 +90,12 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
            "the last that applies counts. A method that looks at the whole model looks at its "
            "own parameters only");
   command
-      .add_option("--alpha", request.alpha,
+      .add_option("--alpha", words.alpha,
                   "Coefficient of the merged task vector (default: " + default_alpha("cat") + ", " +
-                      default_alpha("task-arithmetic") + ", `catmerge methods` has the others')")
-      ->check(finite_number(true));
+                      default_alpha("task-arithmetic") +
+                      ", `catmerge methods` has the others'); auto: the one whose outputs are "
+                      "closest to the experts' own on the --samples")
+      ->type_name("A|auto");
   add_list(command, "--weight", words.weights, "TASK=W",
            "The factor of an expert's task vector, applied before anything else, in every method "
            "(default: 1)");
@@ -179,6 +182,11 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
            "RoBERTa, convnet)")
       ->group(cat_group)
       ->excludes(features);
+  add_list(command, "--head", words.heads, "NAME=H",
+           "A task's last layers, from the network's output to its classes, as `evaluate` takes "
+           "them: samples then choose alphas by outputs. Default: the heads in the experts, if "
+           "all have one")
+      ->group(cat_group);
   command
       .add_option("--sample-count", request.sample_count,
                   "Use the first so many samples of each file (0: all)")
@@ -250,7 +258,17 @@ void read(const merge_words& words, merge_request& request) {
   request.features = parse_task_files("--features", words.features);
   request.samples = parse_task_files("--samples", words.samples);
   request.importance = parse_task_files("--importance", words.importance);
+  request.heads = parse_task_files("--head", words.heads);
   request.weights = parse_weights(words.weights);
+  if (words.alpha) {
+    request.alpha_by_outputs = *words.alpha == "auto";
+    if (!request.alpha_by_outputs) {
+      std::string number = *words.alpha;
+      if (const auto problem = finite_number(true)(number); !problem.empty())
+        throw CLI::ValidationError("--alpha", problem + ", or auto");
+      request.alpha = std::stod(number);
+    }
+  }
   if (words.max_shard_size)
     request.max_shard_size = parse_size("--max-shard-size", *words.max_shard_size);
 }

@@ -5,7 +5,10 @@
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
 #include <harness/experiment/bench.hpp>
+#include <harness/methods/token_tables.hpp>
+#include <limits>
 #include <optional>
+#include <utility>
 
 namespace catmerge::harness {
 
@@ -28,6 +31,8 @@ bench::bench(const family& files, const std::vector<std::size_t>& tasks,
       net_(net),
       measured_(measured),
       run_(threads.runner()) {
+  for (index_t k = 0; k < size(); ++k)
+    experts_.push_back(std::make_unique<expert_weights>(set_, k, 1));
   for (const auto& group : set_.groups())
     for (const auto& p : group)
       if (p.kind == layer_kind::linear || p.kind == layer_kind::scale)
@@ -37,8 +42,8 @@ bench::bench(const family& files, const std::vector<std::size_t>& tasks,
 std::vector<recorded_inputs> bench::record(const std::vector<std::vector<index_t>>& chosen) const {
   std::vector<recorded_inputs> recorded(tasks_.size());
   run_(size(), [&](index_t k) {
-    const expert_weights expert(set_, k, 1);
-    recorded[at(k)] = record_inputs(net_, expert, *task(k).samples, chosen[at(k)], kinds_);
+    recorded[at(k)] =
+        record_inputs(net_, *experts_[at(k)], *task(k).samples, chosen[at(k)], kinds_);
   });
   return recorded;
 }
@@ -60,8 +65,10 @@ std::vector<parameter_report> bench::stream(const Method& method,
 
 merged_vectors bench::merge(const any_method& method, const std::vector<recorded_inputs>& samples,
                             importance_kind importance) {
-  merged_vectors tau(set_);
-  stream(tau_of{method}, samples, importance, tau);
+  any_method unscaled = method;  // where applies the factors of its methods
+  if (double* const alpha = unscaled.find_alpha(); alpha != nullptr) *alpha = 1;
+  merged_vectors tau(set_, averaged_token_tables(method, set_));
+  stream(tau_of{with_token_tables(std::move(unscaled), set_)}, samples, importance, tau);
   return tau;
 }
 
@@ -71,7 +78,7 @@ std::vector<parameter_report> bench::report(const any_method& method,
   struct {
     void put(const parameter_info&, const host_matrix&) {}
   } nowhere;
-  return stream(with_drift{method}, samples, importance, nowhere);
+  return stream(with_drift{with_token_tables(method, set_)}, samples, importance, nowhere);
 }
 
 std::vector<double> bench::measure(const weight_source& weights, data_split split) const {
@@ -97,17 +104,54 @@ std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
   return measure(merged_vectors::network(tau, alpha), data_split::test);
 }
 
+std::vector<calibration_task> bench::calibration(
+    const std::vector<std::vector<index_t>>& chosen) const {
+  std::vector<calibration_task> tasks;
+  for (index_t k = 0; k < size(); ++k) {
+    tasks.push_back({*experts_[at(k)], &task(k).head, {}});
+    for (const index_t i : chosen[at(k)])
+      tasks.back().samples.push_back(task(k).samples->load(i, 1));
+  }
+  return tasks;
+}
+
+output_judge bench::judge(const std::vector<std::vector<index_t>>& chosen) const {
+  return output_judge(net_, calibration(chosen), run_);
+}
+
+automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t>>& chosen,
+                                           const std::vector<double>& grid,
+                                           const automatic_options& options) {
+  std::vector<const merged_vectors*> taus;
+  for (const auto& [spec, alpha] : prior_methods()) {
+    auto found = priors_.find(spec);
+    if (found == priors_.end()) found = priors_.emplace(spec, merge(parse_method(spec), {})).first;
+    taus.push_back(&found->second);
+  }
+  std::vector<double> alphas;
+  for (const double a : grid) alphas.push_back(in_units(a, alpha_unit::spectrum, size()));
+  return harness::merge_automatically(net_, calibration(chosen), taus, alphas, options, run_);
+}
+
 outcome bench::choose(const contender& who, const std::vector<double>& grid,
-                      const std::vector<recorded_inputs>& samples) {
+                      const std::vector<recorded_inputs>& samples, const output_judge* judge) {
   std::vector<double> alphas;
   for (const double a : grid) alphas.push_back(in_units(a, who.unit, size()));
   if (who.unit == alpha_unit::none) alphas = {1};
   outcome best;
   std::optional<merged_vectors> winner;
+  double least = std::numeric_limits<double>::infinity();
   for (const auto& spec : who.specs) {
     const auto began = std::chrono::steady_clock::now();
     auto tau = merge(method_of(who, spec, set_.names()), samples, who.importance);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
+    if (judge != nullptr) {
+      const auto curve = curve_over_alpha(*judge, tau, alphas, run_);
+      if (const double j = curve.mean(curve.best()); j < least) {
+        least = j;
+        best.without_labels = test(tau, curve.choice());
+      }
+    }
     const auto means = validate(tau, alphas);
     const auto i =
         static_cast<std::size_t>(std::max_element(means.begin(), means.end()) - means.begin());

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cmath>
+#include <harness/calibration/automatic.hpp>
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/measuring.hpp>
-#include <harness/experiment/merged_weights.hpp>
 #include <harness/methods/catalogue.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
@@ -60,8 +60,9 @@ struct outcome {
   double alpha = 0;
   bool at_edge = false;  ///< alpha is the grid's smallest or largest
   double validation = 0;
-  std::vector<double> test;  ///< per task
-  double seconds = 0;        ///< of the merge
+  std::vector<double> test;            ///< per task
+  double seconds = 0;                  ///< of the merge
+  std::vector<double> without_labels;  ///< per task, at the setting that a judge chose
 
   double average() const {
     double sum = 0;
@@ -95,6 +96,17 @@ class bench {
                                        const std::vector<recorded_inputs>& samples,
                                        importance_kind importance = importance_kind::none);
 
+  /// The experts, heads and chosen samples of the tasks.
+  std::vector<calibration_task> calibration(const std::vector<std::vector<index_t>>& chosen) const;
+
+  /// The distance from the experts' outputs on the chosen samples.
+  output_judge judge(const std::vector<std::vector<index_t>>& chosen) const;
+
+  /// The merge without labels from the chosen samples. The merges of its prior are made once.
+  automatic_merge merge_automatically(const std::vector<std::vector<index_t>>& chosen,
+                                      const std::vector<double>& grid,
+                                      const automatic_options& options);
+
   /// A network's scores on all tasks, on one split.
   std::vector<double> measure(const weight_source& weights, data_split split) const;
 
@@ -105,8 +117,9 @@ class bench {
   std::vector<double> test(const merged_vectors& tau, double alpha) const;
 
   /// The best setting of a contender on validation; among equals the first. The grid ascends.
+  /// judge: if given, the setting of the least distance from the experts is chosen, too.
   outcome choose(const contender& who, const std::vector<double>& grid,
-                 const std::vector<recorded_inputs>& samples);
+                 const std::vector<recorded_inputs>& samples, const output_judge* judge = nullptr);
 
  private:
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
@@ -119,10 +132,12 @@ class bench {
   const family& files_;
   std::vector<std::size_t> tasks_;
   checkpoint_set set_;
+  std::vector<std::unique_ptr<expert_weights>> experts_;
   const network& net_;
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;
   std::map<std::string, layer_kind> kinds_;
+  std::map<std::string, merged_vectors> priors_;  // of methods that use no samples, by text
 };
 
 }  // namespace catmerge::harness

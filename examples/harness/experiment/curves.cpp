@@ -67,6 +67,37 @@ study laboratory::samples() {
   return s;
 }
 
+study laboratory::automatic() {
+  study s = curves("auto", "The merge without labels",
+                   "Average on test over the samples per task. No setting is chosen on labels. The "
+                   "prior is the mean of TSV-M, Iso-C and Iso-CTS, each at the alpha whose outputs "
+                   "are closest to the experts' own. The others refit its linear layers around g "
+                   "times the prior; auto cross-fits g with fewer than 8 samples a task, and has "
+                   "g = 2 with more. Each draw takes other samples.",
+                   "samples per task", "log");
+  const std::pair<const char*, automatic_options> lines[] = {{"the prior", {.refit = false}},
+                                                             {"g = 1", {.gain = 1}},
+                                                             {"g = 2", {.gain = 2}},
+                                                             {"auto", {}}};
+  for (const auto& [label, options] : lines) s.curves.push_back({label, {}});
+  std::vector<index_t> counts;
+  for (const index_t n : {1, 3, 8, 16, 64})
+    if (n <= plan_.most_samples && n <= fewest_samples()) counts.push_back(n);
+  index_t done = 0;
+  for (const index_t n : counts) {
+    terminal_.show("merges without labels", done++, std::ssize(counts));
+    const index_t draws = n == fewest_samples() ? 1 : plan_.seeds;
+    for (std::size_t i = 0; i < s.curves.size(); ++i) {
+      curve_point point{n, {}, ""};
+      for (index_t seed = 0; seed < draws; ++seed)
+        point.runs.push_back(
+            average_of(bench_->test(merge_automatically(n, seed, lines[i].second).tau, 1)));
+      s.curves[i].points.push_back(std::move(point));
+    }
+  }
+  return s;
+}
+
 study laboratory::alpha() {
   study s = curves(
       "alpha", "Alpha",

@@ -60,15 +60,22 @@ std::vector<recorded_inputs> laboratory::recorded(index_t count, index_t seed) {
 std::vector<recorded_inputs> laboratory::recorded(index_t count, index_t seed,
                                                   const std::vector<std::size_t>& tasks) {
   auto& known = recorded_[{count, seed}];
-  if (known.empty()) {
-    std::vector<std::vector<index_t>> chosen;
-    for (const auto& m : measured_)
-      chosen.push_back(drawn_samples(m->samples->size(), count, static_cast<std::uint64_t>(seed)));
-    known = bench_->record(chosen);
-  }
+  if (known.empty()) known = bench_->record(drawn(count, seed));
   std::vector<recorded_inputs> list;
   for (const std::size_t t : tasks) list.push_back(known[t]);
   return list;
+}
+
+std::vector<std::vector<index_t>> laboratory::drawn(index_t count, index_t seed) const {
+  std::vector<std::vector<index_t>> chosen;
+  for (const auto& m : measured_)
+    chosen.push_back(drawn_samples(m->samples->size(), count, static_cast<std::uint64_t>(seed)));
+  return chosen;
+}
+
+automatic_merge laboratory::merge_automatically(index_t count, index_t seed,
+                                                const automatic_options& options) {
+  return bench_->merge_automatically(drawn(count, seed), plan_.alphas, options);
 }
 
 std::vector<recorded_inputs> laboratory::of_classes(index_t count, index_t classes, index_t seed) {

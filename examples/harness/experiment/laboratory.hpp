@@ -41,6 +41,7 @@ class laboratory {
   study rank();        ///< the rank of CAT's linear trims
   study order();       ///< the order in which CAT trims by the other tasks
   study classes();     ///< samples of few classes only
+  study automatic();   ///< the merge without labels, over the number of samples
   study task_count();  ///< the number of merged tasks
 
  private:
@@ -48,6 +49,11 @@ class laboratory {
 
   /// Lists the compared methods and their grids of settings (contenders.cpp).
   void make_contenders();
+
+  /// A draw of samples: positions per task.
+  std::vector<std::vector<index_t>> drawn(index_t count, index_t seed) const;
+  automatic_merge merge_automatically(index_t count, index_t seed,
+                                      const automatic_options& options);
 
   /// Statistics of a draw of samples; made once. tasks: the tasks in their order, all by default.
   std::vector<recorded_inputs> recorded(index_t count, index_t seed);
@@ -61,6 +67,7 @@ class laboratory {
   table_row experts_row();
   table_row at_alpha(const std::string& label, const std::string& spec, double alpha);
   table_row chosen_row(const contender& who);
+  table_row automatic_row(const std::string& label, const automatic_options& options);
   std::vector<double> expert_values();
 
   index_t draws_of(const contender& who, const std::string& spec) const;

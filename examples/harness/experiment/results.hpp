@@ -52,7 +52,9 @@ struct table_row {
   std::string label, setting;
   std::vector<std::vector<double>> runs;  ///< per run, per task
   std::vector<double> validation;         ///< per run; empty if no setting was chosen
-  std::vector<double> drift;              ///< per run; empty if not measured
+  /// Test averages per run with the setting that J chose; empty if J chose nothing.
+  std::vector<double> without_labels;
+  std::vector<double> drift;  ///< per run; empty if not measured
   std::optional<double> seconds;
 
   std::vector<double> averages() const {
@@ -104,6 +106,8 @@ struct study {
       for (std::size_t k = 0; k < r.runs.front().size(); ++k)
         row["tasks"].push_back(r.task(k).to_json());
       row["average"] = estimate::of(r.averages()).to_json();
+      if (!r.without_labels.empty())
+        row["without_labels"] = estimate::of(r.without_labels).to_json();
       if (!r.drift.empty()) row["drift"] = estimate::of(r.drift).to_json();
       if (r.seconds) row["seconds"] = *r.seconds;
       j["rows"].push_back(std::move(row));
@@ -139,10 +143,13 @@ struct study {
     if (curves.empty()) {
       const bool drifts =
           std::any_of(rows.begin(), rows.end(), [](const auto& r) { return !r.drift.empty(); });
+      const bool judged = std::any_of(rows.begin(), rows.end(),
+                                      [](const auto& r) { return !r.without_labels.empty(); });
       std::vector<std::string> head{""};
       head.insert(head.end(), tasks.begin(), tasks.end());
       head.emplace_back("average");
       head.emplace_back("validation");
+      if (judged) head.emplace_back("without labels");
       if (drifts) head.emplace_back("drift");
       head.emplace_back("setting");
       line(head);
@@ -156,6 +163,8 @@ struct study {
         }
         cells.push_back("**" + estimate::of(r.averages()).text() + "**");
         cells.push_back(r.validation.empty() ? "" : estimate::of(r.validation).text());
+        if (judged)
+          cells.push_back(r.without_labels.empty() ? "" : estimate::of(r.without_labels).text());
         if (drifts) cells.push_back(r.drift.empty() ? "" : estimate::of(r.drift).text());
         cells.push_back(r.setting);
         line(cells);
@@ -198,6 +207,9 @@ struct study {
         if (run < r.validation.size())
           line({name, r.label, r.setting, "", std::to_string(run), "validation average",
                 digits(r.validation[run])});
+        if (run < r.without_labels.size())
+          line({name, r.label, r.setting, "", std::to_string(run), "average without labels",
+                digits(r.without_labels[run])});
         if (run < r.drift.size())
           line({name, r.label, r.setting, "", std::to_string(run), "drift", digits(r.drift[run])});
       }

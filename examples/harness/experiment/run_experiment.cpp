@@ -26,6 +26,7 @@ struct named_study {
 constexpr named_study all_studies[] = {
     {"comparison", [](laboratory& lab) { return lab.comparison(); }},
     {"ablation", [](laboratory& lab) { return lab.ablation(); }},
+    {"auto", [](laboratory& lab) { return lab.automatic(); }},
     {"samples", [](laboratory& lab) { return lab.samples(); }},
     {"alpha", [](laboratory& lab) { return lab.alpha(); }},
     {"lambda", [](laboratory& lab) { return lab.lambda(); }},
@@ -38,7 +39,7 @@ merge_policy policy_of(const experiment_request& request) {
   merge_policy policy;
   policy.drop = {"--drop", request.drop};
   policy.task_heads = {"--task-heads", request.task_heads};
-  policy.pieces = false;
+  policy.pieces = tables_in_pieces::none;
   return policy;
 }
 

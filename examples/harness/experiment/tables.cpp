@@ -41,6 +41,10 @@ study laboratory::comparison() {
   s.rows.push_back(experts_row());
   s.rows.push_back(at_alpha("Task Arithmetic, alpha 0.4", "task-arithmetic", 0.4));
   s.rows.push_back(at_alpha("CAT, the paper's settings, alpha 0.4", "cat", 0.4));
+  if (plan_.methods.empty()) {
+    s.rows.push_back(automatic_row("auto", {}));
+    s.rows.push_back(automatic_row("auto, the prior alone", {.refit = false}));
+  }
   index_t done = 0;
   for (const auto& who : contenders_) {
     terminal_.show("comparing methods", done++, std::ssize(contenders_));
@@ -114,13 +118,30 @@ table_row laboratory::at_alpha(const std::string& label, const std::string& spec
   return row;
 }
 
+/// The merge without labels; its setting is the first draw's alphas.
+table_row laboratory::automatic_row(const std::string& label, const automatic_options& options) {
+  table_row row;
+  row.label = label;
+  for (index_t seed = 0; seed < plan_.seeds; ++seed) {
+    const auto merged = merge_automatically(plan_.samples, seed, options);
+    row.runs.push_back(bench_->test(merged.tau, 1));
+    row.without_labels.push_back(average_of(row.runs.back()));
+    if (seed > 0) continue;
+    for (const auto& curve : merged.curves)
+      row.setting += (row.setting.empty() ? "alphas " : ", ") + shortest(curve.choice());
+  }
+  return row;
+}
+
 table_row laboratory::chosen_row(const contender& who) {
   table_row row;
   row.label = who.label;
   for (index_t seed = 0; seed < draws_of(who, who.specs.front()); ++seed) {
     const auto known = recorded(plan_.samples, seed);
-    const outcome o = bench_->choose(who, plan_.alphas, known);
+    const auto judge = bench_->judge(drawn(plan_.samples, seed));
+    const outcome o = bench_->choose(who, plan_.alphas, known, &judge);
     row.runs.push_back(o.test);
+    row.without_labels.push_back(average_of(o.without_labels));
     row.validation.push_back(o.validation);
     any_method m = method_of(who, o.spec, bench_->set().names());
     if (double* const a = m.find_alpha(); a != nullptr) *a = o.alpha;

@@ -18,12 +18,13 @@ class merge_inputs {
   /// does not fit the set. Of unused files only the presence and the form are checked.
   merge_inputs(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
                pool& threads) {
+    if (plan.uses_outputs || (plan.uses_statistics && !request.samples.empty()))
+      network_ = open_network(set.base_file(), request.config);
     if (!plan.uses_statistics) {
       for (const auto& file : request.features) io::statistics_file(file.path);
       for (const auto& file : request.samples) io::safetensors_file(file.path);
       statistics_ = std::make_unique<without_statistics>();
     } else if (!request.samples.empty()) {
-      network_ = open_network(set.base_file(), request.config);
       statistics_ = std::make_unique<sample_statistics>(*network_, request.samples,
                                                         request.sample_count.value_or(0),
                                                         plan.coefficient, set, threads);
@@ -35,6 +36,10 @@ class merge_inputs {
     knowledge_.emplace(*statistics_,
                        plan.uses_importance ? request.importance : std::vector<task_file>(), set);
   }
+
+  /// The network that samples run through. Precondition: the plan uses outputs, or statistics of
+  /// samples.
+  const network& opened_network() const { return *network_; }
 
   /// The statistics and importances, as merge_stream takes them.
   merge_knowledge& knowledge() { return *knowledge_; }

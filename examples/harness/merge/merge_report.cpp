@@ -101,22 +101,23 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
   return whole;
 }
 
-json merge_report(const merge_request& request, const merge_plan& plan, const checkpoint_set& set,
+json merge_report(const merge_request& request, const merge_plan& plan, const merge_facts& facts,
                   const std::vector<parameter_report>& reports,
-                  const std::vector<std::string>& warnings, bool uses_features) {
+                  const std::vector<std::string>& warnings) {
+  const checkpoint_set& set = facts.set;
   json report;
   report["catmerge"] = {{"version", version_text},
                         {"label", method_entry_of(request.method).label},
                         {"settings", settings_of(request, plan)}};
   report["run"] = nullptr;  // its place
   report["tasks"] = set.tasks();
-  report["summary"] = summary_of(reports, set, uses_features);
+  report["summary"] = summary_of(reports, facts);
   report["warnings"] = warnings;
   report["totals"] = totals_of(reports, set.tasks());
   for (const auto& r : reports) {
     json j = to_json(r, set.tasks());
-    j["merged_by"] = rule_of(r, set);
-    if (const auto why = reason_of(r, set, uses_features); !why.empty()) j["because"] = why;
+    j["merged_by"] = rule_of(r, facts);
+    if (const auto why = reason_of(r, facts); !why.empty()) j["because"] = why;
     report["parameters"].push_back(std::move(j));
   }
   report["copied"] = set.fixed();

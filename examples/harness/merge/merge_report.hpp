@@ -5,6 +5,7 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/merge/plan.hpp>
 #include <harness/merge/request.hpp>
+#include <harness/report/account.hpp>
 #include <harness/report/report_json.hpp>
 #include <string>
 #include <vector>
@@ -17,9 +18,8 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
                                             const checkpoint_set& set);
 
 /// The report of a merge as JSON, without "run". reports: as whole_tensors returns them.
-/// uses_features: the method uses features.
-json merge_report(const merge_request& request, const merge_plan& plan, const checkpoint_set& set,
+json merge_report(const merge_request& request, const merge_plan& plan, const merge_facts& facts,
                   const std::vector<parameter_report>& reports,
-                  const std::vector<std::string>& warnings, bool uses_features);
+                  const std::vector<std::string>& warnings);
 
 }  // namespace catmerge::harness

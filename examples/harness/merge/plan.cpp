@@ -7,6 +7,7 @@
 #include <harness/merge/plan.hpp>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/running_statistics.hpp>
+#include <harness/methods/token_tables.hpp>
 #include <harness/system/option_error.hpp>
 #include <harness/system/paths.hpp>
 #include <utility>
@@ -104,6 +105,7 @@ merge_plan::merge_plan(const merge_request& request)
       weights(weights_of(request)),
       method(blaming("--method", [&] { return parse_method(request.method, cat); })),
       output(output_of(request)) {
+  find_outputs(request);
   read_methods(request);
   find_inputs(request);
   note_useless_settings(request);
@@ -111,6 +113,33 @@ merge_plan::merge_plan(const merge_request& request)
   if (request.task_heads.empty() != request.heads_output.empty())
     throw option_error("--task-heads",
                        "goes with --heads-output, where these tensors are written to");
+}
+
+/// The settings that are chosen by outputs on samples.
+void merge_plan::find_outputs(const merge_request& request) {
+  require_one_per_expert("--head", request.heads, request.experts);
+  is_automatic = name_in_spec(request.method) == "auto";
+  uses_outputs = (is_automatic || request.alpha_by_outputs) && !request.samples.empty();
+  if (is_automatic)
+    blaming("--method", [&] {
+      settings given = settings_in(request.method);
+      read_automatic(given, automatic);
+      return 0;
+    });
+  if (!request.heads.empty() && !uses_outputs)
+    notes.emplace_back(
+        "--head: has no meaning without --samples, for --method auto or --alpha auto");
+  if (request.alpha_by_outputs && request.samples.empty())
+    throw option_error("--alpha", "auto needs --samples and, for their outputs, --head");
+  const std::string rule = is_automatic ? "--method auto merges all parameters by one rule"
+                                        : "--alpha auto chooses one alpha for all parameters";
+  for (const auto& [option, list] :
+       {std::pair{"--method-for", &request.method_for}, {"--set", &request.set}})
+    if (uses_outputs && !list->empty()) throw option_error(option, rule);
+  if (uses_outputs && is_automatic)
+    for (const auto& [option, given] :
+         {std::pair{"--before", !request.before.empty()}, {"--weight", !request.weights.empty()}})
+      if (given) throw option_error(option, "does not go with --method auto and --samples");
 }
 
 void merge_plan::read_methods(const merge_request& request) {
@@ -123,7 +152,12 @@ void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  policy.pieces = !any_is([](const auto& m) { return m.sees_matrices(); });
+  if (request.alpha_by_outputs) {
+    if (alpha == nullptr)
+      throw option_error("--alpha", "--method " + request.method + " has no alpha");
+    *alpha = 1;  // the merged vectors are scaled by each alpha
+  }
+  policy.pieces = pieces();
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
 }
@@ -152,7 +186,7 @@ void merge_plan::find_inputs(const merge_request& request) {
   const std::string meaningless = ": has no meaning for " + option;
   for (const auto& [name, files] :
        {std::pair{"--features", &request.features}, {"--samples", &request.samples}})
-    if (!files->empty() && !uses_statistics)
+    if (!files->empty() && !uses_statistics && !uses_outputs)
       notes.push_back(name + meaningless + " without a --report");
   if (!request.importance.empty() && !uses_importance)
     notes.push_back("--importance" + meaningless);
@@ -192,21 +226,32 @@ bool merge_plan::any_is(const Is& is) const {
          std::any_of(after.begin(), after.end(), is);
 }
 
+tables_in_pieces merge_plan::pieces() const {
+  const auto whole = [](const auto& m) { return m.needs_whole_tables(); };
+  if (!any_is(whole)) return tables_in_pieces::all;
+  // Methods that merge tables as matrices get no tables of tokens.
+  const bool tokens_whole =
+      std::any_of(before.begin(), before.end(), whole) ||
+      any_method_is([&](const auto& m) { return whole(m) && !m.sees_matrices(); });
+  return tokens_whole ? tables_in_pieces::none : tables_in_pieces::tokens;
+}
+
 any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& set) const {
   if (overrides.empty()) return one;
   return any_method(with_overrides(std::move(one), overrides, set));
 }
 
 any_method merge_plan::composed(const checkpoint_set& set) const {
-  any_method all = with_own_settings(method, set);
+  any_method all = with_token_tables(with_own_settings(method, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
-                           with_own_settings(other.method(), set), std::move(all)});
+                           with_token_tables(with_own_settings(other.method(), set), set),
+                           std::move(all)});
   for (any_merged_transform transform : after) {
     transform.read_names(set.names());
-    all = any_method(then{std::move(all), std::move(transform)});
+    all = with_token_tables(any_method(then{std::move(all), std::move(transform)}), set);
   }
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.

@@ -7,6 +7,7 @@
 #include <harness/merge/overrides.hpp>
 #include <harness/merge/request.hpp>
 #include <harness/merge/selectors.hpp>
+#include <harness/methods/automatic_options.hpp>
 #include <harness/methods/catalogue.hpp>
 #include <string>
 #include <vector>
@@ -33,12 +34,17 @@ struct merge_plan {
   std::vector<override_rule> overrides;
   double coefficient = 1;  ///< of the task vector in the networks that samples run through
   output_options output;
+  bool is_automatic = false;    ///< --method auto
+  automatic_options automatic;  ///< its settings
+  /// True if outputs on samples decide settings before the merge (outputs_choice.hpp).
+  bool uses_outputs = false;
   bool uses_statistics = false;    ///< by a method or transform, or for a report's drift
   bool uses_importance = false;    ///< by a method or transform
   std::vector<std::string> notes;  ///< a sentence per option that the method does not use
 
  private:
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
+  tables_in_pieces pieces() const;
 
   /// True if `is` holds for the method or another method; any_is: or for a transform before or
   /// after them.
@@ -49,6 +55,7 @@ struct merge_plan {
 
   void read_methods(const merge_request& request);
   void find_inputs(const merge_request& request);
+  void find_outputs(const merge_request& request);
   void note_useless_settings(const merge_request& request);
   void check_overrides(const merge_request& request);
 };

@@ -31,14 +31,16 @@ struct merge_request {
   std::vector<task_file> experts;       ///< CAT trims by the tasks in this order
   std::vector<task_file> features;      ///< statistics of layer inputs: none, or one per expert
   std::vector<task_file> samples;       ///< or samples to record them from
+  std::vector<task_file> heads;         ///< the last layers of each task; none: in the experts
   std::vector<task_file> importance;    ///< the importance of each entry to each task
   std::optional<index_t> sample_count;  ///< the first so many samples of each file; none, 0: all
   std::optional<double> feature_coefficient;  ///< a: features come from base + a (expert - base)
   std::string config;                         ///< the network's config.json, if not the base's own
 
   // The method.
-  std::string method = "cat";
+  std::string method = "auto";
   std::optional<double> alpha;             ///< none: the method's own
+  bool alpha_by_outputs = false;           ///< alpha is chosen by outputs on the samples
   std::string preset;                      ///< of CAT's trims; empty: "paper"
   std::map<std::string, std::string> cat;  ///< settings of CAT's trims: {"lambda", "1"}
   std::vector<std::string> before;         ///< transforms of task vectors

@@ -8,6 +8,7 @@
 #include <harness/merge/inputs.hpp>
 #include <harness/merge/merge_progress.hpp>
 #include <harness/merge/merge_report.hpp>
+#include <harness/merge/outputs_choice.hpp>
 #include <harness/merge/run_merge.hpp>
 #include <harness/report/account.hpp>
 #include <harness/report/page/merge_page.hpp>
@@ -19,6 +20,10 @@
 namespace catmerge::harness {
 
 namespace {
+
+const char* const what_samples_bring =
+    "the alphas of --method auto were not chosen for these networks: some unlabeled samples of "
+    "each task (--samples, --head) choose them, and refit the merged layers to the experts";
 
 void tell(const std::vector<std::string>& warnings, verbosity how) {
   if (how == verbosity::quiet) return;
@@ -61,29 +66,41 @@ merge_result run_merge(const merge_request& request) {
   std::optional<task_heads_output> heads;
   if (!request.heads_output.empty()) heads.emplace(request.heads_output, set, plan.output.target);
 
+  std::optional<chosen_merge> chosen;
+  if (plan.uses_outputs) chosen = choose_by_outputs(request, plan, set, inputs, c, threads);
   const any_method method = plan.composed(set);
   const merge_progress seen(request.how, set);
-  auto reports =
-      merge_all(method, !request.reports.empty(), set, inputs.knowledge(), output, c, seen);
+  auto reports = merge_all(chosen ? chosen->method(set) : method, !request.reports.empty(), set,
+                           inputs.knowledge(), output, c, seen);
+  if (chosen) reports = chosen->completed(std::move(reports));
   output.finish();
   require_change(reports, request.method);
   reports = whole_tensors(std::move(reports), set);
   seen.clear();
 
-  const bool uses_features = method.needs_statistics(layer_kind::linear);
-  auto warnings = warnings_of(reports, set, uses_features);
+  merge_facts facts{set, method.needs_statistics(layer_kind::linear)};
+  if (chosen) facts.refitted = chosen->refitted;
+  auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
+  if (chosen) warnings.insert(warnings.end(), chosen->warnings.begin(), chosen->warnings.end());
+  if (plan.is_automatic && !chosen) warnings.push_back(what_samples_bring);
   tell(warnings, request.how);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {
-    json report = merge_report(request, plan, set, reports, warnings, uses_features);
+    json report = merge_report(request, plan, facts, reports, warnings);
+    if (chosen) {
+      report["choice"] = chosen->choice;
+      report["choice"]["summary"] = chosen->sentences;
+    }
     report["run"] = run_of(began, request.threads);
     files.write(report, merge_page);
   }
   output.commit();
   if (heads) heads->commit();
   files.commit();
-  return {summary_of(reports, set, uses_features), std::move(warnings)};
+  auto summary = summary_of(reports, facts);
+  if (chosen) summary += '\n' + chosen->sentences;
+  return {std::move(summary), std::move(warnings)};
 }
 
 }  // namespace catmerge::harness

@@ -74,6 +74,7 @@ struct any_role {
   virtual bool needs_statistics(layer_kind kind) const = 0;
   virtual bool needs_importance() const = 0;
   virtual bool sees_matrices() const = 0;
+  virtual bool needs_whole_tables() const = 0;
   virtual bool scan_wanted() const = 0;
   virtual void scan(context<host>& c, const host_problem& p, host_vectors vectors) = 0;
   virtual void end_scan() = 0;
@@ -90,6 +91,7 @@ struct any_calls : Role {
   }
   bool needs_importance() const override { return catmerge::needs_importance(object); }
   bool sees_matrices() const override { return catmerge::sees_matrices(object); }
+  bool needs_whole_tables() const override { return catmerge::needs_whole_tables(object); }
   bool scan_wanted() const override { return catmerge::scan_wanted(object); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) override {
     catmerge::scan_parameter(object, c, p, vectors);
@@ -115,8 +117,10 @@ class any_of_role {
 
   bool needs_statistics(layer_kind kind) const { return held_->needs_statistics(kind); }
   bool needs_importance() const { return held_->needs_importance(); }
-  /// True if the method itself treats tables and embeddings as matrices: they must come whole.
+  /// True if the method itself treats tables and embeddings as matrices.
   bool sees_matrices() const { return held_->sees_matrices(); }
+  /// True if tables and embeddings must come whole, not in pieces of rows.
+  bool needs_whole_tables() const { return held_->needs_whole_tables(); }
   bool scan_wanted() const { return held_->scan_wanted(); }
   void scan(context<host>& c, const host_problem& p, host_vectors vectors) {
     held_->scan(c, p, vectors);

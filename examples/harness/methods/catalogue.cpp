@@ -6,6 +6,7 @@
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/model/layer_depths.hpp>
 #include <cstdint>
+#include <harness/methods/automatic_options.hpp>
 #include <harness/methods/cat_settings.hpp>
 #include <harness/methods/catalogue.hpp>
 #include <sstream>
@@ -86,8 +87,27 @@ std::vector<any_method> methods_in(const std::string& text, const cat_options& d
   return list;
 }
 
+/// The mean of prior_methods() at their alphas without outputs.
+any_method prior_without_outputs() {
+  std::vector<any_method> list;
+  for (const auto& [name, alpha] : prior_methods())
+    list.push_back(parse_method(name + ":alpha=" + shortest(alpha)));
+  return any_method(mean_of{std::move(list)});
+}
+
 std::vector<method_entry> make_methods() {
   return {
+      {.name = "auto",
+       .label = "auto",
+       .summary = "no settings: the mean of TSV-M, Iso-C and Iso-CTS, refitted to the experts",
+       .calls = "`mean_of`, then `refit_linear`",
+       .make =
+           [](settings& s, const cat_options&) {
+             automatic_options o;
+             read_automatic(s, o);
+             return prior_without_outputs();
+           }},
+
       {.name = "average",
        .label = "weight averaging",
        .summary = "the mean of the experts",
@@ -265,6 +285,11 @@ std::vector<method_entry> make_methods() {
            [](settings& s, const cat_options&) {
              lot_options o;
              read_alpha(s, o.alpha);
+             s.number(
+                 "ridge", o.ridge,
+                 "of linears, towards the mean of the task vectors, in mean eigenvalues of the "
+                 "inputs' Gram matrices; 0: the published method",
+                 0, settings::no_limit);
              return any_method(checked(lot_method{o}));
            }},
 
@@ -505,6 +530,17 @@ std::vector<merged_transform_entry> make_merged_transforms() {
 }
 
 }  // namespace
+
+void read_automatic(settings& s, automatic_options& o) {
+  s.number("gain", o.gain,
+           "length of the prior in refitted layers, in units of the alphas that were chosen (2; "
+           "below 8 samples a task cross-fitted)",
+           0, settings::no_limit);
+  s.number("anchor", o.anchor, "weight of the prior in the refit, in samples per task", 0,
+           settings::no_limit);
+  s.number("own", o.own, "share of the experts' own outputs in the refit's target", 0, 1);
+  s.flag("refit", o.refit, "refit the linear layers");
+}
 
 const std::vector<method_entry>& all_methods() {
   static const auto list = make_methods();

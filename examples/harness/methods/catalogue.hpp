@@ -98,6 +98,9 @@ any_merged_transform parse_merged_transform(const std::string& text);
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
 
+/// The settings in such a text. Throws catmerge::error for another form.
+settings settings_in(const std::string& text);
+
 /// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.
 std::string with_settings(const std::string& text, const std::string& more);
 

@@ -8,12 +8,6 @@ namespace catmerge::harness {
 
 namespace {
 
-settings given_in(const std::string& text) {
-  const std::string name = name_in_spec(text);
-  if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
-  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
-}
-
 template <class Entry>
 const Entry& entry_of(const std::string& text, const std::vector<Entry>& list, const char* what) {
   const std::string name = name_in_spec(text);
@@ -26,7 +20,7 @@ const Entry& entry_of(const std::string& text, const std::vector<Entry>& list, c
 }
 
 auto made(const std::string& text, const auto& entry, const auto&... defaults) {
-  settings s = given_in(text);
+  settings s = settings_in(text);
   auto m = entry.make(s, defaults...);
   s.require_all_known();
   return m;
@@ -62,8 +56,14 @@ std::string name_in_spec(const std::string& text) {
   return text.substr(0, text.find(':'));
 }
 
+settings settings_in(const std::string& text) {
+  const std::string name = name_in_spec(text);
+  if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
+  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
+}
+
 std::string with_settings(const std::string& text, const std::string& more) {
-  settings all = given_in(text);
+  settings all = settings_in(text);
   all.set(settings(name_in_spec(text), more));
   const std::string settings_text = all.text();
   return name_in_spec(text) + (settings_text.empty() ? "" : ":" + settings_text);

@@ -8,6 +8,7 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/report/report_json.hpp>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,55 +16,68 @@
 /// The account of a merge: the rule and reason of each parameter, a summary, warnings.
 namespace catmerge::harness {
 
+/// What an account says of parameters besides their reports.
+struct merge_facts {
+  const checkpoint_set& set;
+  bool uses_features = false;        ///< the method uses features
+  std::set<std::string> refitted{};  ///< tensors that were refitted around what the method merged
+};
+
 /// The rule that merged a parameter, in words that follow "merged by".
-inline std::string rule_of(const parameter_report& report, const checkpoint_set& set) {
-  if (set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::running_statistics)
+inline std::string rule_of(const parameter_report& report, const merge_facts& facts) {
+  if (facts.set.class_of(facts.set.tensor_of(report.name)).kind ==
+      model::parameter_kind::running_statistics)
     return "the mean of the experts";
+  if (facts.refitted.contains(facts.set.tensor_of(report.name)))
+    return "a refit around what the method merged";
   if (report.layer.fallback != fallback_rule::none) return name_of(report.layer.fallback);
   return report.layer.trim ? "the method's rule, on trimmed task vectors" : "the method's rule";
 }
 
 /// True if a parameter fell back because no rule knows its name. (Without features a fallback other
 /// than the base's values does not count: it follows from the shape, not from the name.)
-inline bool is_unknown(const parameter_report& report, const checkpoint_set& set,
-                       bool uses_features) {
+inline bool is_unknown(const parameter_report& report, const merge_facts& facts) {
   const auto how = report.layer.fallback;
-  return set.class_of(set.tensor_of(report.name)).kind == model::parameter_kind::unknown &&
-         (how == fallback_rule::base || (how != fallback_rule::none && uses_features));
+  return facts.set.class_of(facts.set.tensor_of(report.name)).kind ==
+             model::parameter_kind::unknown &&
+         (how == fallback_rule::base || (how != fallback_rule::none && facts.uses_features));
 }
 
 /// True if a parameter fell back as a stack of matrices of unknown layout.
-inline bool is_stack_of_unknown_layout(const parameter_report& report, const checkpoint_set& set) {
-  const auto& c = set.class_of(set.tensor_of(report.name));
+inline bool is_stack_of_unknown_layout(const parameter_report& report, const merge_facts& facts) {
+  const auto& c = facts.set.class_of(facts.set.tensor_of(report.name));
   return c.stacked && !comes_apart(c) && report.layer.fallback != fallback_rule::none;
 }
 
 /// The reason why a parameter was not merged by the method's own rule; empty if it was.
-inline std::string reason_of(const parameter_report& report, const checkpoint_set& set,
-                             bool uses_features) {
-  const auto& c = set.class_of(set.tensor_of(report.name));
+inline std::string reason_of(const parameter_report& report, const merge_facts& facts) {
+  const auto& c = facts.set.class_of(facts.set.tensor_of(report.name));
   if (c.kind == model::parameter_kind::running_statistics) return "statistics of a normalisation";
-  if (report.layer.fallback == fallback_rule::none) return {};
+  if (report.layer.fallback == fallback_rule::none ||
+      facts.refitted.contains(facts.set.tensor_of(report.name)))
+    return {};
+  if (report.layer.fallback == fallback_rule::average)
+    return "token table: the mean, whatever alpha";
   if (report.missing_importance) return "there are no importances of it";
   if (report.missing_statistics) return "there are no features of it";
-  if (is_unknown(report, set, uses_features)) return "its name is in no rule";
-  if (is_stack_of_unknown_layout(report, set)) return "the layout of the stack is not known";
+  if (is_unknown(report, facts)) return "its name is in no rule";
+  if (is_stack_of_unknown_layout(report, facts)) return "the layout of the stack is not known";
   if (c.kind == model::parameter_kind::unknown) return "the method's rule is not for its shape";
-  if (c.kind == model::parameter_kind::embedding)
+  if (c.kind == model::parameter_kind::embedding || c.kind == model::parameter_kind::token_table)
     return "the method's rule is not for embeddings, heads and tables";
-  if (uses_features && !c.trim) return "'" + c.rule + "' leaves it alone";
+  if (facts.uses_features && !c.trim) return "'" + c.rule + "' leaves it alone";
   return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
 }
 
 /// "148 by the method's rule; 49 by the sum of the task vectors": the number of parameters by rule.
 inline std::string summary_of(const std::vector<parameter_report>& reports,
-                              const checkpoint_set& set, bool uses_features) {
+                              const merge_facts& facts) {
   std::map<std::string, std::map<std::string, std::size_t>> counts;  // by rule, by reason
   std::vector<std::string> rules;                                    // in the order of the merge
   for (const auto& r : reports) {
-    const auto rule = rule_of(r, set);
+    const auto rule = rule_of(r, facts);
     if (!counts.contains(rule)) rules.push_back(rule);
-    ++counts[rule][reason_of(r, set, uses_features)];
+    ++counts[rule][reason_of(r, facts)];
   }
   std::string text = std::to_string(reports.size()) +
                      (reports.size() == 1 ? " parameter merged" : " parameters merged");
@@ -78,9 +92,9 @@ inline std::string summary_of(const std::vector<parameter_report>& reports,
     if (!why.empty()) text += " (" + why + ")";
   }
   std::map<std::string, std::size_t> copied;
-  for (const auto& name : set.fixed()) ++copied[set.why_copied(name)];
-  if (!set.fixed().empty()) {
-    text += ". " + std::to_string(set.fixed().size()) + " copied from the base (";
+  for (const auto& name : facts.set.fixed()) ++copied[facts.set.why_copied(name)];
+  if (!facts.set.fixed().empty()) {
+    text += ". " + std::to_string(facts.set.fixed().size()) + " copied from the base (";
     bool first = true;
     for (const auto& [why, count] : copied) {
       text += (first ? "" : ", ") + std::to_string(count) + ": " + why;
@@ -155,10 +169,10 @@ inline std::string listed(const std::string& what, const std::vector<std::string
   return names.size() > 10 ? text + " ..." : text;
 }
 
-/// The warnings of a merge, a sentence each. uses_features: the method uses features.
+/// The warnings of a merge, a sentence each.
 inline std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
-                                            const checkpoint_set& set, bool uses_features) {
-  std::vector<std::string> warnings = set.warnings();
+                                            const merge_facts& facts) {
+  std::vector<std::string> warnings = facts.set.warnings();
   const auto warn = [&](const std::string& what, const std::vector<std::string>& names) {
     if (!names.empty()) warnings.push_back(listed(what, names));
   };
@@ -166,31 +180,31 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
   std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
   std::vector<std::string> emptied, absent, resized, running;
   for (const auto& r : reports) {
-    const auto kind = set.class_of(set.tensor_of(r.name)).kind;
+    const auto kind = facts.set.class_of(facts.set.tensor_of(r.name)).kind;
     const std::string instead = name_of(r.layer.fallback);
     if (r.missing_statistics)
       missing[instead].push_back(r.name);
     else if (r.missing_importance)
       unimportant[instead].push_back(r.name);
-    else if (is_stack_of_unknown_layout(r, set))
+    else if (is_stack_of_unknown_layout(r, facts))
       stacks[instead].push_back(r.name);
-    else if (is_unknown(r, set, uses_features))
+    else if (is_unknown(r, facts))
       unknown[instead].push_back(r.name);
     if (kind == model::parameter_kind::running_statistics) running.push_back(r.name);
     if (r.layer.trim)
       for (const index_t i : r.layer.trim->emptied)
-        emptied.push_back(r.name + " of '" + set.tasks()[static_cast<std::size_t>(i)] + "'");
+        emptied.push_back(r.name + " of '" + facts.set.tasks()[static_cast<std::size_t>(i)] + "'");
   }
-  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
-    const std::string of = " of '" + set.tasks()[static_cast<std::size_t>(k)] + "'";
-    for (const auto& group : set.groups())
+  for (index_t k = 0; k < std::ssize(facts.set.tasks()); ++k) {
+    const std::string of = " of '" + facts.set.tasks()[static_cast<std::size_t>(k)] + "'";
+    for (const auto& group : facts.set.groups())
       for (const auto& p : group) {
-        const auto& tensor = set.tensor_of(p.name);
-        if (set.piece_of(p).first != 0) continue;  // its first piece counts for all
-        const auto* entry = set.expert_entry(k, tensor);
+        const auto& tensor = facts.set.tensor_of(p.name);
+        if (facts.set.piece_of(p).first != 0) continue;  // its first piece counts for all
+        const auto* entry = facts.set.expert_entry(k, tensor);
         if (entry == nullptr)
           absent.push_back(tensor + of);
-        else if (entry->shape != set.base_file().at(tensor).shape)
+        else if (entry->shape != facts.set.base_file().at(tensor).shape)
           resized.push_back(tensor + of + " " + io::to_string(entry->shape));
       }
   }
@@ -215,7 +229,8 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
       "running statistics of normalisations are the mean of the experts': run some batches "
       "through the merged network to measure them anew",
       running);
-  for (auto& sentence : size_warnings(sizes_of(reports, set.tasks().size()), set.tasks()))
+  for (auto& sentence :
+       size_warnings(sizes_of(reports, facts.set.tasks().size()), facts.set.tasks()))
     warnings.push_back(std::move(sentence));
   return warnings;
 }

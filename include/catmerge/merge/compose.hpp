@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/run.hpp>
+#include <catmerge/merge/tables.hpp>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -75,6 +76,10 @@ struct chain {
   bool sees_matrices() const {
     return catmerge::sees_matrices(first) || catmerge::sees_matrices(second);
   }
+  /// True if either part needs tables whole.
+  bool needs_whole_tables() const {
+    return catmerge::needs_whole_tables(first) || catmerge::needs_whole_tables(second);
+  }
 
   bool scan_wanted() const {  ///< true if either part wants a scan
     return catmerge::scan_wanted(first) || catmerge::scan_wanted(second);
@@ -139,6 +144,10 @@ struct where {
   /// True if either part sees matrices.
   bool sees_matrices() const {
     return catmerge::sees_matrices(method) || catmerge::sees_matrices(rest);
+  }
+  /// True if either part needs tables whole.
+  bool needs_whole_tables() const {
+    return catmerge::needs_whole_tables(method) || catmerge::needs_whole_tables(rest);
   }
 
   bool scan_wanted() const {  ///< true if a method with parameters wants a scan

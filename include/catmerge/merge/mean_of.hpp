@@ -4,6 +4,7 @@
 
 #include <catmerge/merge/copied_vectors.hpp>
 #include <catmerge/merge/run.hpp>
+#include <catmerge/merge/tables.hpp>
 #include <iterator>
 #include <tuple>
 #include <type_traits>
@@ -62,6 +63,10 @@ class mean_of {
   /// True if a method sees matrices.
   bool sees_matrices() const {
     return any([](const auto& m) { return catmerge::sees_matrices(m); });
+  }
+  /// True if a method needs tables whole.
+  bool needs_whole_tables() const {
+    return any([](const auto& m) { return catmerge::needs_whole_tables(m); });
   }
 
   bool scan_wanted() const {  ///< true if a method wants a scan

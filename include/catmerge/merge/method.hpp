@@ -36,7 +36,11 @@ namespace catmerge {
 /// - `wants_statistics(problem)`, const: false if missing statistics of this parameter change
 ///   nothing; by default needs_statistics(kind);
 /// - `needs_importance()`, const: true if importances are used;
-/// - `sees_matrices()`, const: true if tables must come whole, not in pieces of rows;
+/// - `sees_matrices()`, const: true if tables are merged as matrices. A table of tokens (a row per
+///   token, at the input or the output; model::parameter_kind::token_table) is no linear map: give
+///   it the mean, whatever alpha, by `where{is_token_table, weight_average_method{}, method}`;
+/// - `needs_whole_tables()`, const: true if tables must come whole, not in pieces of rows; by
+///   default sees_matrices();
 /// - a scan, if the method reads the whole model before it merges any parameter (TIES' thresholds):
 ///   `scan_wanted()`, const, is true if another pass over all parameters is needed, `scan(context,
 ///   problem, vectors)` reads one parameter, `end_scan()` ends the pass. merge_stream and
@@ -112,14 +116,6 @@ template <class M>
 constexpr bool needs_importance(const M& m) {
   if constexpr (requires { m.needs_importance(); }) return m.needs_importance();
   if constexpr (method_wrapper<M>) return needs_importance(m.wrapped());
-  return false;
-}
-
-/// True if m needs tables and embeddings whole.
-template <class M>
-constexpr bool sees_matrices(const M& m) {
-  if constexpr (requires { m.sees_matrices(); }) return m.sees_matrices();
-  if constexpr (method_wrapper<M>) return sees_matrices(m.wrapped());
   return false;
 }
 

@@ -37,11 +37,12 @@ struct protection {
 /// The rule for a parameter that the method's own rule does not cover, or that lacks the statistics
 /// or importances it needs.
 enum class fallback_rule : unsigned char {
-  none,  ///< the method's own rule
-  mean,  ///< tau = (1/K) sum_k T_k
-  sum,   ///< tau = sum_k T_k, as in Task Arithmetic
-  base,  ///< tau = 0: theta_0
-  some   ///< a mean_of: the rules of some methods, fallbacks of the others
+  none,     ///< the method's own rule
+  mean,     ///< tau = (1/K) sum_k T_k
+  sum,      ///< tau = sum_k T_k, as in Task Arithmetic
+  base,     ///< tau = 0: theta_0
+  average,  ///< theta = theta_0 + (1/K) sum_k T_k, whatever the method's factor
+  some      ///< a mean_of: the rules of some methods, fallbacks of the others
 };
 
 /// The rule in words that follow "merged by": "the sum of the task vectors", ...
@@ -51,6 +52,7 @@ constexpr const char* name_of(fallback_rule rule) {
     case fallback_rule::mean: return "the mean of the task vectors";
     case fallback_rule::sum: return "the sum of the task vectors";
     case fallback_rule::base: return "the base's value";
+    case fallback_rule::average: return "the mean of the experts";
     case fallback_rule::some: return "some methods' rules, with fallbacks of the others";
   }
   return "an unknown rule";

@@ -62,6 +62,10 @@ struct then {
   bool sees_matrices() const {
     return catmerge::sees_matrices(method) || catmerge::sees_matrices(after);
   }
+  /// True if either part needs tables whole.
+  bool needs_whole_tables() const {
+    return catmerge::needs_whole_tables(method) || catmerge::needs_whole_tables(after);
+  }
 
   bool scan_wanted() const {  ///< true if either part wants a scan
     return catmerge::scan_wanted(method) || catmerge::scan_wanted(after);

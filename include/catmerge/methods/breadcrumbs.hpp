@@ -54,7 +54,7 @@ inline void validate(const breadcrumbs_options& options) {
 struct breadcrumbs_trim {
   breadcrumbs_options options{};  ///< checked by validate in each apply
 
-  static constexpr bool sees_matrices() { return true; }  ///< counts are of the whole tensor
+  static constexpr bool needs_whole_tables() { return true; }  ///< counts are of the whole tensor
 
   /// Sets the dropped entries to zero.
   template <class Context>
@@ -115,7 +115,7 @@ struct breadcrumbs_trim {
 struct breadcrumbs_method {
   breadcrumbs_options options{};  ///< checked by validate in each merge
 
-  static constexpr bool sees_matrices() { return true; }  ///< as the trim
+  static constexpr bool needs_whole_tables() { return true; }  ///< as the trim
 
   /// alpha.
   double factor() const { return options.alpha; }

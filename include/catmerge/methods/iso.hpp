@@ -51,12 +51,14 @@ inline void validate(const iso_options& options) {
 /// factors and the result are then arbitrary.
 ///
 /// Applies to linears, and to tables and embeddings that are matrices (the authors' code leaves out
-/// CLIP's text projection; use `where` of compose.hpp for that). All else: the mean of the task
-/// vectors, and a fallback in the report. Needs no statistics.
+/// CLIP's text projection; use `where` of compose.hpp for that). All else, and matrices with r < K:
+/// the mean of the task vectors, and a fallback in the report. (The authors' code takes these for
+/// matrices, too: for r = 1 Iso-C is then the sum of the task vectors.) Needs no statistics.
 struct iso_method {
   iso_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows, and tables
+  /// of tokens should not come to this method at all (method.hpp).
   static constexpr bool sees_matrices() { return true; }
 
   /// alpha.
@@ -67,12 +69,8 @@ struct iso_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    if (!detail::is_matrix(c, p)) {
-      report.fallback = fallback_rule::mean;
-      return mean_vector(c, vectors, tau);
-    }
-    detail::merge_parts(c, p, options.fused, vectors, tau,
-                        [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
+    detail::merge_matrices(c, p, options.fused, vectors, tau, report,
+                           [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
   }
 
  private:

@@ -13,11 +13,16 @@ struct lot_options {
   /// The factor of the merged task vector, lambda in the paper: 1.2 there for ViT-B/32, 1.5 for
   /// ViT-L/14. 1 minimises the drift and needs no validation.
   double alpha = 1;
+  /// The ridge of linears in shares of the mean eigenvalue of sum_k S_k; 0 is the published method.
+  double ridge = 1e-3;
 };
 
-/// Throws catmerge::error for an alpha that is not finite.
+/// Throws catmerge::error for an alpha that is not finite, and for a ridge that is negative or not
+/// finite.
 inline void validate(const lot_options& options) {
   if (!std::isfinite(options.alpha)) throw error("LOT: alpha must be a finite number");
+  if (!(options.ridge >= 0) || !std::isfinite(options.ridge))
+    throw error("LOT: ridge must be a finite number, 0 or more");
 }
 
 /// LOT Merging [layer by layer] (Sun, Li, Wang, Liu, Geng, Li, "Towards Minimizing Feature Drift in
@@ -26,14 +31,24 @@ inline void validate(const lot_options& options) {
 /// the experts', on the layer's inputs X_k (n_k x d_in) in expert k. For weights as stored, d_out x
 /// d_in, S_k = X_k^T X_k, q_k its diagonal, and o entry by entry:
 ///
-///     linear  tau = (sum_k T_k S_k)(sum_k S_k)^+   the least sum_k ||X_k (tau - T_k)^T||_F^2
+///     linear  tau = (sum_k T_k S_k + mu P)(sum_k S_k + mu I)^-1,   P = (1/K) sum_k T_k
 ///     scale   tau = sum_k q_k o T_k / sum_k q_k    the least sum_k ||X_k o (tau - T_k)||_F^2
 ///     shift   tau = (1/K) sum_k T_k
 ///
-/// and theta = theta_0 + alpha tau. Rows are summed, so a task with more rows weighs more.
-/// Directions without any task's input stay the base's by the pseudo-inverse; a coordinate of a
-/// scale that is zero in all inputs is averaged. gram_cut (gram_eigen.hpp) decides which values are
-/// zero. Fused linears share their input and merge as they would alone.
+/// and theta = theta_0 + alpha tau. The tau of linears is the least of
+///
+///     sum_k ||X_k (tau - T_k)^T||_F^2 + mu ||tau - P||_F^2,   mu = ridge tr(sum_k S_k) / d_in
+///
+/// Rows are summed, so a task with more rows weighs more. A coordinate of a scale that is zero in
+/// all inputs is averaged. Fused linears share their input and merge as they would alone.
+///
+/// The paper has no ridge but the pseudo-inverse, (sum_k T_k S_k)(sum_k S_k)^+ (ridge = 0): a
+/// direction without any task's input stays the base's, and one with little of it gets what fits
+/// that little best, however long. A direction that all inputs of a layer take at test time and no
+/// row of the statistics covers, as the first position of a sequence, is then lost: on a decoder
+/// the merge falls below its base. A ridge of a thousandth of the mean eigenvalue leaves such
+/// directions the mean of the task vectors. gram_cut (gram_eigen.hpp) decides which values are
+/// zero.
 ///
 /// Needs statistics of linears and scales (the paper: 64 samples a task). Without them, if they are
 /// all zero, and for parameters of kind `other`: the mean of the task vectors, and a fallback in
@@ -68,11 +83,15 @@ struct lot_method {
  private:
   /// Both return false and leave tau unchanged if all inputs are zero.
   template <class Context>
-  static bool add_linear(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
-                         const typename Context::view& tau) {
+  bool add_linear(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+                  const typename Context::view& tau) const {
     std::vector<detail::weighted_gram<Context>> grams;
     for (const auto& s : p.statistics) grams.push_back({s.data, s.form == statistics_form::gram});
-    return detail::gram_solver<Context>(c, vectors, std::move(grams)).add_to(tau);
+    detail::gram_solver<Context> solver(c, vectors, std::move(grams));
+    if (options.ridge == 0) return solver.add_to(tau);
+    auto prior = c.make(scalar_type::f64, c.rows(tau), c.columns(tau));
+    mean_vector(c, vectors, prior);
+    return solver.add_with_ridge(prior, options.ridge, tau);
   }
 
   template <class Context>

@@ -40,7 +40,8 @@ inline void validate(const tsv_m_options& options) {
 struct tsv_m_method {
   tsv_m_options options{};  ///< checked by validate in each merge
 
-  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows.
+  /// Embeddings and tables are merged as matrices: they must not come in pieces of rows, and tables
+  /// of tokens should not come to this method at all (method.hpp).
   static constexpr bool sees_matrices() { return true; }
 
   /// alpha.
@@ -51,27 +52,17 @@ struct tsv_m_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    if (!detail::is_matrix(c, p)) {
-      report.fallback = fallback_rule::mean;
-      return mean_vector(c, vectors, tau);
-    }
-    detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
-      if (add(c, t, part)) return;
-      report.fallback = fallback_rule::mean;
-      mean_vector(c, t, part);
-    });
+    detail::merge_matrices(c, p, options.fused, vectors, tau, report,
+                           [&](const auto& t, const auto& part) { add<Context>(c, t, part); });
   }
 
  private:
-  /// Returns false and leaves tau unchanged for n = 0.
   template <class Context>
-  static bool add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
+  static void add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
     const index_t tasks = std::ssize(vectors), n = (std::min)(c.rows(tau), c.columns(tau)) / tasks;
-    if (n == 0) return false;
     detail::orthogonal_sum<Context> sum(c, c.rows(tau), c.columns(tau), n * tasks);
     for (const auto& t : vectors) sum.append(detail::leading_singular(c, t, n));
     sum.write(sum.values(), tau);
-    return true;
   }
 };
 

@@ -39,8 +39,8 @@ inline name_rules hugging_face_bert() {
       rule(model + "pooler.dense.bias", kind::shift),
       rule(model + "embeddings.LayerNorm.{weight,gamma}", kind::scale),
       rule(model + "embeddings.LayerNorm.{bias,beta}", kind::shift),
-      rule(model + "embeddings.{word,position,token_type}_embeddings.weight", kind::embedding,
-           false),
+      rule(model + "embeddings.word_embeddings.weight", kind::token_table, false),
+      rule(model + "embeddings.{position,token_type}_embeddings.weight", kind::embedding, false),
       rule(model + "embeddings.{position_ids,token_type_ids}", kind::fixed, false),
   });
 }

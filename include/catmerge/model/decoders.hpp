@@ -5,8 +5,8 @@
 #include <catmerge/model/rule_list.hpp>
 
 /// @file
-/// Decoders of language models, by the names of the transformers library. The general rule leaves
-/// tables of tokens and heads (embed_tokens, wte, lm_head) alone.
+/// Decoders of language models, by the names of the transformers library. The general rule finds
+/// the tables of tokens at both ends (embed_tokens, wte, lm_head; token_tables.hpp).
 namespace catmerge::model {
 
 /// Llama, Mistral, Qwen 2 and 3, Gemma 1 to 3, Phi 1 to 4, OLMo, StableLM, Granite, StarCoder 2,

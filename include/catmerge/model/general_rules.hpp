@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <catmerge/io/tensor_entry.hpp>
 #include <catmerge/model/parameter_rule.hpp>
+#include <catmerge/model/token_tables.hpp>
 #include <cctype>
 #include <initializer_list>
 #include <optional>
@@ -22,6 +23,7 @@ class general_rules {
   static std::optional<parameter_rule> find(const io::tensor_info& info) {
     const general_rules rules(info);
     if (auto rule = rules.buffer()) return rule;
+    if (is_token_table(info)) return rule("tables of tokens are left alone", kind::token_table);
     if (auto rule = rules.left_alone()) return rule;
     return rules.trained();
   }

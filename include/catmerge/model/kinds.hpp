@@ -18,6 +18,7 @@ enum class parameter_kind : unsigned char {
   scale,               ///< vector: x -> gamma o x, x the normalised input
   shift,               ///< vector: x -> x + beta; biases
   embedding,           ///< a table, or an embedding added to others; also heads
+  token_table,         ///< a row per token, at the input or the output: never a linear map
   running_statistics,  ///< floats measured in training (running_mean): the experts' mean
   fixed,               ///< not merged, the base's bytes: counters, position ids, masks
   packed,              ///< not floating-point and not fixed by a rule, such as quantised weights
@@ -33,6 +34,7 @@ constexpr std::string_view name_of(parameter_kind kind) {
     case parameter_kind::scale: return "scale";
     case parameter_kind::shift: return "shift";
     case parameter_kind::embedding: return "embedding";
+    case parameter_kind::token_table: return "token table";
     case parameter_kind::running_statistics: return "running statistics";
     case parameter_kind::fixed: return "fixed";
     case parameter_kind::packed: return "packed";

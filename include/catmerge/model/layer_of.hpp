@@ -18,6 +18,7 @@ constexpr layer_kind layer_of(const classification& c) {
     case parameter_kind::scale: return layer_kind::scale;
     case parameter_kind::shift: return layer_kind::shift;
     case parameter_kind::embedding:
+    case parameter_kind::token_table:
     case parameter_kind::running_statistics:
     case parameter_kind::fixed:
     case parameter_kind::packed:

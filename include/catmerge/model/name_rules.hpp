@@ -65,8 +65,8 @@ class name_rules {
 
   /// Classifies a parameter. Types without arithmetic on weights (integers, booleans, 8-bit floats)
   /// are `fixed` if the rule says so, else `packed`. Throws error, naming the tensor and the rule,
-  /// if the shape does not fit a user's rule: linear 2 extents, conv 3 or more, scale and shift 1,
-  /// one more for stacks, d_out divisible by the parts.
+  /// if the shape does not fit a user's rule: linear and token table 2 extents, conv 3 or more,
+  /// scale and shift 1, one more for stacks, d_out divisible by the parts.
   classification classify(const io::tensor_info& info) const {
     const bool computable = io::scalar_of(info.type).has_value();
     const parameter_rule* const rule = find_if(info.name, [&](const parameter_rule& r) {
@@ -167,6 +167,9 @@ class name_rules {
       case parameter_kind::shift:
         if (rule.stacked && rank != 2) return "two extents (a stack of vectors)";
         if (!rule.stacked && rank != 1) return "one extent";
+        break;
+      case parameter_kind::token_table:
+        if (rank != 2) return "two extents";
         break;
       case parameter_kind::embedding:
       case parameter_kind::running_statistics:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/io/safetensors_writer.hpp>
@@ -46,8 +48,9 @@ struct outcome {
 
 struct surroundings {
   rlim_t file_size_limit = RLIM_INFINITY;
-  bool terminal = false;  ///< standard error is a terminal
-  std::string out_to;     ///< a file for the standard output
+  bool terminal = false;     ///< standard error is a terminal
+  std::string out_to;        ///< a file for the standard output
+  bool own_default = false;  ///< the program's own default of --method
 };
 
 using arguments = std::vector<std::string>;
@@ -69,10 +72,14 @@ inline std::string all_of(int descriptor) {
 }
 }  // namespace detail
 
-/// Runs the program and waits for its end.
+/// Runs the program and waits for its end. A merge without --method is one by CAT, unless the
+/// surroundings leave the program its own default.
 inline outcome run(const arguments& given, const surroundings& how = {}) {
   std::string program = CATMERGE_PROGRAM;
   std::vector<std::string> words = given;
+  if (!how.own_default && !words.empty() && words.front() == "merge" &&
+      std::find(words.begin(), words.end(), "--method") == words.end())
+    words.insert(words.begin() + 1, {"--method", "cat"});
   std::vector<char*> argv{program.data()};
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <Eigen/Cholesky>
 #include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
@@ -60,6 +61,31 @@ inline expected least_squares(const list& a, const list& w) {
   expected e{svd.solve(right).transpose(), 0};
   e.slack = static_cast<double>(w[0].cols()) * tolerance::eps<double> *
             (terms / smallest + e.tau.norm() * largest / smallest);
+  return e;
+}
+
+/// LOT's ridge: (sum_k T_k S_k + mu P)(sum_k S_k + mu I)^-1, mu = share tr(sum_k S_k) / d_in,
+/// formed and solved in long double. The library's rounding grows by the condition of sum_k S_k +
+/// mu I.
+inline expected ridged(const list& grams, const list& t, const dense& prior, double share) {
+  using exact = oracle::matrix;
+  const index_t d = prior.cols();
+  exact sum = exact::Zero(d, d), weighted = exact::Zero(prior.rows(), d);
+  double terms = 0;
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    const exact s = oracle::exact(grams[k]);
+    sum += s;
+    weighted += oracle::exact(t[k]) * s;
+    terms += (t[k] - prior).norm() * grams[k].norm();
+  }
+  const oracle::real mu = static_cast<oracle::real>(share) * sum.trace() / static_cast<double>(d);
+  sum.diagonal().array() += mu;
+  weighted += mu * oracle::exact(prior);
+  const exact solved = sum.ldlt().solve(weighted.transpose()).transpose();
+  const double least = static_cast<double>(mu), largest = static_cast<double>(sum.norm());
+  expected e{solved.cast<double>(), 0};
+  e.slack = static_cast<double>(d) * tolerance::eps<double> *
+            (terms / least + (e.tau.norm() + prior.norm()) * largest / least);
   return e;
 }
 
@@ -313,9 +339,16 @@ void matrix_methods() {
   const auto& e = l.host.experts;
   const auto& f = l.host.features;
 
+  const catmerge::lot_options published{1, 0};
   const auto lot = matrices::least_squares(x, t);
+  check(catmerge::lot_linear(l.base, l.experts, l.features, published),
+        catmerge::lot_linear(l.host.base, e, f, published), lot.tau, lot.slack);
+  matrices::list grams;
+  for (const auto& rows : x) grams.push_back(rows.transpose() * rows);
+  const auto ridged = matrices::ridged(
+      grams, t, matrices::sum_of(t) / static_cast<double>(t.size()), catmerge::lot_options{}.ridge);
   check(catmerge::lot_linear(l.base, l.experts, l.features),
-        catmerge::lot_linear(l.host.base, e, f), lot.tau, lot.slack);
+        catmerge::lot_linear(l.host.base, e, f), ridged.tau, ridged.slack);
   const auto regmean = matrices::regmean(weights, x, 0.9);
   check(catmerge::regmean_linear(l.base, l.experts, l.features),
         catmerge::regmean_linear(l.host.base, e, f), regmean.tau - base, regmean.slack);

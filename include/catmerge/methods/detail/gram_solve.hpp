@@ -36,7 +36,7 @@ constexpr double unit_roundoff(scalar_type type) {
 using spectral_filter = std::function<std::vector<double>(const std::vector<double>&)>;
 
 /// tau += (sum_k T_k S_k)(sum_k S_k)^+, the minimiser of sum_k tr((tau - T_k) S_k (tau - T_k)^T) of
-/// smallest norm, computed in double.
+/// smallest norm, computed in double; or the minimiser with a ridge towards a prior.
 template <class Context>
 class gram_solver {
   using matrix = typename Context::matrix;
@@ -59,6 +59,22 @@ class gram_solver {
     return rows() < d_in_ ? add_from_rows(tau) : add_from_grams(tau, nullptr);
   }
 
+  /// The same with a ridge towards a prior P, d_out x d_in, which must outlive the call:
+  ///
+  ///     tau += (sum_k T_k S_k + mu P)(sum_k S_k + mu I)^-1
+  ///          = P + (sum_k (T_k - P) S_k)(sum_k S_k + mu I)^-1,   mu = share tr(sum_k S_k) / d_in
+  ///
+  /// by the second line. share: at least 0; for 0 the inverse is the pseudo-inverse. Directions of
+  /// zero eigenvalue keep P.
+  bool add_with_ridge(const const_view& prior, double share, const view& tau) {
+    prior_ = &prior;
+    share_ = share;
+    const bool added = add_to(tau);
+    if (added) c_.axpy(1, prior, tau);
+    prior_ = nullptr;
+    return added;
+  }
+
   /// Moves tau towards the minimiser: along each eigenvector of sum_k S_k = V diag(l) V^T by the
   /// filter's share f of the way,
   ///
@@ -66,9 +82,12 @@ class gram_solver {
   ///
   /// Returns false and leaves tau unchanged if sum_k S_k is zero.
   bool move(const view& tau, spectral_filter filter) {
-    start_ = &tau;
+    const const_view start = tau;
+    prior_ = &start;
     filter_ = std::move(filter);
-    return add_to(tau);
+    const bool moved = add_to(tau);
+    prior_ = nullptr;
+    return moved;
   }
 
   /// add_to, then subtracts `base` outside the span of sum_k S_k. The result is the mean of base +
@@ -88,8 +107,27 @@ class gram_solver {
     return total;
   }
 
+  /// Calls f(T_k), or f(T_k - P) with a prior.
+  template <class F>
+  void with_vector(std::size_t k, const F& f) {
+    if (prior_ == nullptr) return f(vectors_[k]);
+    auto residual = make(d_out_, d_in_);
+    c_.subtract(vectors_[k], *prior_, residual);
+    f(residual);
+  }
+
+  /// The eigenpairs of a Gram matrix, which is overwritten, with mu added to the values.
+  gram_pairs pairs_of(const view& gram, double noise) {
+    gram_pairs pairs = eigen_of_gram(c_, gram, d_in_, noise);
+    if (prior_ == nullptr) return pairs;
+    double trace = 0;
+    for (const double x : pairs.values) trace += x;
+    for (double& x : pairs.values) x += share_ * trace / static_cast<double>(d_in_);
+    return pairs;
+  }
+
   /// X: all rows, each times the root of its weight; Y = [T_1 X_1^T ... T_K X_K^T]. Then sum_k T_k
-  /// S_k = Y X and X (X^T X)^+ = (X X^T)^+ X.
+  /// S_k = Y X and X (X^T X + mu I)^+ = (X X^T + mu I)^+ X.
   bool add_from_rows(const view& tau) {
     const index_t all = rows();
     auto x = make(all, d_in_), y = make(d_out_, all), gram = make(all, all);
@@ -99,13 +137,13 @@ class gram_solver {
       const view part = c_.slice(view(x), row, n, 0, d_in_);
       c_.assign(s.data, part);
       if (s.weight != 1) c_.scale(std::sqrt(s.weight), part);
-      c_.multiply(1, vectors_[static_cast<std::size_t>(k)], op::none, part, op::transpose, 0,
-                  c_.slice(view(y), 0, d_out_, row, n));
+      with_vector(static_cast<std::size_t>(k), [&](const const_view& t) {
+        c_.multiply(1, t, op::none, part, op::transpose, 0, c_.slice(view(y), 0, d_out_, row, n));
+      });
       row += n;
     }
-    if (start_ != nullptr) c_.multiply(-1, *start_, op::none, x, op::transpose, 1, y);
     c_.multiply(1, x, op::none, x, op::transpose, 0, gram);
-    const auto pairs = eigen_of_gram(c_, gram, d_in_);
+    const auto pairs = pairs_of(gram, 0);
     if (pairs.values.empty()) return false;
     apply_inverse(pairs, gram, y);
     auto result = make(d_out_, d_in_);
@@ -120,18 +158,20 @@ class gram_solver {
     std::vector<double> diagonal;
     for (std::size_t k = 0; k < grams_.size(); ++k) {
       const auto& s = grams_[k];
-      if (s.weight > 0) add_gram(s, vectors_[k], sum, weighted, noise);
+      with_vector(k, [&](const const_view& t) {
+        if (s.weight > 0) add_gram(s, t, sum, weighted, noise);
+        if (s.diagonal.empty()) return;
+        auto scaled = make(d_out_, d_in_);
+        c_.assign(t, scaled);
+        c_.scale_columns(s.diagonal, scaled);
+        c_.axpy(1, scaled, weighted);
+      });
       if (s.diagonal.empty()) continue;
-      auto scaled = make(d_out_, d_in_);
-      c_.assign(vectors_[k], scaled);
-      c_.scale_columns(s.diagonal, scaled);
-      c_.axpy(1, scaled, weighted);
       diagonal.resize(s.diagonal.size());
       for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += s.diagonal[j];
     }
     if (!diagonal.empty()) add_diagonal(diagonal, sum);
-    if (start_ != nullptr) c_.multiply(-1, *start_, op::none, sum, op::none, 1, weighted);
-    const auto pairs = eigen_of_gram(c_, sum, d_in_, noise);
+    const auto pairs = pairs_of(sum, noise);
     if (pairs.values.empty()) return false;
     apply_inverse(pairs, sum, weighted);
     if (base != nullptr && pairs.first > 0) {
@@ -202,7 +242,8 @@ class gram_solver {
   vector_list<Context> vectors_;
   std::vector<weighted_gram<Context>> grams_;
   index_t d_out_, d_in_;
-  const view* start_ = nullptr;  // of move
+  const const_view* prior_ = nullptr;  // in add_with_ridge and move
+  double share_ = 0;
   spectral_filter filter_{};
 };
 

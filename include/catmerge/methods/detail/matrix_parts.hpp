@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/merge/vectors.hpp>
 #include <vector>
 
@@ -28,6 +29,24 @@ void merge_parts(Context& c, const layer_problem<Context>& p, fused_weights fuse
       slices.push_back(c.slice(t, part * height, height, 0, c.columns(t)));
     merge(vector_list<Context>(slices), c.slice(tau, part * height, height, 0, c.columns(tau)));
   }
+}
+
+/// merge_parts, for methods of singular directions. What is no matrix, and a matrix (a part) with
+/// fewer rows or columns than there are tasks, counts as a vector: the mean of the task vectors,
+/// and a fallback in the report. (A matrix of one row has one singular value: the size of the sum.)
+template <class Context, class Merge>
+void merge_matrices(Context& c, const layer_problem<Context>& p, fused_weights fused,
+                    vector_list<Context> vectors, const typename Context::view& tau,
+                    layer_report& report, const Merge& merge) {
+  const auto mean = [&](const auto& t, const auto& part) {
+    report.fallback = fallback_rule::mean;
+    mean_vector(c, t, part);
+  };
+  if (!is_matrix(c, p)) return mean(vectors, tau);
+  merge_parts(c, p, fused, vectors, tau, [&](const auto& t, const auto& part) {
+    const bool is_vector = (std::min)(c.rows(part), c.columns(part)) < std::ssize(t);
+    is_vector ? mean(t, part) : merge(t, part);
+  });
 }
 
 }  // namespace catmerge::detail

@@ -1,0 +1,106 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <harness/calibration/automatic.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+/// The tasks with the samples of one fold, or with all others. Sample i is in fold i mod `folds`.
+std::vector<calibration_task> part_of(const std::vector<calibration_task>& tasks, index_t fold,
+                                      index_t folds, bool inside) {
+  std::vector<calibration_task> parts;
+  for (const auto& task : tasks) {
+    parts.push_back({task.expert, task.head, {}});
+    for (index_t i = 0; i < std::ssize(task.samples); ++i)
+      if ((i % folds == fold) == inside)
+        parts.back().samples.push_back(task.samples[static_cast<std::size_t>(i)]);
+  }
+  return parts;
+}
+
+/// n: the mean over the tasks.
+double samples_per_task(const std::vector<calibration_task>& tasks) {
+  double count = 0;
+  for (const auto& task : tasks) count += static_cast<double>(task.samples.size());
+  return count / static_cast<double>(tasks.size());
+}
+
+index_t fewest_samples(const std::vector<calibration_task>& tasks) {
+  index_t fewest = std::ssize(tasks.front().samples);
+  for (const auto& task : tasks) fewest = std::min(fewest, std::ssize(task.samples));
+  return fewest;
+}
+
+/// Refits tau, the prior with a gain of 1, around g times itself.
+std::vector<std::string> refit_around(const network& net,
+                                      const std::vector<calibration_task>& tasks, double gain,
+                                      const automatic_options& options, merged_vectors& tau,
+                                      const executor& threads) {
+  refit_options fit;
+  fit.anchor = options.anchor / samples_per_task(tasks);
+  fit.own = options.own;
+  tau.scale(gain);
+  return refit_network(net, joined_samples(tasks), fit, tau, threads);
+}
+
+/// J over g, each measured on samples that the refit has not seen; the mean over the folds.
+distance_curve cross_fit(const network& net, const std::vector<calibration_task>& tasks,
+                         const merged_vectors& prior, const automatic_options& options,
+                         const executor& threads) {
+  const index_t folds = std::min<index_t>(fewest_samples(tasks), 3);
+  distance_curve curve{automatic_options::gains(), {}};
+  curve.distances.assign(curve.settings.size(), std::vector<double>(tasks.size(), 0));
+  for (index_t fold = 0; fold < folds; ++fold) {
+    const auto rest = part_of(tasks, fold, folds, false);
+    const output_judge judge(net, part_of(tasks, fold, folds, true), threads);
+    for (std::size_t g = 0; g < curve.settings.size(); ++g) {
+      merged_vectors tau = prior;
+      refit_around(net, rest, curve.settings[g], options, tau, threads);
+      const auto found = judge.distances(merged_vectors::network(tau), threads);
+      for (std::size_t k = 0; k < found.size(); ++k)
+        curve.distances[g][k] += found[k] / static_cast<double>(folds);
+    }
+  }
+  return curve;
+}
+
+}  // namespace
+
+automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
+                                    const std::vector<const merged_vectors*>& taus,
+                                    const std::vector<double>& grid,
+                                    const automatic_options& options, const executor& threads) {
+  std::optional<output_judge> judge;
+  if (tasks.front().head != nullptr) judge.emplace(net, tasks, threads);
+  automatic_merge result{taus.front()->without_values()};
+  for (const auto& task : tasks) result.samples.push_back(std::ssize(task.samples));
+  const double share = 1 / static_cast<double>(taus.size());
+  for (std::size_t i = 0; i < taus.size(); ++i) {
+    if (judge) result.curves.push_back(curve_over_alpha(*judge, *taus[i], grid, threads));
+    result.alphas.push_back(judge ? result.curves[i].choice() : prior_methods()[i].second);
+    result.tau.add(share * result.alphas[i], share, *taus[i]);
+  }
+  const auto distances = [&](double alpha) {
+    return judge ? judge->distances(merged_vectors::network(result.tau, alpha), threads)
+                 : std::vector<double>();
+  };
+  result.of_base = distances(0);
+  result.of_prior = result.of_result = distances(1);
+  const index_t fewest = fewest_samples(tasks);
+  if (!options.refit || (judge && fewest < 2 && !options.gain)) return result;
+
+  result.gain = options.gain;
+  if (!result.gain && judge && fewest < automatic_options::enough) {
+    result.gain_curve = cross_fit(net, tasks, result.tau, options, threads);
+    result.gain = result.gain_curve->choice();
+  }
+  if (!result.gain) result.gain = 2;
+  result.refitted = refit_around(net, tasks, *result.gain, options, result.tau, threads);
+  result.of_result = distances(1);
+  return result;
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,40 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/calibration/distance_curve.hpp>
+#include <harness/calibration/refit_walk.hpp>
+#include <harness/methods/automatic_options.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// The merge without labels and without settings.
+namespace catmerge::harness {
+
+/// The merged network, and what was chosen on the way.
+struct automatic_merge {
+  merged_vectors tau;                          ///< theta = theta_0 + tau
+  std::vector<index_t> samples{};              ///< per task
+  std::vector<double> alphas{};                ///< per method of the prior
+  std::vector<distance_curve> curves{};        ///< J over alpha, likewise; empty without heads
+  std::optional<double> gain{};                ///< g; none: nothing was refitted
+  std::optional<distance_curve> gain_curve{};  ///< J over g on left-out samples, if cross-fitted
+  std::vector<std::string> refitted{};         ///< tensors, in forward order
+  std::vector<double> of_base{};               ///< the base's distance per task, if there are heads
+  std::vector<double> of_prior{};              ///< that of the prior with a gain of 1
+  std::vector<double> of_result{};             ///< that of the result
+};
+
+/// 1. The prior: the mean of several merges, each at the alpha of the least J. 2. g. 3. The refit
+/// of the linear layers around g times the prior, in forward order (refit_walk.hpp).
+///
+/// taus: the merged vectors of prior_methods(); grid: of their alphas. Tensors without alpha have
+/// neither alpha nor gain. With one sample a task nothing can be left out to choose g by: the prior
+/// alone. Without heads alphas and g are the constants of prior_methods() and 2.
+automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
+                                    const std::vector<const merged_vectors*>& taus,
+                                    const std::vector<double>& grid,
+                                    const automatic_options& options, const executor& threads);
+
+}  // namespace catmerge::harness

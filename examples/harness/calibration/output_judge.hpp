@@ -1,0 +1,82 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/networks/batch.hpp>
+#include <harness/networks/data/head.hpp>
+#include <harness/networks/data/output_distance.hpp>
+#include <harness/networks/network.hpp>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+/// The distance of a merged network from its experts, without labels.
+namespace catmerge::harness {
+
+/// A task by its expert, its head and unlabeled samples.
+struct calibration_task {
+  const weight_source& expert;
+  const task_head* head;             ///< null if the task's outputs are not known
+  std::vector<activations> samples;  ///< one state per sample, before the first block
+};
+
+/// All samples of each task in one state.
+inline std::vector<activations> joined_samples(const std::vector<calibration_task>& tasks) {
+  std::vector<activations> all;
+  for (const auto& task : tasks) all.push_back(joined(task.samples));
+  return all;
+}
+
+/// The experts' outputs on unlabeled samples of their tasks, and the distance of other networks
+/// from them: J of a network is the mean of output_distance over the tasks.
+class output_judge {
+ public:
+  /// Runs the experts. The network and the heads, of all tasks, must outlive the judge. Throws
+  /// catmerge::error if an expert's output is not finite.
+  output_judge(const network& net, const std::vector<calibration_task>& tasks,
+               const executor& threads)
+      : net_(net) {
+    const auto samples = joined_samples(tasks);
+    samples_ = joined(samples);
+    outputs_.resize(tasks.size());
+    for (std::size_t k = 0; k < tasks.size(); ++k) {
+      heads_.push_back(tasks[k].head);
+      counts_.push_back(samples[k].samples());
+    }
+    threads(std::ssize(tasks), [&](index_t i) {
+      const auto k = static_cast<std::size_t>(i);
+      const matrix rows = run_all(net, tasks[k].expert, samples[k], nullptr, threads);
+      outputs_[k] = (*heads_[k])(view(rows));
+      if (!outputs_[k].allFinite())
+        throw error("an expert's output for a sample of its own task is not finite");
+    });
+  }
+
+  index_t tasks() const { return std::ssize(heads_); }
+  /// The number of samples of each task.
+  const std::vector<index_t>& counts() const { return counts_; }
+
+  /// The distance per task; infinity where outputs are not finite.
+  std::vector<double> distances(const weight_source& weights, const executor& threads) const {
+    const matrix rows = run_all(net_, weights, samples_, nullptr, threads);
+    std::vector<double> found;
+    index_t first = 0;
+    for (std::size_t k = 0; k < heads_.size(); ++k) {
+      const matrix outputs = (*heads_[k])(rows_of(rows, first, counts_[k]));
+      first += counts_[k];
+      found.push_back(outputs.allFinite() ? output_distance(view(outputs), view(outputs_[k]))
+                                          : std::numeric_limits<double>::infinity());
+    }
+    return found;
+  }
+
+ private:
+  const network& net_;
+  std::vector<const task_head*> heads_;
+  std::vector<index_t> counts_;
+  std::vector<matrix> outputs_;
+  activations samples_;
+};
+
+}  // namespace catmerge::harness

@@ -1,0 +1,264 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <catmerge/merge/problem.hpp>
+#include <catmerge/numeric/gram_eigen.hpp>
+#include <catmerge/numeric/positive_solve.hpp>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace catmerge {
+
+/// The weight w_k of a task in a refit.
+enum class refit_weighting {
+  shift,  ///< 1 / ||X_k T_k^T||_F^2: the shift of every task counts alike
+  rows    ///< 1: a task with more rows weighs more
+};
+
+/// Settings of a refit.
+struct refit_options {
+  /// mu relative to the mean eigenvalue of S, tr(S) / d_in: 0 is plain least squares.
+  double anchor = 1;
+  double own = 0.5;  ///< the share of the experts' own outputs in the target
+  refit_weighting weighting = refit_weighting::shift;  ///< w_k
+};
+
+/// Throws catmerge::error for an anchor that is negative or not finite, and for a share outside
+/// [0, 1].
+inline void validate(const refit_options& options) {
+  if (!(options.anchor >= 0) || !std::isfinite(options.anchor))
+    throw error("refit: anchor must be a finite number that is not negative");
+  if (!(options.own >= 0 && options.own <= 1)) throw error("refit: own must be from 0 to 1");
+}
+
+/// The rows of one task at a linear layer. Z_k and Y_k are of the same samples.
+template <class Context>
+struct refit_rows {
+  typename Context::const_view inputs;    ///< Z_k, n_k x d_in: inputs in the network being merged
+  typename Context::const_view outputs;   ///< Y_k, n_k x d_out: outputs of expert k, bias included
+  typename Context::const_view features;  ///< X_k, any rows x d_in: inputs in expert k
+};
+
+/// A linear layer to refit.
+template <class Context>
+struct refit_problem {
+  typename Context::const_view base;                  ///< W_0, d_out x d_in
+  std::vector<typename Context::const_view> vectors;  ///< T_k, d_out x d_in, K of them
+  std::vector<refit_rows<Context>> rows;              ///< one per task
+  std::optional<typename Context::const_view> prior;  ///< tau_0, d_out x d_in; nothing: zero
+  std::optional<typename Context::const_view> bias;   ///< b, d_out entries; nothing: zero
+  std::string name = "refit";                         ///< of the weight, in errors
+};
+
+namespace detail {
+
+/// The least squares of one layer: the change of the prior, in double.
+template <class Context>
+class refit_solver {
+  using matrix = typename Context::matrix;
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  refit_solver(Context& c, const refit_problem<Context>& p, const refit_options& options)
+      : c_(c),
+        p_(p),
+        options_(options),
+        d_out_(c.rows(p.base)),
+        d_in_(c.columns(p.base)),
+        weights_(p.rows.size(), 1) {
+    check();
+    if (options.weighting == refit_weighting::shift) weigh();
+  }
+
+  /// Adds (C - tau_0 S)(S + mu I)^+ to tau. For fewer rows than d_in the equations are those of the
+  /// weighted rows' products, Z Z^T in place of S = Z^T Z: Z (Z^T Z + mu I)^-1 = (Z Z^T + mu I)^-1
+  /// Z.
+  void add_to(const view& tau) {
+    index_t all = 0;
+    for (const auto& r : p_.rows) all += c_.rows(r.inputs);
+    auto change = make(d_out_, d_in_);
+    all < d_in_ ? solve_rows(all, change) : solve_gram(change);
+    c_.axpy(1, change, tau);
+  }
+
+ private:
+  matrix make(index_t rows, index_t columns) { return c_.make(scalar_type::f64, rows, columns); }
+
+  void check() {
+    const auto need = [&](const const_view& v, index_t rows, index_t columns, const char* what,
+                          std::size_t k) {
+      require_shape(c_, v, rows, columns, p_.name + ": " + what + " of task " + std::to_string(k));
+      if (!c_.all_finite(v))
+        throw error(p_.name + ": " + what + " of task " + std::to_string(k) +
+                    " hold a value that is not finite");
+    };
+    if (p_.vectors.empty()) throw error(p_.name + ": there are no task vectors");
+    if (p_.rows.size() != p_.vectors.size())
+      throw error(p_.name + ": rows of " + std::to_string(p_.rows.size()) + " tasks for " +
+                  std::to_string(p_.vectors.size()) + " task vectors");
+    for (std::size_t k = 0; k < p_.rows.size(); ++k) {
+      const auto& r = p_.rows[k];
+      need(p_.vectors[k], d_out_, d_in_, "the task vector", k);
+      need(r.inputs, c_.rows(r.inputs), d_in_, "inputs", k);
+      if (options_.own > 0) need(r.outputs, c_.rows(r.inputs), d_out_, "outputs", k);
+      if (options_.weighting == refit_weighting::shift)
+        need(r.features, c_.rows(r.features), d_in_, "features", k);
+    }
+    if (p_.prior) require_shape(c_, *p_.prior, d_out_, d_in_, p_.name + ": the prior");
+    if (p_.bias) require_shape(c_, *p_.bias, d_out_, 1, p_.name + ": the bias");
+  }
+
+  /// w_k = min_i E_i / E_k, E_k = ||X_k T_k^T||^2: a common factor changes nothing. A task whose
+  /// vector shifts nothing has no say.
+  void weigh() {
+    double least = 0;
+    std::vector<double> energies;
+    for (std::size_t k = 0; k < weights_.size(); ++k) {
+      const const_view x = p_.rows[k].features;
+      auto shift = make(c_.rows(x), d_out_);
+      c_.multiply(1, x, op::none, p_.vectors[k], op::transpose, 0, shift);
+      const double energy = c_.squared_norm(shift);
+      if (!std::isfinite(energy)) throw error(p_.name + ": a shift overflows float64");
+      energies.push_back(energy);
+      if (energy > 0 && (least == 0 || energy < least)) least = energy;
+    }
+    for (std::size_t k = 0; k < weights_.size(); ++k)
+      weights_[k] = energies[k] > 0 ? least / energies[k] : 0;
+  }
+
+  /// R_k - Z_k tau_0^T with R_k = own (Y_k - 1 b^T - Z_k W_0^T) + (1 - own) Z_k T_k^T.
+  void residual(std::size_t k, const view& r) {
+    const auto& rows = p_.rows[k];
+    auto map = make(d_out_, d_in_);
+    c_.axpy(1 - options_.own, p_.vectors[k], map);
+    c_.axpy(-options_.own, p_.base, map);
+    if (p_.prior) c_.axpy(-1, *p_.prior, map);
+    c_.multiply(1, rows.inputs, op::none, map, op::transpose, 0, r);
+    if (options_.own == 0) return;
+    c_.axpy(options_.own, rows.outputs, r);
+    if (!p_.bias) return;
+    auto ones = make(c_.rows(r), 1);
+    c_.map(entry_function::at_least, 1, ones, ones);
+    c_.multiply(-options_.own, ones, op::none, *p_.bias, op::transpose, 1, r);
+  }
+
+  /// y = y (gram + mu I)^-1, mu from the trace of S; for mu = 0 the pseudo-inverse. gram is
+  /// overwritten.
+  void divide(matrix& gram, double trace, const view& y) {
+    const index_t n = c_.rows(gram);
+    const double mu = options_.anchor * trace / static_cast<double>(d_in_);
+    // The condition is at most d_in / anchor: with 1e-6 nine digits are left of a factorisation,
+    // which takes a fifth of the time of eigenvalues.
+    if (options_.anchor >= 1e-6) {
+      auto shifted = make(n, n);
+      c_.assign(gram, shifted);
+      add_to_diagonal(mu, shifted);
+      if (divide_by_positive(c_, shifted, y)) return;
+    }
+    const auto pairs = eigen_of_gram(c_, gram, d_in_);
+    const index_t kept = std::ssize(pairs.values);
+    if (kept == 0) return c_.scale(0, y);
+    std::vector<double> values = pairs.values;
+    for (double& l : values) l += mu;
+    const view vectors = c_.slice(view(gram), 0, n, pairs.first, kept);
+    c_.scale_columns(inverse_roots(values), vectors);
+    auto along = make(c_.rows(y), kept);
+    c_.multiply(1, y, op::none, vectors, op::none, 0, along);
+    c_.multiply(1, along, op::none, vectors, op::transpose, 0, y);
+  }
+
+  /// In blocks, so that transfers to the device are small.
+  void add_to_diagonal(double value, const view& y) {
+    constexpr index_t width = 64;
+    for (index_t j = 0; j < c_.rows(y); j += width) {
+      const index_t n = (std::min)(width, c_.rows(y) - j);
+      auto block = make(n, n);
+      c_.from_host(small_matrix::Identity(n, n), block);
+      c_.axpy(value, block, c_.slice(y, j, n, j, n));
+    }
+  }
+
+  void solve_rows(index_t all, const view& change) {
+    auto z = make(all, d_in_), r = make(all, d_out_), gram = make(all, all);
+    index_t row = 0;
+    for (std::size_t k = 0; k < p_.rows.size(); ++k) {
+      const index_t n = c_.rows(p_.rows[k].inputs);
+      const view mine = c_.slice(view(z), row, n, 0, d_in_),
+                 target = c_.slice(view(r), row, n, 0, d_out_);
+      c_.assign(p_.rows[k].inputs, mine);
+      residual(k, target);
+      c_.scale(std::sqrt(weights_[k]), mine);
+      c_.scale(std::sqrt(weights_[k]), target);
+      row += n;
+    }
+    const double trace = c_.squared_norm(z);
+    if (trace == 0) return;
+    c_.multiply(1, z, op::none, z, op::transpose, 0, gram);
+    auto back = make(d_out_, all);
+    c_.transpose(r, back);
+    divide(gram, trace, back);
+    c_.multiply(1, back, op::none, z, op::none, 0, change);
+  }
+
+  void solve_gram(const view& change) {
+    auto gram = make(d_in_, d_in_), target = make(d_out_, d_in_);
+    double trace = 0;
+    for (std::size_t k = 0; k < p_.rows.size(); ++k) {
+      const const_view z = p_.rows[k].inputs;
+      auto r = make(c_.rows(z), d_out_);
+      residual(k, r);
+      c_.multiply(weights_[k], z, op::transpose, z, op::none, 1, gram);
+      c_.multiply(weights_[k], r, op::transpose, z, op::none, 1, target);
+      trace += weights_[k] * c_.squared_norm(z);
+    }
+    if (trace == 0) return;
+    divide(gram, trace, target);
+    c_.axpy(1, target, change);
+  }
+
+  Context& c_;
+  const refit_problem<Context>& p_;
+  refit_options options_;
+  index_t d_out_, d_in_;
+  std::vector<double> weights_;
+};
+
+}  // namespace detail
+
+/// Refits one linear layer of a network that is being merged: the task vector near a prior by which
+/// the layer, on the inputs that reach it there, does for every task what the expert's layer does.
+/// With Z_k the inputs, Y_k the expert's outputs on the same samples, X_k the expert's inputs:
+///
+///     tau = argmin sum_k w_k ||Z_k tau^T - R_k||_F^2 + mu ||tau - tau_0||_F^2
+///         = (C + mu tau_0)(S + mu I)^-1,   S = sum_k w_k Z_k^T Z_k,   C = sum_k w_k R_k^T Z_k
+///     R_k = own (Y_k - 1 b^T - Z_k W_0^T) + (1 - own) Z_k T_k^T
+///     w_k = 1 / ||X_k T_k^T||_F^2, or 1;   mu = anchor tr(S) / d_in
+///
+/// and theta = theta_0 + tau. For anchor = 0 it is the solution nearest to tau_0; gram_cut
+/// (gram_eigen.hpp) decides which eigenvalues of S are zero. Related rules are settings: own = 0,
+/// anchor = 0 and no prior is RegMean++ (Nguyen et al., 2025, arXiv 2508.03121), and with Z = X and
+/// weights by rows LOT.
+///
+/// Writes tau, d_out x d_in. Computes in double. Throws catmerge::error if shapes do not match, if
+/// a value is not finite, and for options that validate refuses.
+template <class Context>
+void refit_linear(Context& c, const refit_problem<Context>& problem, const refit_options& options,
+                  const typename Context::view& tau) {
+  validate(options);
+  detail::require_shape(c, tau, c.rows(problem.base), c.columns(problem.base),
+                        problem.name + ": tau");
+  detail::refit_solver<Context> solver(c, problem, options);
+  if (problem.prior)
+    c.assign(*problem.prior, tau);
+  else
+    c.assign(c.make(c.type(tau), c.rows(tau), c.columns(tau)), tau);
+  solver.add_to(tau);
+  if (!c.all_finite(tau)) throw error(problem.name + ": the refitted vector is not finite");
+}
+
+}  // namespace catmerge

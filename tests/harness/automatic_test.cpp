@@ -1,0 +1,336 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <Eigen/Cholesky>
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <harness/networks/checkpoint_weights.hpp>
+#include <harness/networks/open_network.hpp>
+#include <memory>
+#include <set>
+
+#include "support/harness/program.hpp"
+
+// Merges whose settings the outputs on unlabeled samples choose. What the program writes is
+// compared with formulas on the inputs and outputs of the written network's layers, which the
+// test records itself: the inputs of a layer depend on earlier layers alone, so those of the
+// finished network are those that its refit saw.
+
+namespace {
+
+using namespace harness_test;
+namespace harness = catmerge::harness;
+using dense = Eigen::MatrixXd;
+
+constexpr index_t classes = 4;  // of each head
+
+/// A family of CLIPs with a head per task.
+class headed_family {
+ public:
+  headed_family() {
+    unsigned seed = 50;
+    for (const auto& task : task_names) {
+      noise n(seed++);
+      const index_t columns = output_width();
+      values_t weights(static_cast<std::size_t>(classes * columns)), bias(classes);
+      for (double& x : weights) x = n(6);
+      for (double& x : bias) x = n(1);
+      table t;
+      t.set("weight", dtype::f32, {classes, columns}, weights);
+      t.set("bias", dtype::f32, {classes}, bias);
+      t.write(head(task));
+    }
+  }
+
+  family files;
+
+  fs::path head(const std::string& task) const {
+    return files.in() / ("head_" + task + ".safetensors");
+  }
+  arguments with_heads() const {
+    arguments list;
+    for (const auto& task : task_names)
+      list = list + arguments{"--head", task + "=" + head(task).string()};
+    return list;
+  }
+  arguments with_outputs() const { return files.with_samples() + with_heads(); }
+
+  struct merge_result {
+    fs::path path;
+    table merged;
+    json choice;
+    outcome run;
+  };
+
+  /// A merge with samples and heads.
+  merge_result merge(const arguments& options) {
+    const fs::path output = files.fresh(), report = files.fresh("report.json");
+    const outcome done = run(files.merge(output) + with_outputs() + options +
+                             arguments{"--out-dtype", "f32", "--report", report});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    return {output, table(output), json::parse(get(report))["choice"], done};
+  }
+
+ private:
+  index_t output_width() const {
+    return harness::open_network(io::checkpoint(files.base_path()), files.config().string())
+        ->output_width();
+  }
+};
+
+headed_family& headed() {
+  static headed_family f;
+  return f;
+}
+
+dense as_dense(const harness::matrix& x) {
+  return x.cast<double>();
+}
+
+/// The inputs of a network's layers, by the names of the parameters.
+class all_inputs final : public harness::recorder {
+ public:
+  void record(const std::vector<std::string>& names, harness::matrix rows) override {
+    for (const auto& name : names) rows_[name] = as_dense(rows);
+    if (rows.cols() > 0) order_.insert(order_.end(), names.begin(), names.end());
+  }
+  const dense& at(const std::string& name) const { return rows_.at(name); }
+  const std::vector<std::string>& order() const { return order_; }
+
+ private:
+  std::map<std::string, dense> rows_;
+  std::vector<std::string> order_;
+};
+
+/// A run of a task's samples through a network.
+struct run_of_samples {
+  all_inputs inputs;
+  dense outputs;
+
+  run_of_samples(const fs::path& model, const std::string& task) {
+    const io::checkpoint file(model);
+    const auto net = harness::open_network(file, headed().files.config().string());
+    const auto samples = net->open_samples(headed().files.samples(task));
+    outputs = as_dense(harness::run_all(*net, harness::checkpoint_weights(file),
+                                        samples->load(0, samples->size()), &inputs));
+  }
+};
+
+dense matrix_of(const table& t, const std::string& name) {
+  const auto& shape = t.at(name).shape;
+  const auto values = t.values(name);
+  const index_t rows = shape.front(), columns = std::ssize(values) / rows;
+  return Eigen::Map<const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
+      values.data(), rows, columns);
+}
+
+/// J of one task by its formula.
+double distance(const fs::path& model, const std::string& task) {
+  const table head(headed().head(task));
+  const dense w = matrix_of(head, "weight"), b = matrix_of(head, "bias");
+  const auto logits = [&](const fs::path& network) {
+    const dense x = run_of_samples(network, task).outputs;
+    return dense(((x.rowwise().normalized() * w.transpose()).rowwise() + b.col(0).transpose()) / 2);
+  };
+  const dense z = logits(model), e = logits(headed().files.model(task));
+  double sum = 0;
+  for (index_t i = 0; i < z.rows(); ++i) {
+    const Eigen::ArrayXd p = z.row(i).array().exp() / z.row(i).array().exp().sum();
+    const Eigen::ArrayXd q = e.row(i).array().exp() / e.row(i).array().exp().sum();
+    sum += 4 * (p * (p / q).log()).sum();
+  }
+  return sum / static_cast<double>(z.rows());
+}
+
+double mean_distance(const fs::path& model) {
+  double sum = 0;
+  for (const auto& task : task_names) sum += distance(model, task) / 3;
+  return sum;
+}
+
+/// The program's default of --method.
+surroundings own_default() {
+  surroundings s;
+  s.own_default = true;
+  return s;
+}
+
+/// The position of the least value.
+std::size_t least(const json& values) {
+  const auto list = values.get<std::vector<double>>();
+  return static_cast<std::size_t>(std::min_element(list.begin(), list.end()) - list.begin());
+}
+
+bool same_values(const table& a, const table& b) {
+  bool same = a.tensors.size() == b.tensors.size();
+  for (const auto& [name, t] : a.tensors) same = same && b.has(name) && b.at(name).bytes == t.bytes;
+  return same;
+}
+
+/// The largest difference, relative to the largest value of `from`.
+double difference(const dense& a, const dense& from) {
+  return (a - from).cwiseAbs().maxCoeff() / from.cwiseAbs().maxCoeff();
+}
+
+}  // namespace
+
+TEST_CASE("auto: every linear layer solves its least squares") {
+  const double anchor = 3, own = 0.25, gain = 1.5;
+  const auto prior = headed().merge({"--method", "auto:refit=no"});
+  const auto result = headed().merge({"--method", "auto:anchor=3,own=0.25,gain=1.5"});
+  const table base(headed().files.base_path());
+
+  std::vector<std::unique_ptr<run_of_samples>> merged, experts;
+  std::vector<table> tensors;
+  double samples = 0;
+  for (const auto& task : task_names) {
+    merged.push_back(std::make_unique<run_of_samples>(result.path, task));
+    experts.push_back(std::make_unique<run_of_samples>(headed().files.model(task), task));
+    tensors.emplace_back(headed().files.model(task));
+    samples += static_cast<double>(merged.back()->outputs.rows()) / 3;
+  }
+  std::vector<std::string> linears;
+  for (const auto& name : merged.front()->inputs.order())
+    if (base.at(name).shape.size() > 1) linears.push_back(name);
+  REQUIRE(linears.size() == 13);  // q, k, v, out, fc1, fc2 of two layers, and the projection
+  CHECK(result.choice["refitted"].get<std::vector<std::string>>() == linears);
+  CHECK(result.choice["gain"] == gain);
+
+  for (const auto& name : linears) {
+    CAPTURE(name);
+    const dense w0 = matrix_of(base, name);
+    const dense tau0 = gain * (matrix_of(prior.merged, name) - w0);
+    const std::string bias = name.substr(0, name.size() - 6) + "bias";
+    dense s = dense::Zero(w0.cols(), w0.cols()), target = dense::Zero(w0.rows(), w0.cols());
+    for (std::size_t k = 0; k < 3; ++k) {
+      const dense t = matrix_of(tensors[k], name) - w0;
+      const dense &z = merged[k]->inputs.at(name), &x = experts[k]->inputs.at(name);
+      dense y = x * (w0 + t).transpose() - z * w0.transpose();
+      if (base.has(bias))
+        y.rowwise() +=
+            (matrix_of(tensors[k], bias) - matrix_of(result.merged, bias)).col(0).transpose();
+      const dense r = own * y + (1 - own) * z * t.transpose();
+      const double weight = 1 / (x * t.transpose()).squaredNorm();
+      s += weight * z.transpose() * z;
+      target += weight * r.transpose() * z;
+    }
+    const double mu = anchor / samples * s.trace() / static_cast<double>(s.rows());
+    const dense system = s + mu * dense::Identity(s.rows(), s.rows());
+    const dense expected = system.ldlt().solve((target + mu * tau0).transpose()).transpose();
+    // The files round to 6e-8 of a weight; weights are up to 20 times the task vectors, and the
+    // condition of the system is below 1e3.
+    CHECK(difference(matrix_of(result.merged, name) - w0, expected) < 2e-3);
+    CHECK(difference(tau0, expected) > 0.02);  // the refit is no copy of the prior
+  }
+  for (const auto& [name, t] : base.tensors) {
+    if (!is_float(t) || std::find(linears.begin(), linears.end(), name) != linears.end()) continue;
+    CAPTURE(name);
+    const dense w0 = matrix_of(base, name);
+    CHECK(difference(matrix_of(result.merged, name) - w0,
+                     gain * (matrix_of(prior.merged, name) - w0)) < 1e-4);
+  }
+}
+
+TEST_CASE("auto: the prior is the mean of three merges, each at the alpha of the least J") {
+  const auto prior = headed().merge({"--method", "auto:refit=no"});
+  REQUIRE(prior.choice["alpha"].size() == 3);
+  std::string of;
+  const char* const names[] = {"tsv-m", "iso-c", "iso-cts"};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const json& curve = prior.choice["alpha"][i];
+    const double alpha = curve["chosen"];
+    const std::size_t best = least(curve["distance"]);
+    CHECK(curve["values"][best] == alpha);
+    const std::string text = std::string(names[i]) + ":alpha=" + json(alpha).dump();
+    of += (i == 0 ? "" : "+") + text;
+    const auto alone = headed().merge({"--method", text});
+    CHECK(mean_distance(alone.path) ==
+          doctest::Approx(curve["distance"][best].get<double>()).epsilon(1e-3));
+  }
+  const auto mean = headed().merge({"--method", "mean:of=" + of});
+  for (const auto& [name, t] : mean.merged.tensors) {
+    if (!is_float(t)) continue;
+    CAPTURE(name);
+    CHECK(difference(matrix_of(prior.merged, name), matrix_of(mean.merged, name)) < 1e-6);
+  }
+  for (std::size_t k = 0; k < 3; ++k) {
+    CHECK(prior.choice["distance"]["base"][k].get<double>() ==
+          doctest::Approx(distance(headed().files.base_path(), task_names[k])).epsilon(1e-3));
+    CHECK(prior.choice["distance"]["merged"][k].get<double>() ==
+          doctest::Approx(distance(prior.path, task_names[k])).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("auto: a prior of infinite weight is the result") {
+  const auto prior = headed().merge({"--method", "auto:refit=no"});
+  const auto same = headed().merge({"--method", "auto:gain=1,anchor=1e12"});
+  for (const auto& [name, t] : prior.merged.tensors)
+    if (is_float(t))
+      CHECK(difference(matrix_of(same.merged, name), matrix_of(prior.merged, name)) < 1e-6);
+}
+
+TEST_CASE("auto: the default of merge; g is cross-fitted with few samples") {
+  const fs::path output = headed().files.fresh();
+  const outcome done =
+      run(headed().files.merge(output) + headed().with_outputs() + arguments{"--out-dtype", "f32"},
+          own_default());
+  CHECK(done.status == 0);
+  const auto chosen = headed().merge({"--method", "auto", "--threads", "3"});
+  CHECK(same_values(table(output), chosen.merged));
+  CHECK(contains(done.out, "The prior is the mean of TSV-M"));
+  CHECK(contains(done.err, "with 2 samples a task"));
+  const json& curve = chosen.choice["gain_by_cross_fitting"];
+  CHECK(curve["values"] == json{1.0, 1.5, 2.0, 2.5});
+  CHECK(curve["values"][least(curve["distance"])] == chosen.choice["gain"]);
+  CHECK(chosen.choice["samples"] == json{3, 5, 2});
+}
+
+TEST_CASE("auto: without heads and without samples") {
+  const fs::path with = headed().files.fresh(), without = headed().files.fresh();
+  const outcome samples =
+      run(headed().files.merge(with) + headed().files.with_samples(), own_default());
+  CHECK(samples.status == 0);
+  CHECK(contains(samples.err, "--head NAME=H"));
+  CHECK(contains(samples.out, "13 linear layers were refitted around 2 times the prior"));
+  const outcome nothing = run(headed().files.merge(without), own_default());
+  CHECK(nothing.status == 0);
+  CHECK(contains(nothing.err, "--samples"));
+  CHECK(!same_values(table(with), table(without)));
+}
+
+TEST_CASE("alpha auto: the bits of the merge at the alpha that it names") {
+  for (const std::string method : {"tsv-m", "ties:density=0.2", "task-arithmetic", "lot"}) {
+    CAPTURE(method);
+    const auto chosen = headed().merge({"--method", method, "--alpha", "auto"});
+    const json& curve = chosen.choice["alpha"][0];
+    const auto same = headed().merge({"--method", method, "--alpha", curve["chosen"].dump()});
+    CHECK(same_values(chosen.merged, same.merged));
+    CHECK(curve["values"][least(curve["distance"])] == curve["chosen"]);
+    CHECK(mean_distance(chosen.path) ==
+          doctest::Approx(curve["distance"][least(curve["distance"])].get<double>()).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("auto: what does not go with outputs is refused") {
+  const auto refused = [&](const arguments& options) {
+    const outcome r = run(headed().files.merge(headed().files.fresh()) + options);
+    CHECK(r.status != 0);
+    return r.err;
+  };
+  const arguments outputs = headed().with_outputs(), samples = headed().files.with_samples();
+  CHECK(contains(refused({"--method", "ties", "--alpha", "auto"}), "--samples"));
+  CHECK(contains(refused(arguments{"--method", "ties", "--alpha", "auto"} + samples), "--head"));
+  CHECK(
+      contains(refused(arguments{"--method", "average", "--alpha", "auto"} + outputs), "no alpha"));
+  CHECK(contains(refused(arguments{"--method", "ties", "--alpha", "much"} + outputs), "or auto"));
+  CHECK(contains(refused(arguments{"--method", "auto", "--set", "@linear:alpha=1"} + outputs),
+                 "--set"));
+  CHECK(contains(refused(arguments{"--method", "auto", "--before", "dare"} + outputs), "--before"));
+  CHECK(contains(refused(arguments{"--method", "auto:own=2"} + outputs), "own"));
+  CHECK(
+      contains(refused(arguments{"--method", "auto", "--head", "z=" + headed().head("a").string()} +
+                       samples),
+               "'z'"));
+}
