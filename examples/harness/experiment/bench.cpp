@@ -148,7 +148,7 @@ outcome bench::choose(const contender& who, const std::vector<double>& grid,
   double least = std::numeric_limits<double>::infinity();
   for (const auto& spec : who.specs) {
     const auto began = std::chrono::steady_clock::now();
-    auto tau = merge(method_of(who, spec), samples, who.importance);
+    auto tau = merge(method_of(who, spec, set_.names()), samples, who.importance);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
     if (judge != nullptr) {
       const auto curve = curve_over_alpha(*judge, tau, alphas, run_);

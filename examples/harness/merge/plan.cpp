@@ -161,6 +161,8 @@ void merge_plan::find_outputs(const merge_request& request) {
 void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.before)
     before.push_back(blaming("--before", [&] { return parse_transform(text, cat); }));
+  for (const auto& text : request.after)
+    after.push_back(blaming("--after", [&] { return parse_merged_transform(text); }));
   for (const auto& text : request.method_for)
     others.push_back(blaming("--method-for", [&] { return method_rule(text, cat); }));
   for (const auto& text : request.set) overrides.emplace_back(text);
@@ -233,7 +235,8 @@ bool merge_plan::any_method_is(const Is& is) const {
 
 template <class Is>
 bool merge_plan::any_is(const Is& is) const {
-  return any_method_is(is) || std::any_of(before.begin(), before.end(), is);
+  return any_method_is(is) || std::any_of(before.begin(), before.end(), is) ||
+         std::any_of(after.begin(), after.end(), is);
 }
 
 tables_in_pieces merge_plan::pieces() const {
@@ -263,6 +266,10 @@ any_method merge_plan::composed(const checkpoint_set& set, const any_method& mai
                            },
                            with_token_tables(with_own_settings(other.method(), set), set),
                            std::move(all)});
+  for (any_merged_transform transform : after) {
+    transform.read_names(set.names());
+    all = with_token_tables(any_method(then{std::move(all), std::move(transform)}), set);
+  }
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

@@ -31,6 +31,7 @@ struct merge_plan {
   std::vector<double> weights;  ///< of the task vectors, per expert; empty if none is given
   any_method method;
   std::vector<any_transform> before;
+  std::vector<any_merged_transform> after;
   std::vector<method_rule> others;
   std::vector<override_rule> overrides;
   double coefficient = 1;  ///< of the task vector in the networks that samples run through
@@ -48,7 +49,8 @@ struct merge_plan {
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
   tables_in_pieces pieces() const;
 
-  /// True if `is` holds for the method or another method; any_is: or for a transform.
+  /// True if `is` holds for the method or another method; any_is: or for a transform before or
+  /// after them.
   template <class Is>
   bool any_method_is(const Is& is) const;
   template <class Is>

@@ -19,9 +19,9 @@ const Entry& entry_of(const std::string& text, const std::vector<Entry>& list, c
   throw error(std::string("there is no ") + what + " '" + name + "': expected " + listed(names));
 }
 
-auto made(const std::string& text, const auto& entry, const cat_options& defaults) {
+auto made(const std::string& text, const auto& entry, const auto&... defaults) {
   settings s = settings_in(text);
-  auto m = entry.make(s, defaults);
+  auto m = entry.make(s, defaults...);
   s.require_all_known();
   return m;
 }
@@ -36,12 +36,20 @@ const transform_entry& transform_entry_of(const std::string& text) {
   return entry_of(text, all_transforms(), "transform");
 }
 
+const merged_transform_entry& merged_transform_entry_of(const std::string& text) {
+  return entry_of(text, all_merged_transforms(), "transform of what was merged");
+}
+
 any_method parse_method(const std::string& text, const cat_options& defaults) {
   return made(text, method_entry_of(text), defaults);
 }
 
 any_transform parse_transform(const std::string& text, const cat_options& defaults) {
   return made(text, transform_entry_of(text), defaults);
+}
+
+any_merged_transform parse_merged_transform(const std::string& text) {
+  return made(text, merged_transform_entry_of(text));
 }
 
 std::string name_in_spec(const std::string& text) {
