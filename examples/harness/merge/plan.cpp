@@ -147,10 +147,12 @@ void merge_plan::find_outputs(const merge_request& request) {
         "--head: has no meaning without --samples, for --method auto or --alpha auto");
   if (request.alpha_by_outputs && request.samples.empty())
     throw option_error("--alpha", "auto needs --samples and, for their outputs, --head");
-  const std::string rule = is_automatic ? "--method auto merges all parameters by one rule"
-                                        : "--alpha auto chooses one alpha for all parameters";
-  for (const auto& [option, list] :
-       {std::pair{"--method-for", &request.method_for}, {"--set", &request.set}})
+  const std::string rule = is_automatic
+                               ? "--method auto merges all parameters by one rule"
+                               : "--alpha auto scales what one method merges, and nothing else";
+  for (const auto& [option, list] : {std::pair{"--method-for", &request.method_for},
+                                     {"--set", &request.set},
+                                     {"--after", &request.after}})
     if (uses_outputs && !list->empty()) throw option_error(option, rule);
   if (uses_outputs && is_automatic)
     for (const auto& [option, given] :
