@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Merges the seven vision transformers of examples/families/vision by CAT, and prints how well the merged network does
-# beside those of other methods.
+# Merges the seven vision transformers of examples/families/vision without a setting and without labels, and prints how
+# well the merged network does beside those of other methods, whose settings are chosen on labels.
 #
 #     bash examples/demo.sh [--all] [BUILD_DIRECTORY]      (default: build/ inside the checkout)
 #
@@ -34,21 +34,23 @@ demo="$build/demo"
 mkdir -p "$demo"
 
 echo
-echo "# One network from seven: CAT, with 3 unlabeled samples per task"
+echo "# One network from seven, without a setting: 8 unlabeled samples per task"
 echo
 inputs=(--base "$vision/base")
 for expert in "$vision"/experts/*.safetensors; do
   task="$(basename "$expert" .safetensors)"
-  inputs+=(--expert "$task=$expert" --samples "$task=$vision/samples/$task.safetensors")
+  inputs+=(--expert "$task=$expert" --samples "$task=$vision/samples/$task.safetensors"
+    --head "$task=$vision/heads/$task.safetensors")
 done
-"$catmerge" merge "${inputs[@]}" --sample-count 3 --output "$demo/merged.safetensors" --report "$demo/report.html" \
+"$catmerge" merge "${inputs[@]}" --sample-count 8 --output "$demo/merged.safetensors" --report "$demo/report.html" \
   --overwrite
 
 echo
 echo "# Beside other methods: top-1 accuracy in percent on the test split"
 echo
 if [ "$all" = no ]; then
-  "$catmerge" experiment "$vision" --studies comparison --seeds 1 --methods average,task-arithmetic,ties,cat,tsv-m,iso-c
+  "$catmerge" experiment "$vision" --studies comparison --seeds 1 --samples 8 \
+    --methods auto,average,task-arithmetic,ties,cat,tsv-m,iso-c
 else
   "$catmerge" experiment "$vision" --studies comparison
   echo

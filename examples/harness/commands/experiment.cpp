@@ -34,7 +34,7 @@ void add_experiment(CLI::App& program) {
       ->delimiter(',')
       ->expected(1)
       ->take_all();
-  std::vector<std::string> methods;
+  std::vector<std::string> methods = {"auto"};
   for (const auto& m : all_methods())
     if (!m.trials.empty()) methods.push_back(m.name);
   command

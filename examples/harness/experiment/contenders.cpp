@@ -40,16 +40,17 @@ importance_kind needed(const method_entry& m, const std::string& text) {
 
 }  // namespace
 
+bool laboratory::is_wanted(const std::string& name) const {
+  const auto& wanted = plan_.methods;
+  return wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end();
+}
+
 /// First every method alone, then the methods with transforms. The choices include a paper's
 /// defaults.
 void laboratory::make_contenders() {
-  const auto is_wanted = [&](const method_entry& m) {
-    const auto& wanted = plan_.methods;
-    return wanted.empty() || std::find(wanted.begin(), wanted.end(), m.name) != wanted.end();
-  };
   std::vector<contender> alone, combined;
   for (const auto& m : all_methods()) {
-    if (!is_wanted(m)) continue;
+    if (!is_wanted(m.name)) continue;
     for (const auto& t : m.trials) {
       const std::string label = t.label.empty() ? m.label : t.label;
       const auto texts = texts_of(m.name, m.name == "cat" ? with_plan(t.grid, plan_) : t.grid);

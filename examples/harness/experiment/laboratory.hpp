@@ -47,6 +47,9 @@ class laboratory {
  private:
   std::unique_ptr<bench> make_bench(const std::vector<std::size_t>& tasks);
 
+  /// True if a method is to be compared.
+  bool is_wanted(const std::string& name) const;
+
   /// Lists the compared methods and their grids of settings (contenders.cpp).
   void make_contenders();
 

@@ -41,7 +41,7 @@ study laboratory::comparison() {
   s.rows.push_back(experts_row());
   s.rows.push_back(at_alpha("Task Arithmetic, alpha 0.4", "task-arithmetic", 0.4));
   s.rows.push_back(at_alpha("CAT, the paper's settings, alpha 0.4", "cat", 0.4));
-  if (plan_.methods.empty()) {
+  if (is_wanted("auto")) {
     s.rows.push_back(automatic_row("auto", {}));
     s.rows.push_back(automatic_row("auto, the prior alone", {.refit = false}));
   }

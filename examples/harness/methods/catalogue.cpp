@@ -100,7 +100,8 @@ std::vector<method_entry> make_methods() {
       {.name = "auto",
        .label = "auto",
        .summary = "no settings: the mean of TSV-M, Iso-C and Iso-CTS, refitted to the experts",
-       .calls = "`mean_of`, then `refit_linear`",
+       .improved_by = "samples and heads",
+       .calls = "`mean_of`, then `refit`",
        .make =
            [](settings& s, const cat_options&) {
              automatic_options o;

@@ -45,7 +45,8 @@ struct method_entry {
   std::string label{};    ///< in tables and on pages
   std::string summary{};  ///< a line
   publication source{};
-  std::string calls{};  ///< the library's call for one parameter, as Markdown
+  std::string improved_by{};  ///< inputs that it can do without
+  std::string calls{};        ///< the library's call for one parameter, as Markdown
   importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
   alpha_unit unit = alpha_unit::none;
   std::vector<trial> trials{};        ///< rows of an experiment; none: it omits the method

@@ -29,6 +29,13 @@ struct described_entry {
   std::vector<settings::known> keys;
 };
 
+std::string improved_by(const method_entry& entry) {
+  return entry.improved_by;
+}
+std::string improved_by(const auto&) {
+  return "";
+}
+
 void list(const auto& entries) {
   for (const auto& entry : entries) {
     std::printf("\n  %-16s %s", entry.name.c_str(), entry.summary.c_str());
@@ -41,6 +48,8 @@ void list(const auto& entries) {
     if (made.needs_importance)
       needs += (needs.empty() ? "" : ", and ") + std::string("--importance");
     if (!needs.empty()) std::printf("    needs %s\n", needs.c_str());
+    if (const auto more = improved_by(entry); !more.empty())
+      std::printf("    better with %s of every task\n", more.c_str());
     if (made.scans) std::printf("    looks at the whole model before it merges\n");
     for (const auto& s : made.keys) {
       const std::string value = s.value.empty() ? "" : " (" + s.value + ")";
@@ -69,7 +78,9 @@ std::string needs_of(const auto& entry) {
   const auto add = [&](const std::string& more) { needs += (needs.empty() ? "" : "; ") + more; };
   if (made.needs_importance) add(words_of(entry.importance) + without_importance(entry));
   if (made.scans) add("the whole model");
-  return needs.empty() ? "nothing" : needs;
+  if (needs.empty()) needs = "nothing";
+  if (const auto more = improved_by(entry); !more.empty()) add("better with " + more);
+  return needs;
 }
 
 std::string link_to(const publication& paper) {

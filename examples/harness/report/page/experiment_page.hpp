@@ -49,12 +49,13 @@ inline std::string bars_sentence(const json& results) {
 inline std::string table_study(const json& results, const json& study) {
   const json& rows = list(member(study, "rows"));
   const auto columns = columns_of(results);
-  bool any_validation = false, any_seconds = false, any_setting = false;
+  bool any_validation = false, any_judged = false, any_seconds = false, any_setting = false;
   std::vector<std::vector<measured_value>> values;  // per row: the tasks, then the average
   dot_rows chart;
   chart.label = "Average over the tasks, by method";
   for (const auto& row : rows) {
     any_validation = any_validation || member(row, "validation").is_object();
+    any_judged = any_judged || member(row, "without_labels").is_object();
     any_seconds = any_seconds || std::isfinite(number(member(row, "seconds")));
     any_setting = any_setting || !text(member(row, "setting")).empty();
     auto& line = values.emplace_back();
@@ -75,6 +76,7 @@ inline std::string table_study(const json& results, const json& study) {
   head.insert(head.end(), columns.begin(), columns.end());
   head.emplace_back("Average");
   if (any_validation) head.emplace_back("Validation");
+  if (any_judged) head.emplace_back("Without labels");
   if (any_seconds) head.emplace_back("Seconds");
   if (any_setting) head.emplace_back("Setting");
   table.head(head, any_setting ? 1 : 0);
@@ -92,6 +94,8 @@ inline std::string table_study(const json& results, const json& study) {
     }
     const measured_value validation(member(rows[r], "validation"));
     if (any_validation) table.number_cell(validation.mean_text(), validation.spread_text(), 0);
+    const measured_value judged(member(rows[r], "without_labels"));
+    if (any_judged) table.number_cell(judged.mean_text(), judged.spread_text(), 0);
     if (any_seconds) table.cell(shown(number(member(rows[r], "seconds"))));
     if (any_setting) table.wide_cell(text(member(rows[r], "setting")));
     table.end_row();

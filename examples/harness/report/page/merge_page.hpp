@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <harness/report/page/merge_choice.hpp>
 #include <harness/report/page/merge_offenders.hpp>
 #include <harness/report/page/merge_tasks.hpp>
 #include <harness/report/page/merge_warnings.hpp>
@@ -147,6 +148,7 @@ inline std::string merge_page(const json& report) {
     if (!html.empty()) s.add(id, title, html);
   };
   add("evaluation", "Evaluation", evaluation_section(data));
+  add("choice", "What the outputs decided", choice_section(data));
   if (conflict) {
     add("tasks", "Task by task", tasks_section(data));
     add("conflict", "Conflict between tasks", conflict_section(data));
