@@ -10,6 +10,7 @@
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
+#include <catmerge/methods/lot_around.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
