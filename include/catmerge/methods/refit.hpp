@@ -279,6 +279,7 @@ void refit_linear(Context& c, const refit_problem<Context>& problem, const refit
 /// refit_data{inputs, outputs, features, &prior}      // and a prior
 /// refit_data{inputs, outputs, features, nullptr, &bias}
 /// @endcode
+/// (xtensor's views overload the operator &: take std::addressof.)
 template <class Inputs, class Outputs, class Features, class Prior = void, class Bias = void>
 struct refit_data {
   const Inputs& inputs;          ///< a range of K matrices Z_k, n_k x d_in
