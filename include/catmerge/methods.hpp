@@ -7,13 +7,16 @@
 #include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/lot_around.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>

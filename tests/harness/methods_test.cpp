@@ -9,11 +9,14 @@
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
+#include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>
 #include <catmerge/methods/tsv_m.hpp>
@@ -145,6 +148,13 @@ TEST_CASE("every method by its name is the library's") {
   catmerge::dare_options dare;
   dare.drop = 0.4;
   dare.seed = 7;
+  catmerge::wudi_options swudi, aswudi;
+  swudi.variant = catmerge::wudi_variant::swudi;
+  swudi.time = 30;
+  swudi.share = 0.5;
+  aswudi.variant = catmerge::wudi_variant::aswudi;
+  catmerge::wudi_options actmat;
+  actmat.variant = catmerge::wudi_variant::actmat;
   const std::vector<offer> offers = {
       {{"--method", "average"}, any_method(catmerge::weight_average_method{})},
       {{"--method", "task-arithmetic"}, any_method(catmerge::task_arithmetic_method{})},
@@ -178,6 +188,10 @@ TEST_CASE("every method by its name is the library's") {
       {{"--method", "iso-c"}, any_method(catmerge::iso_method{})},
       {{"--method", "iso-cts:common=0.5"}, any_method(catmerge::iso_method{cts})},
       {{"--method", "wudi"}, any_method(catmerge::wudi_method{})},
+      {{"--method", "swudi:time=30,share=0.5"}, any_method(catmerge::wudi_method{swudi})},
+      {{"--method", "aswudi"}, any_method(catmerge::wudi_method{aswudi})},
+      {{"--method", "actmat"}, any_method(catmerge::wudi_method{actmat})},
+      {{"--method", "dc-merge:share=0.1"}, any_method(catmerge::dc_merge_method{{1, 0.1}})},
       {{"--method", "mean:of=tsv-m:alpha=0.7+ties:density=0.3+iso-cts:common=0.5"},
        any_method(catmerge::mean_of{catmerge::tsv_m_method{{0.7}},
                                     ties(0.3, catmerge::ties_merge::mean, 1),
@@ -195,6 +209,24 @@ TEST_CASE("every method by its name is the library's") {
        any_method(
            chain{catmerge::dare_transform{dare},
                  chain{catmerge::tatr_filter(zero_shot), catmerge::task_arithmetic_method{0.3}}})},
+      // What was merged is changed, with its alpha, whichever method merged it.
+      {{"--method", "task-arithmetic:alpha=1", "--after", "svc"},
+       any_method(catmerge::then{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}})},
+      {{"--method", "average", "--before", "dare:drop=0.4,seed=7", "--method-for",
+        "@linear=task-arithmetic:alpha=0.3", "--after", "svc:floor=0.3"},
+       any_method(chain{
+           catmerge::dare_transform{dare},
+           catmerge::then{
+               catmerge::where{[](const auto& p) { return p.kind == catmerge::layer_kind::linear; },
+                               catmerge::task_arithmetic_method{0.3},
+                               catmerge::weight_average_method{}},
+               catmerge::svc_transform{{0.3}}}})},
+      // Two layers: the first, the last, and what lies outside.
+      {{"--method", "task-arithmetic:alpha=0.8", "--after", "lines:first=0.5,last=2"},
+       any_method(catmerge::then{
+           catmerge::task_arithmetic_method{0.8},
+           catmerge::lines_transform{
+               {0.5, 2}, [](const std::string& n) { return n.starts_with(layer1) ? 1.0 : 0.0; }}})},
       // A filter of the whole model looks at all of it, whichever method comes after it where.
       {{"--method", "average", "--before", "tatr:zero-shot=yes,quantile=0.8", "--method-for",
         "@linear=task-arithmetic:alpha=0.3"},
@@ -252,9 +284,30 @@ TEST_CASE("scans see the samples' features again: as from files") {
 
 TEST_CASE("methods lists all that --method and --before take, with their settings") {
   const outcome list = run_well({"methods"});
-  for (const char* name : {"cat", "task-arithmetic", "average", "fisher", "regmean", "ties",
-                           "breadcrumbs", "consensus", "consensus-ties", "pcb", "tatr", "lot",
-                           "tsv-m", "iso-c", "iso-cts", "wudi", "mean", "dare"})
+  for (const char* name : {"cat",
+                           "task-arithmetic",
+                           "average",
+                           "fisher",
+                           "regmean",
+                           "ties",
+                           "breadcrumbs",
+                           "consensus",
+                           "consensus-ties",
+                           "pcb",
+                           "tatr",
+                           "lot",
+                           "tsv-m",
+                           "iso-c",
+                           "iso-cts",
+                           "wudi",
+                           "swudi",
+                           "aswudi",
+                           "actmat",
+                           "dc-merge",
+                           "svc",
+                           "lines",
+                           "mean",
+                           "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
   CHECK(list.out.find("density          share of each task's entries that are kept (0.2)") !=
         std::string::npos);
@@ -280,6 +333,9 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "ties:density=0"}, "TIES: density must be above 0 and at most 1"},
       {{"--method", "consensus-ties:density=0"}, "TIES: density must be above 0"},
       {{"--method", "average", "--before", "dare:drop=1"}, "--before: DARE: the probability"},
+      {{"--method", "average", "--after", "svc:floor=0"}, "--after: SVC: floor must be"},
+      {{"--method", "average", "--after", "dare"},
+       "--after: there is no transform of what was merged 'dare': expected svc or lines"},
       {{"--method", "ties:"}, "--method: expected settings behind 'ties:'"},
       {{"--method", "ties:density=0.1,"}, "the settings of ties end with a comma"},
       {{"--method", "ties:density=0.1,density=0.2"}, "the settings of ties give 'density' twice"},

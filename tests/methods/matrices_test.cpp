@@ -5,8 +5,8 @@
 #include "support/fake_device.hpp"
 #include "support/suite/methods_matrices.hpp"
 
-// LOT, RegMean, TSV-M, Iso and WUDI on matrices of every shape and rank, and the kernels below
-// them.
+// LOT, RegMean, TSV-M, Iso, WUDI, SWUDI and ASWUDI on matrices of every shape and rank, and the
+// kernels below them.
 
 using namespace test;
 using catmerge::fused_weights;
@@ -649,6 +649,132 @@ TEST_CASE("WUDI: one task is itself, equal ones too, zero ones have no say") {
   }
 }
 
+namespace {
+
+catmerge::wudi_options swudi_options(double time, double share) {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::swudi;
+  o.time = time;
+  o.share = share;
+  return o;
+}
+
+catmerge::wudi_options aswudi_options(double alpha = 1) {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::aswudi;
+  o.alpha = alpha;
+  return o;
+}
+
+/// The gradient flow of half of WUDI's objective from the sum, by Runge and Kutta's fourth order.
+dense wudi_flow(const matrices::list& t, double time, int steps) {
+  dense tau = matrices::sum_of(t);
+  const double h = time / steps;
+  const auto slope = [&](const dense& at) { return dense(-0.5 * wudi_gradient(at, t)); };
+  for (int i = 0; i < steps; ++i) {
+    const dense a = slope(tau), b = slope(tau + h / 2 * a), c = slope(tau + h / 2 * b),
+                d = slope(tau + h * c);
+    tau += h / 6 * (a + 2 * b + 2 * c + d);
+  }
+  return tau;
+}
+
+}  // namespace
+
+TEST_CASE("SWUDI: the gradient flow, and the formula for a share of the directions") {
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{8, 5}, {3, 12}, {6, 6}}) {
+    const given l(40, d_out, d_in, {1, 1, 1});
+    for (const double time : {0.5, 3.0, 20.0}) {
+      const auto [tau, report] = catmerge::wudi(l.base, l.t, swudi_options(time, 1));
+      CHECK(report.fallback == catmerge::fallback_rule::none);
+      check(tau, matrices::swudi(l.t, time, d_in));
+      const dense flow = wudi_flow(l.t, time, 4000);
+      CHECK((tau - flow).norm() <= 1e-9 * flow.norm());
+      for (const double share : {0.01, 0.3, 0.65, 0.8})
+        check(catmerge::wudi(l.base, l.t, swudi_options(time, share)).merged,
+              matrices::swudi(l.t, time,
+                              static_cast<index_t>(std::ceil(share * static_cast<double>(d_in)))));
+    }
+    // A short flow stays at the sum; a long one comes to WUDI.
+    const dense sum = matrices::sum_of(l.t);
+    CHECK((catmerge::wudi(l.base, l.t, swudi_options(1e-9, 1)).merged - sum).norm() <=
+          1e-7 * sum.norm());
+    const auto e = matrices::wudi(l.t);
+    check(catmerge::wudi(l.base, l.t, swudi_options(1e9, 1)).merged, e);
+  }
+}
+
+TEST_CASE("SWUDI: the share is rounded as in the authors' code") {
+  // Orthogonal rows: eigenvalue and direction are clear. 0.55 of 20 is 11, not 12, though the
+  // product of doubles is above 11.
+  const index_t d = 20;
+  dense t = dense::Zero(d, d);
+  for (index_t j = 0; j < d; ++j) t(j, j) = static_cast<double>(d - j);
+  const matrices::list twice{t, t};  // the sum is 2 T, the minimiser T
+  const dense tau =
+      catmerge::wudi(dense(dense::Zero(d, d)), twice, swudi_options(1e9, 0.55)).merged;
+  for (index_t j = 0; j < d; ++j)
+    CHECK(tau(j, j) == doctest::Approx(j < 11 ? t(j, j) : 2 * t(j, j)).epsilon(1e-12));
+}
+
+TEST_CASE("ASWUDI: the minimiser where the spectrum is, the sum elsewhere") {
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{8, 5}, {3, 12}, {6, 6}, {1, 1}})
+    for (const std::size_t tasks : {1U, 2U, 3U}) {
+      const given l(41, d_out, d_in, std::vector<index_t>(tasks, 1));
+      const auto [tau, report] = catmerge::wudi(l.base, l.t, aswudi_options());
+      CHECK(report.fallback == catmerge::fallback_rule::none);
+      auto e = matrices::aswudi(l.t);
+      check(tau, e);
+      if (tasks == 1) check(tau, {l.t[0], e.slack});
+      check(catmerge::wudi(l.base, l.t, aswudi_options(0.5)).merged, {0.5 * e.tau, e.slack});
+      // Every task's vector counts by its direction alone where the minimiser is taken.
+      matrices::list larger;
+      for (const auto& t : l.t) larger.push_back(1e3 * t);
+      check(catmerge::wudi(l.base, larger, aswudi_options()).merged, {1e3 * e.tau, 1e3 * e.slack});
+    }
+  // A flat spectrum keeps all of its directions: WUDI. A steep one keeps few: here two of four,
+  // (1 + .1 + .01 + .001)^2 / (1 + .01 + ...) = 1.22.
+  dense flat = dense::Identity(4, 4), steep = flat;
+  for (index_t j = 0; j < 4; ++j) steep(j, j) = std::pow(0.1, static_cast<double>(j));
+  const dense zero = dense::Zero(4, 4);
+  CHECK((catmerge::wudi(zero, matrices::list{flat, flat}, aswudi_options()).merged - flat).norm() <=
+        1e3 * eps);
+  dense expected = 2 * steep;
+  expected.topLeftCorner(2, 2) = steep.topLeftCorner(2, 2);
+  CHECK((catmerge::wudi(zero, matrices::list{steep, steep}, aswudi_options()).merged - expected)
+            .norm() <= 1e3 * eps);
+  // Nothing at all; and a zero vector has no say.
+  CHECK(catmerge::wudi(zero, matrices::list{zero, zero}, aswudi_options()).merged == zero);
+  CHECK((catmerge::wudi(zero, matrices::list{flat, zero}, aswudi_options()).merged - flat).norm() <=
+        1e3 * eps);
+}
+
+TEST_CASE("ACTMat: the minimiser that large tasks pull to") {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::actmat;
+  for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{8, 5}, {3, 12}, {6, 6}}) {
+    given l(42, d_out, d_in, {1, 1, 1});
+    l.t[1] *= 10;
+    const auto [tau, report] = catmerge::wudi(l.base, l.t, o);
+    CHECK(report.fallback == catmerge::fallback_rule::none);
+    check(tau, matrices::actmat(l.t));
+    CHECK((tau - l.t[1]).norm() < (catmerge::wudi(l.base, l.t).merged - l.t[1]).norm());
+    // Of one size they are WUDI's.
+    for (auto& t : l.t) t /= t.norm();
+    auto e = matrices::wudi(l.t);
+    check(catmerge::wudi(l.base, l.t, o).merged, {e.tau, 2 * e.slack});
+  }
+  // Linears alone; the mean of all else. A zero vector has no say.
+  const given l(43, 4, 3, {1, 1});
+  const auto p = problem_of(layer_kind::other, l.base, l.t);
+  const auto [merged, report] = merge(catmerge::wudi_method{o}, p);
+  CHECK((merged - mean_of(l.t)).norm() <= 10 * eps);
+  CHECK(report.fallback == catmerge::fallback_rule::mean);
+  CHECK_FALSE(catmerge::sees_matrices(catmerge::wudi_method{o}));
+  const matrices::list none(2, l.base);
+  CHECK(catmerge::wudi(l.base, none, o).merged == l.base);
+}
+
 TEST_CASE("what is no matrix, or too small for the number of tasks") {
   generator g(28);
   const dense base = g.matrix(6, 1), table = g.matrix(6, 4);
@@ -666,17 +792,23 @@ TEST_CASE("what is no matrix, or too small for the number of tasks") {
     const auto p = problem_of(kind, base, vectors);
     is_mean(merge(catmerge::tsv_m_method{}, p), vectors);
     is_mean(merge(catmerge::iso_method{}, p), vectors);
+    is_mean(merge(catmerge::wudi_method{swudi_options(300, 0.65)}, p), vectors);
+    is_mean(merge(catmerge::wudi_method{aswudi_options()}, p), vectors);
     const auto [merged, report] = merge(catmerge::wudi_method{}, p);
     CHECK(same_bits(merged, base));
     CHECK(report.fallback == catmerge::fallback_rule::base);
     CHECK(report.kind == kind);
   }
-  // A table of kind `other` is a matrix for those two, and none for WUDI.
+  // A table of kind `other` is a matrix for all but WUDI.
   const auto p = problem_of(layer_kind::other, table, tables);
   CHECK(same_bits(merge(catmerge::tsv_m_method{}, p).first, catmerge::tsv_m(table, tables).merged));
   CHECK(merge(catmerge::tsv_m_method{}, p).second.fallback == catmerge::fallback_rule::none);
   CHECK(same_bits(merge(catmerge::iso_method{}, p).first, catmerge::iso(table, tables).merged));
   CHECK(same_bits(merge(catmerge::wudi_method{}, p).first, table));
+  CHECK(same_bits(merge(catmerge::wudi_method{aswudi_options()}, p).first,
+                  catmerge::wudi(table, tables, aswudi_options()).merged));
+  CHECK_FALSE(catmerge::sees_matrices(catmerge::wudi_method{}));
+  CHECK(catmerge::sees_matrices(catmerge::wudi_method{aswudi_options()}));
 
   // r < K: rows, columns, linears and tables are vectors for the two methods of singular
   // directions. (As matrices a row and a column would get alpha times the sum from Iso-C.)
@@ -758,6 +890,12 @@ TEST_CASE("options that make no sense, and values that are not finite") {
       },
       "Iso: alpha must be a finite number");
   refuses([&] { catmerge::wudi(l.base, l.t, {nan}); }, "WUDI: alpha must be a finite number");
+  for (const double time : {nan, 0.0, -1.0, std::numeric_limits<double>::infinity()})
+    refuses([&] { catmerge::wudi(l.base, l.t, swudi_options(time, 0.5)); },
+            "SWUDI: time must be a finite number above 0");
+  for (const double share : {nan, 0.0, 1.1})
+    refuses([&] { catmerge::wudi(l.base, l.t, swudi_options(300, share)); },
+            "SWUDI: share must be above 0 and at most 1");
   for (const double a : {nan, -0.1, 1.1}) {
     refuses([&] { catmerge::regmean_linear(l.base, l.t, l.x, {a}); },
             "RegMean: off_diagonal must be from 0 to 1");
@@ -826,6 +964,9 @@ TEST_CASE_TEMPLATE("on the device, and on several threads: the same bits", S, do
          catmerge::iso(l.base, l.experts, {variant}, threads));
   same(catmerge::wudi(base, experts), catmerge::wudi(l.base, l.experts),
        catmerge::wudi(l.base, l.experts, {}, threads));
+  for (const auto& o : {swudi_options(300, 0.65), aswudi_options()})
+    same(catmerge::wudi(base, experts, o), catmerge::wudi(l.base, l.experts, o),
+         catmerge::wudi(l.base, l.experts, o, threads));
 
   const auto v = random_vector<S>(36, 30, {6, 12});
   std::vector<device_vector> scales;

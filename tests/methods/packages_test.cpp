@@ -9,11 +9,13 @@
 #include <catmerge/catmerge.hpp>
 #include <catmerge/io/safetensors.hpp>
 #include <catmerge/methods/consensus.hpp>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>
 #include <catmerge/methods/tsv_m.hpp>
@@ -330,4 +332,33 @@ TEST_CASE("WUDI: the closed form, and how far the published 300 steps are from i
     CHECK(loss(stopped.at(name)) < loss(start));
     CHECK((stopped.at(name) - start).cwiseAbs().maxCoeff() < 9.5e-3);
   }
+}
+
+TEST_CASE("SWUDI and ASWUDI: the authors' functions") {
+  // Every 2-D parameter, the table too, which has directions that no task vector has.
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::swudi;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-swudi") <= rounding);
+  o.variant = catmerge::wudi_variant::aswudi;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "mllmerging-aswudi") <= rounding);
+}
+
+TEST_CASE("ACTMat: least squares") {
+  catmerge::wudi_options o;
+  o.variant = catmerge::wudi_variant::actmat;
+  CHECK(distance(model().merge(catmerge::wudi_method{o}), "reference-actmat") <= rounding);
+}
+
+TEST_CASE("DC-Merge: the authors' function") {
+  CHECK(distance(model().merge(catmerge::dc_merge_method{}), "dc_merge-dc_merge-0.001") <=
+        rounding);
+  CHECK(distance(model().merge(catmerge::dc_merge_method{{1, 0.1}}), "dc_merge-dc_merge-0.1") <=
+        rounding);
+}
+
+TEST_CASE("SVC: FusionBench") {
+  const catmerge::then arithmetic{catmerge::task_arithmetic_method{0.3}, catmerge::svc_transform{}};
+  CHECK(distance(model().merge(arithmetic), "fusion_bench-svc-task_arithmetic") <= rounding);
+  const catmerge::then tsv{catmerge::tsv_m_method{}, catmerge::svc_transform{{0.5}}};
+  CHECK(distance(model().merge(tsv), "fusion_bench-svc-tsv_m") <= rounding);
 }

@@ -67,28 +67,61 @@ distance_curve cross_fit(const network& net, const std::vector<calibration_task>
   return curve;
 }
 
+/// The mean of the merges, each at its alpha. tables: in place of those of the merges; may be null.
+automatic_merge make_prior(const std::optional<output_judge>& judge, const prior_merges& prior,
+                           const merged_vectors* tables, const std::vector<double>& grid,
+                           const executor& threads) {
+  const double share = 1 / static_cast<double>(prior.taus.size());
+  std::optional<automatic_merge> result;
+  for (std::size_t i = 0; i < prior.taus.size(); ++i) {
+    const merged_vectors tau =
+        tables != nullptr ? prior.taus[i]->with_fixed(*tables) : *prior.taus[i];
+    if (!result) result.emplace(automatic_merge{tau.without_values()});
+    if (judge) result->curves.push_back(curve_over_alpha(*judge, tau, grid, threads));
+    result->alphas.push_back(judge ? result->curves[i].choice() : prior_methods()[i].second);
+    result->tau.add(share * result->alphas[i], share, tau);
+  }
+  result->tables_averaged = tables != nullptr;
+  if (judge) result->of_prior = judge->distances(merged_vectors::network(result->tau), threads);
+  return std::move(*result);
+}
+
+double mean_of(const std::vector<double>& list) {
+  double sum = 0;
+  for (const double x : list) sum += x;
+  return sum / static_cast<double>(list.size());
+}
+
+/// The prior with tables of tokens as matrices or averaged, whichever is closer to the experts.
+automatic_merge choose_prior(const std::optional<output_judge>& judge, const prior_merges& prior,
+                             const std::vector<double>& grid, const executor& threads) {
+  if (prior.averaged_tables == nullptr) return make_prior(judge, prior, nullptr, grid, threads);
+  auto averaged = make_prior(judge, prior, prior.averaged_tables, grid, threads);
+  if (!judge) return averaged;
+  auto matrices = make_prior(judge, prior, nullptr, grid, threads);
+  const bool closer = mean_of(matrices.of_prior) < mean_of(averaged.of_prior);
+  auto& chosen = closer ? matrices : averaged;
+  chosen.of_other = (closer ? averaged : matrices).of_prior;
+  return std::move(chosen);
+}
+
 }  // namespace
 
 automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
-                                    const std::vector<const merged_vectors*>& taus,
-                                    const std::vector<double>& grid,
+                                    const prior_merges& prior, const std::vector<double>& grid,
                                     const automatic_options& options, const executor& threads) {
   std::optional<output_judge> judge;
   if (tasks.front().head != nullptr) judge.emplace(net, tasks, threads);
-  automatic_merge result{taus.front()->without_values()};
+  automatic_merge result = choose_prior(judge, prior, grid, threads);
   for (const auto& task : tasks) result.samples.push_back(std::ssize(task.samples));
-  const double share = 1 / static_cast<double>(taus.size());
-  for (std::size_t i = 0; i < taus.size(); ++i) {
-    if (judge) result.curves.push_back(curve_over_alpha(*judge, *taus[i], grid, threads));
-    result.alphas.push_back(judge ? result.curves[i].choice() : prior_methods()[i].second);
-    result.tau.add(share * result.alphas[i], share, *taus[i]);
-  }
   const auto distances = [&](double alpha) {
     return judge ? judge->distances(merged_vectors::network(result.tau, alpha), threads)
                  : std::vector<double>();
   };
-  result.of_base = distances(0);
-  result.of_prior = result.of_result = distances(1);
+  if (judge)
+    result.of_base =
+        judge->distances(merged_vectors::network(result.tau.without_values()), threads);
+  result.of_result = result.of_prior;
   const index_t fewest = fewest_samples(tasks);
   if (!options.refit || (judge && fewest < 2 && !options.gain)) return result;
 

@@ -14,8 +14,12 @@ namespace catmerge::harness {
 
 /// The merged network, and what was chosen on the way.
 struct automatic_merge {
-  merged_vectors tau;                          ///< theta = theta_0 + tau
-  std::vector<index_t> samples{};              ///< per task
+  merged_vectors tau;              ///< theta = theta_0 + tau
+  std::vector<index_t> samples{};  ///< per task
+  /// True if tables of tokens are the mean of the experts; false if they are merged as matrices, or
+  /// if there are none.
+  bool tables_averaged = false;
+  std::vector<double> of_other{};              ///< the distance of the prior with the other choice
   std::vector<double> alphas{};                ///< per method of the prior
   std::vector<distance_curve> curves{};        ///< J over alpha, likewise; empty without heads
   std::optional<double> gain{};                ///< g; none: nothing was refitted
@@ -26,15 +30,23 @@ struct automatic_merge {
   std::vector<double> of_result{};             ///< that of the result
 };
 
+/// The merges of prior_methods(), all of them with tables of tokens as matrices.
+struct prior_merges {
+  std::vector<const merged_vectors*> taus;
+  /// The tables of tokens as the mean of the experts; null if the set has none. On a small decoder
+  /// this keeps more of the experts than tables as matrices, on the text family less: the distance
+  /// of outputs decides.
+  const merged_vectors* averaged_tables = nullptr;
+};
+
 /// 1. The prior: the mean of several merges, each at the alpha of the least J. 2. g. 3. The refit
 /// of the linear layers around g times the prior, in forward order (refit_walk.hpp).
 ///
-/// taus: the merged vectors of prior_methods(); grid: of their alphas. Tensors without alpha have
-/// neither alpha nor gain. With one sample a task nothing can be left out to choose g by: the prior
-/// alone. Without heads alphas and g are the constants of prior_methods() and 2.
+/// grid: of the alphas. Tensors without alpha have neither alpha nor gain. With one sample a task
+/// nothing can be left out to choose g by: the prior alone. Without heads alphas and g are the
+/// constants of prior_methods() and 2, and tables of tokens are averaged.
 automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
-                                    const std::vector<const merged_vectors*>& taus,
-                                    const std::vector<double>& grid,
+                                    const prior_merges& prior, const std::vector<double>& grid,
                                     const automatic_options& options, const executor& threads);
 
 }  // namespace catmerge::harness

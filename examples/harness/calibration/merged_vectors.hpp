@@ -89,6 +89,24 @@ class merged_vectors {
         for (auto& v : values) v *= static_cast<float>(factor);
   }
 
+  /// The same with the tensors of another object in place of its own; no alpha applies to them.
+  merged_vectors with_fixed(const merged_vectors& others) const {
+    merged_vectors result = *this;
+    for (const auto& [name, values] : others.values_) {
+      result.values_[name] = values;
+      result.fixed_.insert(name);
+    }
+    return result;
+  }
+
+  /// Without the tensors for which `leave_out` holds.
+  template <class LeaveOut>
+  void erase_if(const LeaveOut& leave_out) {
+    std::erase_if(values_, [&](const auto& one) { return leave_out(one.first); });
+  }
+
+  bool empty() const { return values_.empty(); }
+
   /// An object for the same set, without values.
   merged_vectors without_values() const { return merged_vectors(*set_, fixed_); }
 

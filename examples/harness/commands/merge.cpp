@@ -50,9 +50,9 @@ const char* const names_group =
 const char* const cat_group = "CAT Merging, and features for any method";
 
 /// "cat, dare or tatr".
-std::string transform_names() {
+std::string names_of(const auto& entries) {
   std::vector<std::string> names;
-  for (const auto& t : all_transforms()) names.push_back(t.name);
+  for (const auto& entry : entries) names.push_back(entry.name);
   return listed(names);
 }
 
@@ -79,7 +79,11 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",
-           "A change of the task vectors before the method: " + transform_names() +
+           "A change of the task vectors before the method: " + names_of(all_transforms()) +
+               ", with settings; several are applied in this order");
+  add_list(command, "--after", request.after, "TRANSFORM",
+           "A change of what the method merged, its alpha included: " +
+               names_of(all_merged_transforms()) +
                ", with settings; several are applied in this order");
   add_list(command, "--method-for", request.method_for, "PATTERN=METHOD",
            "Another method for some parameters: names, or @linear, @scale, @shift, @other; "
@@ -213,8 +217,8 @@ void add_cat(CLI::App& command, merge_request& request) {
   command
       .add_option(
           "--preset", request.preset,
-          "Defaults of the settings below: the paper's, as shown, or those of a port of the "
-          "authors' code")
+          "Defaults of the settings below: the paper's, as shown; those of a port of the authors' "
+          "code; or lambda 1 with half of the energy, which need no choice (alpha is then auto)")
       ->type_name(presets)
       ->default_str(cat_presets().front().first)
       ->group(cat_group);

@@ -122,15 +122,20 @@ output_judge bench::judge(const std::vector<std::vector<index_t>>& chosen) const
 automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t>>& chosen,
                                            const std::vector<double>& grid,
                                            const automatic_options& options) {
-  std::vector<const merged_vectors*> taus;
-  for (const auto& [spec, alpha] : prior_methods()) {
-    auto found = priors_.find(spec);
-    if (found == priors_.end()) found = priors_.emplace(spec, merge(parse_method(spec), {})).first;
-    taus.push_back(&found->second);
+  if (priors_.empty()) {
+    for (const auto& [spec, alpha] : prior_methods()) {
+      priors_.emplace_back(set_);
+      stream(tau_of{parse_method(spec)}, {}, importance_kind::none, priors_.back());
+    }
+    averaged_tables_ = merge(parse_method("average"), {});
+    averaged_tables_->erase_if([&](const auto& name) { return !is_token_table(set_, name); });
   }
+  prior_merges prior;
+  for (const auto& tau : priors_) prior.taus.push_back(&tau);
+  if (!averaged_tables_->empty()) prior.averaged_tables = &*averaged_tables_;
   std::vector<double> alphas;
   for (const double a : grid) alphas.push_back(in_units(a, alpha_unit::spectrum, size()));
-  return harness::merge_automatically(net_, calibration(chosen), taus, alphas, options, run_);
+  return harness::merge_automatically(net_, calibration(chosen), prior, alphas, options, run_);
 }
 
 outcome bench::choose(const contender& who, const std::vector<double>& grid,
@@ -143,7 +148,7 @@ outcome bench::choose(const contender& who, const std::vector<double>& grid,
   double least = std::numeric_limits<double>::infinity();
   for (const auto& spec : who.specs) {
     const auto began = std::chrono::steady_clock::now();
-    auto tau = merge(method_of(who, spec), samples, who.importance);
+    auto tau = merge(method_of(who, spec, set_.names()), samples, who.importance);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - began;
     if (judge != nullptr) {
       const auto curve = curve_over_alpha(*judge, tau, alphas, run_);

@@ -35,11 +35,20 @@ struct contender {
   std::vector<std::string> before;  ///< transforms, without choice
   alpha_unit unit = alpha_unit::sum;
   importance_kind importance = importance_kind::none;  ///< the importances it needs
+  std::vector<std::string> after{};  ///< transforms of what was merged, without choice
 };
 
-/// A contender's method with one setting.
-inline any_method method_of(const contender& who, const std::string& spec) {
+/// A contender's method with one setting. Transforms after it get what it merges at alpha 1.
+/// names: of all tensors of the network; not needed to ask what the method needs.
+inline any_method method_of(const contender& who, const std::string& spec,
+                            const std::vector<std::string>& names = {}) {
   any_method m = parse_method(spec);
+  if (double* const alpha = m.find_alpha(); alpha != nullptr && !who.after.empty()) *alpha = 1;
+  for (const auto& text : who.after) {
+    auto t = parse_merged_transform(text);
+    t.read_names(names);
+    m = any_method(then{std::move(m), std::move(t)});
+  }
   for (auto t = who.before.rbegin(); t != who.before.rend(); ++t)
     m = any_method(chain{parse_transform(*t), m});
   return m;
@@ -128,7 +137,8 @@ class bench {
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;
   std::map<std::string, layer_kind> kinds_;
-  std::map<std::string, merged_vectors> priors_;  // of methods that use no samples, by text
+  std::vector<merged_vectors> priors_;  // of prior_methods(), once they are made
+  std::optional<merged_vectors> averaged_tables_;
 };
 
 }  // namespace catmerge::harness

@@ -40,7 +40,7 @@ importance_kind needed(const method_entry& m, const std::string& text) {
 
 }  // namespace
 
-/// First every method alone, then the methods after transforms. The choices include a paper's
+/// First every method alone, then the methods with transforms. The choices include a paper's
 /// defaults.
 void laboratory::make_contenders() {
   const auto is_wanted = [&](const method_entry& m) {
@@ -60,12 +60,21 @@ void laboratory::make_contenders() {
       }
       alone.push_back({label, texts, {}, m.unit, importance});
     }
-    for (const auto& transform : m.after)
+    for (const auto& transform : m.before)
       combined.push_back({transform_entry_of(transform).label + ", then " + m.label,
                           {m.name},
                           {transform},
                           m.unit,
                           needed(m, m.name)});
+    for (const auto& transform : m.after) {
+      const auto& entry = merged_transform_entry_of(transform);
+      combined.push_back({m.label + ", then " + entry.label,
+                          {m.name},
+                          {},
+                          entry.unit.value_or(m.unit),
+                          needed(m, m.name),
+                          {transform}});
+    }
   }
   contenders_ = std::move(alone);
   contenders_.insert(contenders_.end(), combined.begin(), combined.end());

@@ -145,7 +145,9 @@ std::vector<contender> laboratory::of_panel(const std::vector<std::string>& name
   std::vector<contender> panel;
   for (const auto& who : contenders_) {
     const std::string name = name_in_spec(who.specs.front());
-    if (!who.before.empty() || std::find(names.begin(), names.end(), name) == names.end()) continue;
+    if (!who.before.empty() || !who.after.empty() ||
+        std::find(names.begin(), names.end(), name) == names.end())
+      continue;
     contender one = who;
     const auto found = best_.find(who.label);
     if (found == best_.end() && who.specs.size() > 1)

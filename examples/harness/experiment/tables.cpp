@@ -108,7 +108,7 @@ table_row laboratory::at_alpha(const std::string& label, const std::string& spec
   row.setting = setting_text(spec, alpha);
   for (index_t seed = 0; seed < draws_of(who, spec); ++seed) {
     const auto known = recorded(plan_.samples, seed);
-    any_method m = method_of(who, spec);
+    any_method m = method_of(who, spec, bench_->set().names());
     if (double* const a = m.find_alpha(); a != nullptr) *a = alpha;
     const auto tau = bench_->merge(m, known, who.importance);
     row.runs.push_back(bench_->test(tau, alpha));
@@ -143,7 +143,7 @@ table_row laboratory::chosen_row(const contender& who) {
     row.runs.push_back(o.test);
     row.without_labels.push_back(average_of(o.without_labels));
     row.validation.push_back(o.validation);
-    any_method m = method_of(who, o.spec);
+    any_method m = method_of(who, o.spec, bench_->set().names());
     if (double* const a = m.find_alpha(); a != nullptr) *a = o.alpha;
     row.drift.push_back(drift_of(bench_->report(m, known, who.importance)));
     if (seed == 0) {

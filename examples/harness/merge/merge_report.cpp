@@ -44,10 +44,15 @@ json settings_of(const merge_request& request, const merge_plan& plan) {
   json j;
   j["method"] = request.method;
   const std::pair<const char*, const std::vector<std::string>&> lists[] = {
-      {"before", request.before},   {"method_for", request.method_for},
-      {"include", request.include}, {"exclude", request.exclude},
-      {"drop", request.drop},       {"task_heads", request.task_heads},
-      {"resized", request.resized}, {"set", request.set},
+      {"before", request.before},
+      {"after", request.after},
+      {"method_for", request.method_for},
+      {"include", request.include},
+      {"exclude", request.exclude},
+      {"drop", request.drop},
+      {"task_heads", request.task_heads},
+      {"resized", request.resized},
+      {"set", request.set},
       {"rename", request.rename}};
   for (const auto& [key, list] : lists)
     if (!list.empty()) j[key] = list;

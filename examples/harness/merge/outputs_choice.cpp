@@ -46,9 +46,8 @@ struct replayed {
   }
 };
 
-/// Tensors to which no alpha of the method applies.
-std::set<std::string> without_alpha(const any_method& method, const checkpoint_set& set) {
-  auto names = averaged_token_tables(method, set);
+std::set<std::string> running_statistics_of(const checkpoint_set& set) {
+  std::set<std::string> names;
   for (const auto& name : set.names())
     if (set.class_of(name).kind == model::parameter_kind::running_statistics) names.insert(name);
   return names;
@@ -131,13 +130,13 @@ class task_outputs {
   std::vector<calibration_task> tasks_;
 };
 
-/// The merged vectors of a method with an alpha of 1, and the reports of its merge. `composed` is
-/// the method with the rules for single parameters.
+/// The merged vectors of a method with an alpha of 1, and the reports of its merge. fixed: the
+/// tensors to which no alpha applies.
 std::pair<std::shared_ptr<merged_vectors>, std::vector<parameter_report>> in_memory(
-    const any_method& method, const any_method& composed, checkpoint_set& set,
+    const any_method& method, std::set<std::string> fixed, checkpoint_set& set,
     merge_knowledge& knowledge, context<host>& c) {
-  auto tau = std::make_shared<merged_vectors>(set, without_alpha(method, set));
-  auto reports = merge_stream(tau_of{composed}, set, knowledge, *tau, c);
+  auto tau = std::make_shared<merged_vectors>(set, std::move(fixed));
+  auto reports = merge_stream(tau_of{method}, set, knowledge, *tau, c);
   return {std::move(tau), std::move(reports)};
 }
 
@@ -175,12 +174,12 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
   without_statistics nothing;
   merge_knowledge no_knowledge(nothing, {}, set);
   std::vector<std::shared_ptr<merged_vectors>> taus;
-  std::vector<const merged_vectors*> views;
+  prior_merges merges;
   for (const auto& [name, alpha] : prior_methods()) {
     const auto method = parse_method(with_settings(name, "alpha=1"));
-    const auto composed = with_running_statistics(with_token_tables(method, set), set);
-    auto [tau, reports] = in_memory(method, composed, set, no_knowledge, c);
-    views.push_back(tau.get());
+    auto [tau, reports] = in_memory(with_running_statistics(method, set),
+                                    running_statistics_of(set), set, no_knowledge, c);
+    merges.taus.push_back(tau.get());
     taus.push_back(std::move(tau));
     if (chosen.reports.empty()) {
       chosen.reports = std::move(reports);
@@ -190,8 +189,15 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
       if (reports[i].layer.fallback != chosen.reports[i].layer.fallback)
         chosen.reports[i].layer.fallback = fallback_rule::some;
   }
+  const auto is_table = [&](const std::string& name) { return is_token_table(set, name); };
+  auto tables = in_memory(any_method(weight_average_method{}), {}, set, no_knowledge, c).first;
+  tables->erase_if([&](const auto& name) { return !is_table(name); });
+  if (!tables->empty()) merges.averaged_tables = tables.get();
   auto merged =
-      merge_automatically(net, outputs.tasks(), views, in_unit(3), plan.automatic, threads);
+      merge_automatically(net, outputs.tasks(), merges, in_unit(3), plan.automatic, threads);
+  if (merged.tables_averaged)
+    for (auto& r : chosen.reports)
+      if (is_table(set.tensor_of(r.name))) r.layer.fallback = fallback_rule::average;
 
   json& j = chosen.choice;
   j["samples"] = merged.samples;
@@ -209,6 +215,7 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
                                                : ", ") +
               method_entry_of(prior_methods()[i].first).label + " (" + shortest(merged.alphas[i]) +
               ")";
+  if (!tables->empty()) j["token_tables"] = merged.tables_averaged ? "mean" : "matrix";
   if (merged.gain) j["gain"] = *merged.gain;
   if (merged.gain_curve) j["gain_by_cross_fitting"] = to_json(*merged.gain_curve, set.tasks());
   if (outputs.have_heads())
@@ -227,6 +234,12 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
               ? ", each at the alpha whose outputs are closest to the experts' own on " +
                     std::to_string(fewest) + (fewest == 1 ? " sample" : " samples") + " a task. "
               : ", with alphas that were not chosen. ";
+  if (!merged.of_other.empty())
+    text += std::string("Tables of tokens are ") +
+            (merged.tables_averaged ? "the mean of the experts" : "merged as matrices") +
+            ", which is closer to the experts' outputs (" +
+            short_number(mean_of_tasks(merged.of_prior)) + " for " +
+            short_number(mean_of_tasks(merged.of_other)) + "). ";
   if (merged.gain) {
     text += std::to_string(merged.refitted.size()) + " linear layers were refitted around " +
             shortest(*merged.gain) + " times the prior";
@@ -263,7 +276,12 @@ chosen_merge with_alpha(const merge_request& request, const merge_plan& plan, ch
                         const network& net, const task_outputs& outputs, merge_inputs& inputs,
                         context<host>& c, const executor& threads) {
   chosen_merge chosen;
-  auto [tau, reports] = in_memory(plan.method, plan.composed(set), set, inputs.knowledge(), c);
+  any_method unscaled = plan.method;
+  *unscaled.find_alpha() = 1;
+  auto fixed = averaged_token_tables(unscaled, set);
+  fixed.merge(running_statistics_of(set));
+  auto [tau, reports] =
+      in_memory(plan.composed(set, unscaled), std::move(fixed), set, inputs.knowledge(), c);
   chosen.reports = std::move(reports);
   const auto unit = method_entry_of(request.method).unit;
   const double factor = unit == alpha_unit::mean       ? static_cast<double>(set.tasks().size())
@@ -305,17 +323,18 @@ std::vector<parameter_report> chosen_merge::completed(std::vector<parameter_repo
   return written;
 }
 
-chosen_merge choose_by_outputs(const merge_request& request, const merge_plan& plan,
-                               checkpoint_set& set, merge_inputs& inputs, context<host>& c,
-                               pool& threads) {
+std::optional<chosen_merge> choose_by_outputs(const merge_request& request, const merge_plan& plan,
+                                              checkpoint_set& set, merge_inputs& inputs,
+                                              context<host>& c, pool& threads) {
   const network& net = inputs.opened_network();
   const task_outputs outputs(request, set, net);
-  if (!plan.is_automatic && !outputs.have_heads())
+  if (plan.is_automatic) return automatic(plan, set, net, outputs, c, threads.runner());
+  if (outputs.have_heads())
+    return with_alpha(request, plan, set, net, outputs, inputs, c, threads.runner());
+  if (request.alpha_by_outputs)
     throw option_error("--alpha",
                        "auto compares outputs with the experts': give --head for every expert");
-  return plan.is_automatic
-             ? automatic(plan, set, net, outputs, c, threads.runner())
-             : with_alpha(request, plan, set, net, outputs, inputs, c, threads.runner());
+  return std::nullopt;
 }
 
 }  // namespace catmerge::harness

@@ -9,6 +9,7 @@
 #include <harness/report/report_json.hpp>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -34,9 +35,10 @@ struct chosen_merge {
 };
 
 /// Makes the merge that the plan leaves to outputs: --method auto, --alpha auto. Throws
-/// option_error if there is no head for a task and the plan cannot do without.
-chosen_merge choose_by_outputs(const merge_request& request, const merge_plan& plan,
-                               checkpoint_set& set, merge_inputs& inputs, context<host>& c,
-                               pool& threads);
+/// option_error if --alpha auto is given and there are no heads. None if a preset leaves alpha to
+/// outputs and there are no heads: alpha is the method's default then.
+std::optional<chosen_merge> choose_by_outputs(const merge_request& request, const merge_plan& plan,
+                                              checkpoint_set& set, merge_inputs& inputs,
+                                              context<host>& c, pool& threads);
 
 }  // namespace catmerge::harness

@@ -93,6 +93,18 @@ output_options output_of(const merge_request& request) {
   return o;
 }
 
+/// True for CAT with the preset auto and no alpha.
+bool leaves_alpha_to_outputs(const merge_request& request) {
+  if (request.alpha || name_in_spec(request.method) != "cat") return false;
+  const auto given = settings_in(request.method).given();
+  const auto has = [&](const std::string& key, const std::string& value) {
+    return std::any_of(given.begin(), given.end(), [&](const auto& one) {
+      return one.first == key && (value.empty() || one.second == value);
+    });
+  };
+  return (has("preset", "auto") || request.preset == "auto") && !has("alpha", "");
+}
+
 bool needs_statistics(const auto& m) {
   return m.needs_statistics(layer_kind::linear) || m.needs_statistics(layer_kind::scale);
 }
@@ -119,7 +131,11 @@ merge_plan::merge_plan(const merge_request& request)
 void merge_plan::find_outputs(const merge_request& request) {
   require_one_per_expert("--head", request.heads, request.experts);
   is_automatic = name_in_spec(request.method) == "auto";
-  uses_outputs = (is_automatic || request.alpha_by_outputs) && !request.samples.empty();
+  blaming("--method", [&] {
+    alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request);
+    return 0;
+  });
+  uses_outputs = (is_automatic || alpha_by_outputs) && !request.samples.empty();
   if (is_automatic)
     blaming("--method", [&] {
       settings given = settings_in(request.method);
@@ -131,10 +147,12 @@ void merge_plan::find_outputs(const merge_request& request) {
         "--head: has no meaning without --samples, for --method auto or --alpha auto");
   if (request.alpha_by_outputs && request.samples.empty())
     throw option_error("--alpha", "auto needs --samples and, for their outputs, --head");
-  const std::string rule = is_automatic ? "--method auto merges all parameters by one rule"
-                                        : "--alpha auto chooses one alpha for all parameters";
-  for (const auto& [option, list] :
-       {std::pair{"--method-for", &request.method_for}, {"--set", &request.set}})
+  const std::string rule = is_automatic
+                               ? "--method auto merges all parameters by one rule"
+                               : "--alpha auto scales what one method merges, and nothing else";
+  for (const auto& [option, list] : {std::pair{"--method-for", &request.method_for},
+                                     {"--set", &request.set},
+                                     {"--after", &request.after}})
     if (uses_outputs && !list->empty()) throw option_error(option, rule);
   if (uses_outputs && is_automatic)
     for (const auto& [option, given] :
@@ -145,16 +163,15 @@ void merge_plan::find_outputs(const merge_request& request) {
 void merge_plan::read_methods(const merge_request& request) {
   for (const auto& text : request.before)
     before.push_back(blaming("--before", [&] { return parse_transform(text, cat); }));
+  for (const auto& text : request.after)
+    after.push_back(blaming("--after", [&] { return parse_merged_transform(text); }));
   for (const auto& text : request.method_for)
     others.push_back(blaming("--method-for", [&] { return method_rule(text, cat); }));
   for (const auto& text : request.set) overrides.emplace_back(text);
   double* const alpha = method.find_alpha();
   if (alpha != nullptr) *alpha = request.alpha.value_or(*alpha);
-  if (request.alpha_by_outputs) {
-    if (alpha == nullptr)
-      throw option_error("--alpha", "--method " + request.method + " has no alpha");
-    *alpha = 1;  // the merged vectors are scaled by each alpha
-  }
+  if (alpha_by_outputs && alpha == nullptr)
+    throw option_error("--alpha", "--method " + request.method + " has no alpha");
   policy.pieces = pieces();
   coefficient = is_port(request) ? (alpha != nullptr ? *alpha : cat.alpha) : 1;
   coefficient = request.feature_coefficient.value_or(coefficient);
@@ -220,7 +237,8 @@ bool merge_plan::any_method_is(const Is& is) const {
 
 template <class Is>
 bool merge_plan::any_is(const Is& is) const {
-  return any_method_is(is) || std::any_of(before.begin(), before.end(), is);
+  return any_method_is(is) || std::any_of(before.begin(), before.end(), is) ||
+         std::any_of(after.begin(), after.end(), is);
 }
 
 tables_in_pieces merge_plan::pieces() const {
@@ -239,13 +257,21 @@ any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& s
 }
 
 any_method merge_plan::composed(const checkpoint_set& set) const {
-  any_method all = with_token_tables(with_own_settings(method, set), set);
+  return composed(set, method);
+}
+
+any_method merge_plan::composed(const checkpoint_set& set, const any_method& main) const {
+  any_method all = with_token_tables(with_own_settings(main, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {
                              return selector.applies(set, p.names.parameter, p.kind);
                            },
                            with_token_tables(with_own_settings(other.method(), set), set),
                            std::move(all)});
+  for (any_merged_transform transform : after) {
+    transform.read_names(set.names());
+    all = with_token_tables(any_method(then{std::move(all), std::move(transform)}), set);
+  }
   if (!before.empty()) {
     // Once, around all methods, so that a scan of the whole model sees all of it.
     for (auto t = before.rbegin(); t != before.rend(); ++t) all = any_method(chain{*t, all});

@@ -23,18 +23,22 @@ struct merge_plan {
   /// The whole method for `set`, which must outlive the result: weights and transforms come first,
   /// and some parameters have other settings or other methods.
   any_method composed(const checkpoint_set& set) const;
+  /// The same with another method in place of `method`.
+  any_method composed(const checkpoint_set& set, const any_method& main) const;
 
   cat_options cat;  ///< settings of CAT
   merge_policy policy;
   std::vector<double> weights;  ///< of the task vectors, per expert; empty if none is given
   any_method method;
   std::vector<any_transform> before;
+  std::vector<any_merged_transform> after;
   std::vector<method_rule> others;
   std::vector<override_rule> overrides;
   double coefficient = 1;  ///< of the task vector in the networks that samples run through
   output_options output;
-  bool is_automatic = false;    ///< --method auto
-  automatic_options automatic;  ///< its settings
+  bool is_automatic = false;      ///< --method auto
+  automatic_options automatic;    ///< its settings
+  bool alpha_by_outputs = false;  ///< --alpha auto, or a preset that has it
   /// True if outputs on samples decide settings before the merge (outputs_choice.hpp).
   bool uses_outputs = false;
   bool uses_statistics = false;    ///< by a method or transform, or for a report's drift
@@ -45,7 +49,8 @@ struct merge_plan {
   any_method with_own_settings(any_method one, const checkpoint_set& set) const;
   tables_in_pieces pieces() const;
 
-  /// True if `is` holds for the method or another method; any_is: or for a transform.
+  /// True if `is` holds for the method or another method; any_is: or for a transform before or
+  /// after them.
   template <class Is>
   bool any_method_is(const Is& is) const;
   template <class Is>

@@ -44,6 +44,7 @@ struct merge_request {
   std::string preset;                      ///< of CAT's trims; empty: "paper"
   std::map<std::string, std::string> cat;  ///< settings of CAT's trims: {"lambda", "1"}
   std::vector<std::string> before;         ///< transforms of task vectors
+  std::vector<std::string> after;          ///< transforms of the merged vector
   std::vector<std::string> method_for;     ///< SELECTOR=METHOD
   std::vector<std::string> set;            ///< SELECTOR:KEY=VALUE,...
   std::vector<task_weight> weights;        ///< of experts; others have 1

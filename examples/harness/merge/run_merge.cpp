@@ -25,6 +25,9 @@ const char* const what_samples_bring =
     "the alphas of --method auto were not chosen for these networks: some unlabeled samples of "
     "each task (--samples, --head) choose them, and refit the merged layers to the experts";
 
+const char* const what_heads_bring =
+    "alpha was not chosen for these networks: samples with --head, for every expert, choose it";
+
 void tell(const std::vector<std::string>& warnings, verbosity how) {
   if (how == verbosity::quiet) return;
   for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
@@ -84,6 +87,7 @@ merge_result run_merge(const merge_request& request) {
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
   if (chosen) warnings.insert(warnings.end(), chosen->warnings.begin(), chosen->warnings.end());
   if (plan.is_automatic && !chosen) warnings.push_back(what_samples_bring);
+  if (plan.alpha_by_outputs && !chosen) warnings.push_back(what_heads_bring);
   tell(warnings, request.how);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {

@@ -3,13 +3,16 @@
 #pragma once
 
 #include <catmerge/merge/compose.hpp>
+#include <catmerge/merge/then.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <catmerge/tensor/host/host.hpp>
 #include <concepts>
 #include <memory>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 /// Methods and transforms that are chosen when the program runs, on host memory.
 namespace catmerge::harness {
@@ -19,8 +22,8 @@ using host_vectors = vector_list<context<host>>;
 
 namespace detail {
 
-/// The coefficient of a method, or null: its member alpha, or that of its options. A chain has its
-/// method's.
+/// The coefficient of a method, or null: its member alpha, or that of its options. A chain and a
+/// `then` have their method's.
 template <class M>
 double* alpha_of(M& m) {
   if constexpr (requires { m.alpha; })
@@ -29,6 +32,11 @@ double* alpha_of(M& m) {
     return &m.options.alpha;
   else if constexpr (requires { m.second; })
     return alpha_of(m.second);
+  else if constexpr (requires {
+                       m.method;
+                       m.after;
+                     })
+    return alpha_of(m.method);
   else if constexpr (requires { m.find_alpha(); })
     return m.find_alpha();
   else
@@ -46,6 +54,11 @@ cat_options* trims_of(M& m) {
                      }) {
     cat_options* const found = trims_of(m.first);
     return found != nullptr ? found : trims_of(m.second);
+  } else if constexpr (requires {
+                         m.method;
+                         m.after;
+                       }) {
+    return trims_of(m.method);
   } else if constexpr (requires { m.find_trims(); })
     return m.find_trims();
   else
@@ -130,6 +143,14 @@ struct transform_role : any_role {
                      layer_report& report) const = 0;
 };
 
+struct merged_role : any_role {
+  virtual std::unique_ptr<merged_role> clone() const = 0;
+  virtual bool reads_vectors() const = 0;
+  virtual void read_names(const std::vector<std::string>& names) = 0;
+  virtual void apply(context<host>& c, const host_problem& p, host_vectors vectors,
+                     const host_view& tau, layer_report& report) const = 0;
+};
+
 struct method_role : any_role {
   virtual std::unique_ptr<method_role> clone() const = 0;
   virtual double factor() const = 0;
@@ -162,6 +183,39 @@ class any_transform : public detail::any_of_role<detail::transform_role> {
     void apply(context<host>& c, const host_problem& p, host_vectors vectors,
                layer_report& report) const override {
       this->object.apply(c, p, vectors, report);
+    }
+  };
+};
+
+/// Any merged_transform.
+class any_merged_transform : public detail::any_of_role<detail::merged_role> {
+ public:
+  template <class T>
+  requires(!std::is_same_v<T, any_merged_transform>) explicit any_merged_transform(T t)
+      : any_of_role(std::make_unique<holder<T>>(std::move(t))) {}
+
+  bool reads_vectors() const { return held_->reads_vectors(); }
+  /// Takes the names of all tensors, for what depends on the network.
+  void read_names(const std::vector<std::string>& names) { held_->read_names(names); }
+  void apply(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
+             layer_report& report) const {
+    held_->apply(c, p, vectors, tau, report);
+  }
+
+ private:
+  template <class T>
+  struct holder final : detail::any_calls<T, detail::merged_role> {
+    using detail::any_calls<T, detail::merged_role>::any_calls;
+    std::unique_ptr<detail::merged_role> clone() const override {
+      return std::make_unique<holder>(this->object);
+    }
+    bool reads_vectors() const override { return catmerge::reads_vectors(this->object); }
+    void read_names(const std::vector<std::string>& names) override {
+      if constexpr (requires(T & t) { t.read_names(names); }) this->object.read_names(names);
+    }
+    void apply(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
+               layer_report& report) const override {
+      this->object.apply(c, p, vectors, tau, report);
     }
   };
 };

@@ -88,7 +88,9 @@ settings cat_settings_for(layer_kind kind, const settings& s) {
 
 const std::vector<std::pair<std::string, cat_options>>& cat_presets() {
   static const std::vector<std::pair<std::string, cat_options>> presets = {
-      {"paper", cat_options::paper()}, {"port", cat_options::port()}};
+      {"paper", cat_options::paper()},
+      {"port", cat_options::port()},
+      {"auto", cat_options::automatic()}};
   return presets;
 }
 

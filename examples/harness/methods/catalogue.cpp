@@ -4,6 +4,7 @@
 #include <catmerge/merge/mean_of.hpp>
 #include <catmerge/methods.hpp>
 #include <catmerge/methods/cat.hpp>
+#include <catmerge/model/layer_depths.hpp>
 #include <cstdint>
 #include <harness/methods/automatic_options.hpp>
 #include <harness/methods/cat_settings.hpp>
@@ -68,6 +69,7 @@ const publication breadcrumbs_paper = {"Davari & Belilovsky, ECCV 2024", "2312.0
 const publication consensus_paper = {"Wang et al., ICML 2024", "2405.07813"};
 const publication tatr_paper = {"Sun et al., ICLR 2025", "2501.15065"};
 const publication iso_paper = {"Marczak et al., ICML 2025", "2502.04959"};
+const publication swudi_paper = {"preprint, 2026", "2606.07289"};
 
 const std::string trimmed_by_cat = "cat:lambda=1,rank=4";  // the trim before methods in experiments
 
@@ -121,7 +123,8 @@ std::vector<method_entry> make_methods() {
        .calls = "`task_arithmetic`",
        .unit = alpha_unit::sum,
        .trials = {{}},
-       .after = {"dare:drop=0.5"},
+       .before = {"dare:drop=0.5"},
+       .after = {"svc", "lines"},
        .make =
            [](settings& s, const cat_options&) {
              task_arithmetic_method m;
@@ -139,6 +142,12 @@ std::vector<method_entry> make_methods() {
        .make =
            [](settings& s, const cat_options& defaults) {
              cat_options o = defaults;
+             bool is_auto = false;
+             if (s.word(
+                     "preset", is_auto, {{"paper", false}, {"auto", true}},
+                     "defaults of the settings below; cat:auto is short for preset=auto, and has "
+                     "its alpha chosen by outputs, as --alpha auto"))
+               o = is_auto ? cat_options::automatic() : cat_options::paper();
              read_alpha(s, o.alpha);
              read_cat(s, o);
              return any_method(checked(cat_method{o}));
@@ -180,7 +189,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`ties`",
        .unit = alpha_unit::mean,
        .trials = {{.grid = {{"density", {"0.1", "0.2", "0.4"}}}}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              ties_options o;
@@ -277,7 +286,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`lot_linear`, `lot_scale`",
        .unit = alpha_unit::mean,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              lot_options o;
@@ -297,7 +306,8 @@ std::vector<method_entry> make_methods() {
        .calls = "`tsv_m`",
        .unit = alpha_unit::spectrum,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
+       .after = {"svc"},
        .make =
            [](settings& s, const cat_options&) {
              tsv_m_options o;
@@ -313,7 +323,7 @@ std::vector<method_entry> make_methods() {
        .calls = "`iso`",
        .unit = alpha_unit::spectrum,
        .trials = {{}},
-       .after = {trimmed_by_cat},
+       .before = {trimmed_by_cat},
        .make =
            [](settings& s, const cat_options&) {
              iso_options o;
@@ -351,6 +361,70 @@ std::vector<method_entry> make_methods() {
              read_alpha(s, o.alpha);
              read_fused(s, o.fused);
              return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "swudi",
+       .label = "SWUDI",
+       .summary = "the sum, moved towards WUDI by a smooth filter",
+       .source = swudi_paper,
+       .calls = "`wudi`",
+       .trials = {{.grid = {{"share", {"0.65", "0.85"}}}}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::swudi;
+             read_alpha(s, o.alpha);
+             s.number("time", o.time, "how long the filter flows towards the minimum", 0,
+                      settings::no_limit);
+             s.number("share", o.share, "share of leading directions that it moves", 0, 1);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "aswudi",
+       .label = "ASWUDI",
+       .summary = "WUDI along the leading directions, the sum elsewhere",
+       .source = swudi_paper,
+       .calls = "`wudi`",
+       .trials = {{}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::aswudi;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "actmat",
+       .label = "ACTMat",
+       .summary = "least squares with task vectors for inputs, closed form",
+       .source = {"preprint, 2026", "2604.01329"},
+       .calls = "`wudi`",
+       .trials = {{}},  // alpha as for WUDI
+       .make =
+           [](settings& s, const cat_options&) {
+             wudi_options o;
+             o.variant = wudi_variant::actmat;
+             read_alpha(s, o.alpha);
+             read_fused(s, o.fused);
+             return any_method(checked(wudi_method{o}));
+           }},
+
+      {.name = "dc-merge",
+       .label = "DC-Merge",
+       .summary = "TIES on each task's largest entries, in a basis of singular vectors of all",
+       .source = {"CVPR 2026", "2603.06242"},
+       .calls = "`dc_merge`",
+       .unit = alpha_unit::spectrum,
+       .trials = {{}},
+       .make =
+           [](settings& s, const cat_options&) {
+             dc_merge_options o;
+             read_alpha(s, o.alpha);
+             s.number("share", o.share, "share of entries that each task keeps", 0, 1);
+             read_fused(s, o.fused);
+             return any_method(checked(dc_merge_method{o}));
            }},
 
       {.name = "mean",
@@ -422,6 +496,45 @@ std::vector<transform_entry> make_transforms() {
   };
 }
 
+/// LiNeS, with depths from the names of the network's tensors.
+struct named_lines : lines_transform {
+  void read_names(const std::vector<std::string>& names) { depth = model::layer_depths(names); }
+};
+
+std::vector<merged_transform_entry> make_merged_transforms() {
+  return {
+      {.name = "svc",
+       .label = "SVC",
+       .summary = "a factor for each direction, by what the tasks have of it; set alpha to 1",
+       .source = {"preprint, 2026", "2602.05536"},
+       .calls = "`svc_transform`",
+       .unit = alpha_unit::none,
+       .make =
+           [](settings& s) {
+             svc_options o;
+             s.number("floor", o.floor, "the least share of a task that counts", 0,
+                      settings::no_limit);
+             read_fused(s, o.fused);
+             return any_merged_transform(checked(svc_transform{o}));
+           }},
+
+      {.name = "lines",
+       .label = "LiNeS",
+       .summary = "a factor that grows with the layer's depth",
+       .source = {"Wang et al., ICLR 2025", "2410.17146"},
+       .calls = "`lines_transform`",
+       .make =
+           [](settings& s) {
+             lines_options o;
+             s.number("first", o.first, "the factor of the first layer, and outside of the layers",
+                      -settings::no_limit, settings::no_limit);
+             s.number("last", o.last, "the factor of the last layer", -settings::no_limit,
+                      settings::no_limit);
+             return any_merged_transform(checked(named_lines{{o}}));
+           }},
+  };
+}
+
 }  // namespace
 
 void read_automatic(settings& s, automatic_options& o) {
@@ -442,6 +555,11 @@ const std::vector<method_entry>& all_methods() {
 
 const std::vector<transform_entry>& all_transforms() {
   static const auto list = make_transforms();
+  return list;
+}
+
+const std::vector<merged_transform_entry>& all_merged_transforms() {
+  static const auto list = make_merged_transforms();
   return list;
 }
 

@@ -7,6 +7,7 @@
 #include <harness/methods/any_method.hpp>
 #include <harness/methods/importance_kind.hpp>
 #include <harness/methods/settings.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,8 +48,9 @@ struct method_entry {
   std::string calls{};  ///< the library's call for one parameter, as Markdown
   importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
   alpha_unit unit = alpha_unit::none;
-  std::vector<trial> trials{};       ///< rows of an experiment; none: it omits the method
-  std::vector<std::string> after{};  ///< transforms that an experiment tries before it
+  std::vector<trial> trials{};        ///< rows of an experiment; none: it omits the method
+  std::vector<std::string> before{};  ///< transforms that an experiment tries before it
+  std::vector<std::string> after{};   ///< transforms that an experiment tries after it
   /// The method with the given settings. Options of CAT begin with `defaults`.
   std::function<any_method(settings& s, const cat_options& defaults)> make{};
 };
@@ -64,24 +66,40 @@ struct transform_entry {
   std::function<any_transform(settings& s, const cat_options& defaults)> make{};
 };
 
+/// A transform of what was merged, which comes after a method.
+struct merged_transform_entry {
+  std::string name{};     ///< --after NAME
+  std::string label{};    ///< in tables
+  std::string summary{};  ///< a line
+  publication source{};
+  std::string calls{};                                 ///< the library's type, as Markdown
+  importance_kind importance = importance_kind::none;  ///< the kind that its settings may need
+  std::optional<alpha_unit> unit{};  ///< of what it returns, in an experiment; none: the method's
+  std::function<any_merged_transform(settings& s)> make{};
+};
+
 /// All entries, in the order of lists.
 const std::vector<method_entry>& all_methods();
 const std::vector<transform_entry>& all_transforms();
+const std::vector<merged_transform_entry>& all_merged_transforms();
 
 /// The entry of "NAME" or "NAME:KEY=VALUE,...". Throws catmerge::error, listing all names, for an
 /// unknown one.
 const method_entry& method_entry_of(const std::string& text);
 const transform_entry& transform_entry_of(const std::string& text);
+const merged_transform_entry& merged_transform_entry_of(const std::string& text);
 
 /// The method or transform of such a text. Throws catmerge::error for an unknown name and for
 /// invalid settings (`settings`, and the library's `validate`).
 any_method parse_method(const std::string& text, const cat_options& defaults = {});
 any_transform parse_transform(const std::string& text, const cat_options& defaults = {});
+any_merged_transform parse_merged_transform(const std::string& text);
 
 /// The name in such a text.
 std::string name_in_spec(const std::string& text);
 
-/// The settings in such a text. Throws catmerge::error for another form.
+/// The settings in such a text. "cat:auto" is "cat:preset=auto". Throws catmerge::error for another
+/// form.
 settings settings_in(const std::string& text);
 
 /// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.

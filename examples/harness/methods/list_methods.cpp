@@ -11,9 +11,14 @@ namespace {
 
 /// A method or a transform with default settings.
 struct described_entry {
-  explicit described_entry(const auto& entry) {
+  explicit described_entry(const merged_transform_entry& entry)
+      : described_entry(entry, [&](settings& s) { return entry.make(s); }) {}
+  explicit described_entry(const auto& entry)
+      : described_entry(entry, [&](settings& s) { return entry.make(s, {}); }) {}
+
+  described_entry(const auto& entry, const auto& make) {
     settings nothing(entry.name, "");
-    const auto made = entry.make(nothing, {});
+    const auto made = make(nothing);
     needs_features =
         made.needs_statistics(layer_kind::linear) || made.needs_statistics(layer_kind::scale);
     needs_importance = made.needs_importance();
@@ -53,7 +58,7 @@ std::string without_importance(const method_entry& m) {
   }
   return "";
 }
-std::string without_importance(const transform_entry&) {
+std::string without_importance(const auto&) {
   return "";
 }
 
@@ -87,6 +92,9 @@ void list_methods_as_markdown() {
   print_table("method", "call for one parameter", "--method", all_methods());
   std::printf("\n");
   print_table("transform, before any method", "type, for `chain`", "--before", all_transforms());
+  std::printf("\n");
+  print_table("transform, after any method", "type, for `then`", "--after",
+              all_merged_transforms());
 }
 
 void list_methods() {
@@ -95,6 +103,8 @@ void list_methods() {
   list(all_methods());
   std::printf("\nTransforms of task vectors, for --before.\n");
   list(all_transforms());
+  std::printf("\nTransforms of the merged vector, for --after.\n");
+  list(all_merged_transforms());
 }
 
 }  // namespace catmerge::harness

@@ -19,9 +19,9 @@ const Entry& entry_of(const std::string& text, const std::vector<Entry>& list, c
   throw error(std::string("there is no ") + what + " '" + name + "': expected " + listed(names));
 }
 
-auto made(const std::string& text, const auto& entry, const cat_options& defaults) {
+auto made(const std::string& text, const auto& entry, const auto&... defaults) {
   settings s = settings_in(text);
-  auto m = entry.make(s, defaults);
+  auto m = entry.make(s, defaults...);
   s.require_all_known();
   return m;
 }
@@ -36,12 +36,20 @@ const transform_entry& transform_entry_of(const std::string& text) {
   return entry_of(text, all_transforms(), "transform");
 }
 
+const merged_transform_entry& merged_transform_entry_of(const std::string& text) {
+  return entry_of(text, all_merged_transforms(), "transform of what was merged");
+}
+
 any_method parse_method(const std::string& text, const cat_options& defaults) {
   return made(text, method_entry_of(text), defaults);
 }
 
 any_transform parse_transform(const std::string& text, const cat_options& defaults) {
   return made(text, transform_entry_of(text), defaults);
+}
+
+any_merged_transform parse_merged_transform(const std::string& text) {
+  return made(text, merged_transform_entry_of(text));
 }
 
 std::string name_in_spec(const std::string& text) {
@@ -51,7 +59,9 @@ std::string name_in_spec(const std::string& text) {
 settings settings_in(const std::string& text) {
   const std::string name = name_in_spec(text);
   if (text.size() == name.size() + 1) throw error("expected settings behind '" + text + "'");
-  return {name, text.size() > name.size() ? text.substr(name.size() + 1) : ""};
+  std::string given = text.size() > name.size() ? text.substr(name.size() + 1) : "";
+  if (name == "cat" && (given == "auto" || given.starts_with("auto,"))) given = "preset=" + given;
+  return {name, given};
 }
 
 std::string with_settings(const std::string& text, const std::string& more) {

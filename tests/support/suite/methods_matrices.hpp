@@ -5,22 +5,27 @@
 #include <Eigen/Cholesky>
 #include <Eigen/QR>
 #include <Eigen/SVD>
+#include <algorithm>
+#include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
 #include <catmerge/methods/lot_around.hpp>
 #include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
+#include <catmerge/methods/svc.hpp>
+#include <catmerge/methods/task_arithmetic.hpp>
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/wudi.hpp>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "support/suite/algorithms.hpp"
 
-/// The methods on matrices, LOT, the refit, RegMean, TSV-M, Iso-C, Iso-CTS and WUDI, written a
-/// second time: by least squares and singular value decompositions, where the library has
-/// eigenvectors of Gram matrices.
+/// The methods on matrices, LOT, the refit, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI,
+/// ACTMat, SVC and DC-Merge, written a second time: by least squares and singular value
+/// decompositions, where the library has eigenvectors of Gram matrices.
 namespace test::matrices {
 
 using dense = Eigen::MatrixXd;
@@ -138,6 +143,64 @@ inline expected wudi(const list& t) {
   return least_squares(rows, t);
 }
 
+/// ACTMat's: the rows of T_k stand in for inputs.
+inline expected actmat(const list& t) {
+  return least_squares(t, t);
+}
+
+/// SWUDI's or ASWUDI's, by the singular values of the rows T_k / ||T_k||: `shares` gives f of their
+/// squares, descending. The error of a direction that the filter tells from its neighbour grows by
+/// the gap between them.
+inline expected filtered_wudi(
+    const list& t, const std::function<Eigen::VectorXd(const Eigen::VectorXd&)>& shares) {
+  const dense sum = sum_of(t);
+  list rows, rest;
+  for (const auto& x : t) rows.push_back(x / x.norm()), rest.push_back(x - sum);
+  dense stacked(static_cast<index_t>(t.size()) * sum.rows(), sum.cols());
+  dense pull = dense::Zero(sum.rows(), sum.cols());
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    stacked.middleRows(static_cast<index_t>(k) * sum.rows(), sum.rows()) = rows[k];
+    pull += rest[k] * rows[k].transpose() * rows[k];
+  }
+  const Eigen::JacobiSVD<dense> svd(stacked, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  index_t rank = 0;
+  while (rank < svd.singularValues().size() &&
+         svd.singularValues()(rank) > 1e-6 * svd.singularValues()(0))
+    ++rank;
+  const Eigen::VectorXd l = svd.singularValues().head(rank).cwiseAbs2();
+  const Eigen::VectorXd f = shares(l);
+  expected e{sum, 0};
+  double growth = 1;
+  for (index_t j = 0; j < rank; ++j) {
+    const dense v = svd.matrixV().col(j);
+    e.tau += pull * v * v.transpose() * (f(j) / l(j));
+    if (j > 0 && f(j) == 0 && f(j - 1) > 0) growth = l(0) / (l(j - 1) - l(j));
+  }
+  // The slack of the whole way, from the sum in place of zero.
+  const double start = sum.norm() * l(0) / l(rank - 1);
+  e.slack = growth * (least_squares(rows, t).slack +
+                      static_cast<double>(sum.cols()) * tolerance::eps<double> * start);
+  return e;
+}
+
+inline expected swudi(const list& t, double time, index_t largest) {
+  return filtered_wudi(t, [&](const Eigen::VectorXd& l) {
+    Eigen::VectorXd f = 1 - (-time * l.array()).exp();
+    if (largest < f.size()) f.tail(f.size() - largest).setZero();
+    return f;
+  });
+}
+
+inline expected aswudi(const list& t) {
+  return filtered_wudi(t, [](const Eigen::VectorXd& l) {
+    const double roots = l.cwiseSqrt().sum();
+    Eigen::VectorXd f = Eigen::VectorXd::Zero(l.size());
+    for (index_t j = 0; static_cast<double>(j) < roots * roots / l.sum() && j < f.size(); ++j)
+      f(j) = 1;
+    return f;
+  });
+}
+
 /// A U V^T, and how much an error in what it is made of grows in it: relative to the smallest
 /// singular value that is not zero, squared because the library's comes from a Gram matrix.
 struct factor {
@@ -212,6 +275,68 @@ inline expected iso(const list& t, index_t own) {
   double mean = 0;
   for (const double s : all.s) mean += s / static_cast<double>(r);
   return all.sum(std::vector<double>(all.s.size(), mean));
+}
+
+/// SVC of tau. Its vectors grow errors by the gaps between singular values, and its factors are
+/// quotients of what they project.
+inline expected svc(const dense& tau, const list& t, double floor) {
+  const Eigen::JacobiSVD<dense> svd(tau, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  const auto& s = svd.singularValues();
+  expected e{dense::Zero(tau.rows(), tau.cols()), 0};
+  double largest = 0, gap = s(0) * s(0);
+  for (index_t r = 0; r < s.size() && s(r) > 1e-6 * s(0); ++r) {
+    const dense u = svd.matrixU().col(r), v = svd.matrixV().col(r);
+    double sum = 0;
+    for (const auto& x : t) {
+      const dense response = u.transpose() * x;
+      sum += std::max(floor, s(r) * (response * v)(0, 0) / response.squaredNorm());
+      largest = std::max(largest, tau.squaredNorm() / response.squaredNorm());
+    }
+    const double gamma = static_cast<double>(t.size()) / sum;
+    e.tau += gamma * s(r) * u * v.transpose();
+    gap = std::min(gap, s(r) * s(r));
+    if (r > 0) gap = std::min(gap, s(r - 1) * s(r - 1) - s(r) * s(r));
+  }
+  e.slack = static_cast<double>(std::max(tau.rows(), tau.cols())) * tolerance::eps<double> *
+            (s(0) * s(0) / gap) * largest * e.tau.norm() / floor;
+  return e;
+}
+
+/// DC-Merge: each task keeps its `count` largest entries.
+inline expected dc_merge(const list& t, index_t count) {
+  const index_t tasks = static_cast<index_t>(t.size()),
+                n = std::min(t[0].rows(), t[0].cols()) / tasks;
+  triplets all(t[0].rows(), t[0].cols());
+  list cut;
+  for (const auto& x : t) {
+    const Eigen::JacobiSVD<dense> svd(x, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    cut.push_back(svd.matrixU().leftCols(n) * svd.singularValues().head(n).asDiagonal() *
+                  svd.matrixV().leftCols(n).transpose());
+    all.append(x, n);
+  }
+  const factor left = polar_of(all.u), right = polar_of(all.v);
+  list cores;
+  for (const auto& x : cut) {
+    cores.push_back(left.polar.transpose() * x * right.polar);
+    std::vector<double> sizes(cores.back().data(), cores.back().data() + cores.back().size());
+    for (double& s : sizes) s = std::abs(s);
+    std::sort(sizes.rbegin(), sizes.rend());
+    const double least = sizes[at(count - 1)] * (1 - 1e-9);
+    cores.back() = (cores.back().array().abs() >= least).select(cores.back(), 0);
+  }
+  dense core = dense::Zero(n * tasks, n * tasks);
+  for (index_t i = 0; i < core.rows(); ++i)
+    for (index_t j = 0; j < core.cols(); ++j) {
+      if (i / n != j / n) continue;
+      double sum = 0, total = 0, agreeing = 0;
+      for (const auto& m : cores) sum += m(i, j);
+      for (const auto& m : cores)
+        if (m(i, j) * sum > 0) total += m(i, j), ++agreeing;
+      core(i, j) = agreeing > 0 ? total / agreeing : 0;
+    }
+  expected e{left.polar * core * right.polar.transpose(), 0};
+  e.slack = all.sum(all.s).slack;
+  return e;
 }
 
 }  // namespace test::matrices
@@ -307,6 +432,32 @@ void matrix_methods() {
         iso.slack);
   const auto wudi = matrices::wudi(t);
   check(catmerge::wudi(l.base, l.experts), catmerge::wudi(l.host.base, e), wudi.tau, wudi.slack);
+  catmerge::wudi_options filter;
+  filter.variant = catmerge::wudi_variant::swudi;
+  filter.time = 5;
+  filter.share = 0.5;  // four of seven directions
+  const auto swudi = matrices::swudi(t, 5, 4);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        swudi.tau, swudi.slack);
+  filter.variant = catmerge::wudi_variant::aswudi;
+  const auto aswudi = matrices::aswudi(t);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        aswudi.tau, aswudi.slack);
+  filter.variant = catmerge::wudi_variant::actmat;
+  const auto actmat = matrices::actmat(t);
+  check(catmerge::wudi(l.base, l.experts, filter), catmerge::wudi(l.host.base, e, filter),
+        actmat.tau, actmat.slack);
+  const auto dc_merge = matrices::dc_merge(t, 9);  // floor(0.2 * 7 * 7)
+  check(catmerge::dc_merge(l.base, l.experts, {1, 0.2}),
+        catmerge::dc_merge(l.host.base, e, {1, 0.2}), dc_merge.tau, dc_merge.slack);
+  // The sum is rounded to the compute type before it is calibrated.
+  const catmerge::then calibrated{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}};
+  matrix_of<C> sum_in_type = matrix_of<C>::Zero(9, 7);
+  for (const auto& v : t) sum_in_type += as<C>(v);
+  const auto svc = matrices::svc(as<double>(sum_in_type), t, 0.1);
+  check(catmerge::merge_parameter(calibrated, catmerge::layer_kind::linear, l.base, l.experts),
+        catmerge::merge_parameter(calibrated, catmerge::layer_kind::linear, l.host.base, e),
+        svc.tau, svc.slack);
   l.check_unchanged();
 
   const auto v = vectors(b, 12, 10, {4, 6});

@@ -5,6 +5,7 @@
 #include <catmerge/merge/vectors.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
 #include <catmerge/numeric/strips.hpp>
+#include <functional>
 #include <vector>
 
 /// The mean of task vectors weighted by Gram matrices: the kernel of LOT, RegMean and WUDI.
@@ -29,6 +30,10 @@ constexpr double unit_roundoff(scalar_type type) {
   }
   return 0;
 }
+
+/// The share of the way to the minimiser along the eigenvectors of sum_k S_k, by their eigenvalues:
+/// ascending, above rounding noise.
+using spectral_filter = std::function<std::vector<double>(const std::vector<double>&)>;
 
 /// tau += (sum_k T_k S_k)(sum_k S_k)^+, the minimiser of sum_k tr((tau - T_k) S_k (tau - T_k)^T) of
 /// smallest norm, computed in double; or the minimiser with a ridge towards a prior.
@@ -68,6 +73,21 @@ class gram_solver {
     if (added) c_.axpy(1, prior, tau);
     prior_ = nullptr;
     return added;
+  }
+
+  /// Moves tau towards the minimiser: along each eigenvector of sum_k S_k = V diag(l) V^T by the
+  /// filter's share f of the way,
+  ///
+  ///     tau += (sum_k (T_k - tau) S_k) V diag(f / l) V^T
+  ///
+  /// Returns false and leaves tau unchanged if sum_k S_k is zero.
+  bool move(const view& tau, spectral_filter filter) {
+    const const_view start = tau;
+    prior_ = &start;
+    filter_ = std::move(filter);
+    const bool moved = add_to(tau);
+    prior_ = nullptr;
+    return moved;
   }
 
   /// add_to, then subtracts `base` outside the span of sum_k S_k. The result is the mean of base +
@@ -200,11 +220,17 @@ class gram_solver {
     }
   }
 
-  /// y = y times the pseudo-inverse of the matrix with these eigenpairs. Scales the kept vectors.
+  /// y = y times the pseudo-inverse of the matrix with these eigenpairs, or y V diag(f / l) V^T.
+  /// Scales the kept vectors.
   void apply_inverse(const gram_pairs& pairs, const view& vectors, const view& y) {
     const index_t n = std::ssize(pairs.values);
     const view roots = c_.slice(vectors, 0, c_.rows(vectors), pairs.first, n);
-    c_.scale_columns(inverse_roots(pairs.values), roots);
+    std::vector<double> factors = inverse_roots(pairs.values);
+    if (filter_) {
+      const auto shares = filter_(pairs.values);
+      for (std::size_t j = 0; j < factors.size(); ++j) factors[j] *= std::sqrt(shares[j]);
+    }
+    c_.scale_columns(factors, roots);
     for_strips(c_, y, [&](const auto& strip) {
       auto along = make(strip.rows, n);
       c_.multiply(1, strip(y), op::none, roots, op::none, 0, along);
@@ -216,8 +242,9 @@ class gram_solver {
   vector_list<Context> vectors_;
   std::vector<weighted_gram<Context>> grams_;
   index_t d_out_, d_in_;
-  const const_view* prior_ = nullptr;  // in add_with_ridge
+  const const_view* prior_ = nullptr;  // in add_with_ridge and move
   double share_ = 0;
+  spectral_filter filter_{};
 };
 
 }  // namespace catmerge::detail

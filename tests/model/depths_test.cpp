@@ -1,0 +1,37 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <catmerge/model/layer_depths.hpp>
+
+using catmerge::model::layer_depths;
+
+TEST_CASE("depths: from the first to the last layer of each stack") {
+  const layer_depths depth(
+      {"vision_model.embeddings.class_embedding", "vision_model.encoder.layers.0.mlp.fc1.weight",
+       "vision_model.encoder.layers.1.mlp.fc1.weight",
+       "vision_model.encoder.layers.4.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.weight",
+       "text_model.encoder.layers.2.mlp.fc1.weight", "visual_projection.weight"});
+  CHECK(depth("vision_model.encoder.layers.0.mlp.fc1.weight") == 0.0);
+  CHECK(depth("vision_model.encoder.layers.1.layer_norm1.bias") == 0.25);
+  CHECK(depth("vision_model.encoder.layers.4.mlp.fc1.weight") == 1.0);
+  CHECK(depth("text_model.encoder.layers.1.mlp.fc1.weight") == 0.5);
+  CHECK(depth("text_model.encoder.layers.2.mlp.fc1.weight") == 1.0);
+  CHECK_FALSE(depth("vision_model.embeddings.class_embedding"));
+  CHECK_FALSE(depth("visual_projection.weight"));
+  CHECK_FALSE(depth("other.layers.0.weight"));  // a stack that no name is in
+}
+
+TEST_CASE("depths: the first number counts, and only whole parts of a name are numbers") {
+  const layer_depths depth({"h.0.experts.7.w", "h.1.experts.3.w", "0.weight", "5.weight",
+                            "fc1.weight", "stage2a.weight", "alone.0.weight", "ends.in.3", "h.-2.w",
+                            "h.99999999999.w", ""});
+  CHECK(depth("h.1.experts.0.w") == 1.0);
+  CHECK(depth("h.0.experts.7.w") == 0.0);
+  CHECK(depth("0.weight") == 0.0);
+  CHECK(depth("1.weight") == 0.2);
+  CHECK(depth("alone.0.weight") == 0.0);
+  for (const char* name :
+       {"fc1.weight", "stage2a.weight", "ends.in.3", "h.-2.w", "h.99999999999.w", ""})
+    CHECK_FALSE(depth(name));
+}
