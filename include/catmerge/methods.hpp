@@ -12,6 +12,7 @@
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lines.hpp>
 #include <catmerge/methods/lot.hpp>
+#include <catmerge/methods/lot_around.hpp>
 #include <catmerge/methods/pcb.hpp>
 #include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>

@@ -215,6 +215,16 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
 #ifdef CASE_no_features_of_lot  // expect: catmerge: the features are missing: (base, experts,
   catmerge::lot_linear(w, ws);
 #endif
+#ifdef CASE_no_rows_of_refit  // expect: catmerge: the rows are missing: (base, experts, refit_data{
+  catmerge::refit(w, ws);
+#endif
+#ifdef CASE_features_for_rows  // expect: catmerge: the rows are missing: (base, experts,
+                               // refit_data{
+  catmerge::refit(w, ws, ws);
+#endif
+#ifdef CASE_bias_of_refit  // expect: catmerge: a vector of d entries is needed here
+  catmerge::refit(w, ws, catmerge::refit_data{ws, ws, ws, &w, &w});
+#endif
 #ifdef CASE_braced_and_no_features  // expect: catmerge: the features are missing: (base, experts,
   catmerge::cat_linear(w, {a, w});
 #endif
@@ -235,5 +245,6 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
   catmerge::cat_shift(v, vs, {.alpha = 0.3});
   catmerge::cat_linear(w, ws, ws, {.alpha = 0.3});
   catmerge::ties(w, ws, {});
+  catmerge::refit(w, ws, catmerge::refit_data{ws, ws, ws, nullptr, &v}, {.own = 0.3});
   catmerge::task_arithmetic(w, ws, 0.3);
 }

@@ -13,12 +13,14 @@
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/pcb.hpp>
+#include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
 #include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/tatr.hpp>
 #include <catmerge/methods/ties.hpp>
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/wudi.hpp>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -200,6 +202,39 @@ TEST_CASE("RegMean: FusionBench") {
   // The package rounds 0.9 to float32, by 2.4e-8: the result moves by no more than about that.
   CHECK(distance(few.merge(catmerge::regmean_method{{0.9}}), "fusion_bench-regmean-short-0.9") <=
         5e-8);
+}
+
+TEST_CASE("RegMean++: FusionBench, as a refit without outputs, anchor and prior") {
+  model m;
+  m.use_features("features_long");
+  const std::vector<matrix> none;
+  const auto refitted = [&](const std::string& name, index_t rows, bool means) {
+    std::vector<matrix> experts, z;
+    for (std::size_t k = 0; k < 3; ++k) {
+      const matrix& all = m.features[k].at(name);
+      const index_t n = rows > 0 ? rows : all.rows();
+      experts.push_back(m.experts[k].at(name));
+      z.push_back(all.topRows(n) * (means ? 1 / std::sqrt(static_cast<double>(n)) : 1.0));
+    }
+    return catmerge::refit(m.base.at(name), experts, catmerge::refit_data{z, none, none},
+                           {0, 0, catmerge::refit_weighting::rows})
+        .merged;
+  };
+  // The package's files set 0.95 for the entries of Gram matrices off the diagonal; here it is 1.
+  const tensors equal = read("expected/fusion_bench-regmean_plusplus"),
+                unequal = read("expected/fusion_bench-regmean-long-1.0");
+  int found = 0;
+  for (const auto& [name, value] : equal) {
+    if (m.kind(name) != layer_kind::linear) continue;
+    const std::string& shown = name;
+    INFO(shown);
+    CHECK((refitted(name, 21, false) - value).cwiseAbs().maxCoeff() <= rounding);
+    // The package takes means over a task's rows.
+    CHECK((refitted(name, 0, true) - unequal.at(name)).cwiseAbs().maxCoeff() <= rounding);
+    CHECK((refitted(name, 0, false) - unequal.at(name)).cwiseAbs().maxCoeff() > 1e-5);
+    ++found;
+  }
+  CHECK(found == 4);
 }
 
 TEST_CASE("TIES: FusionBench, and mergekit parameter by parameter") {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <doctest/doctest.h>
 
+#include <Eigen/Cholesky>
 #include <Eigen/QR>
 #include <catmerge/catmerge.hpp>
 #include <catmerge/methods/lot.hpp>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include "support/data.hpp"
+#include "support/executor.hpp"
+#include "support/fake_device.hpp"
 
 // The refit of a linear layer, against least squares by an orthogonal decomposition.
 
@@ -149,12 +152,13 @@ TEST_CASE("refit: the prior is the limit of a large anchor, and stays where no r
   CHECK((change * outside).norm() <= 1e-9 * change.norm());
 }
 
-TEST_CASE("refit: LOT without a prior, on the experts' own inputs") {
+TEST_CASE("refit: LOT without a ridge, on the experts' own inputs and without a prior") {
   refit_case<double> l(2, 6, 9, {7, 8, 5});
   std::vector<Eigen::MatrixXd> experts;
   for (const auto& t : l.vectors) experts.push_back(l.base + t);
   l.features = l.inputs;
-  const Eigen::MatrixXd lot = catmerge::lot_linear(l.base, experts, l.features).merged - l.base;
+  const Eigen::MatrixXd lot =
+      catmerge::lot_linear(l.base, experts, l.features, {1, 0}).merged - l.base;
   const Eigen::MatrixXd found =
       refitted<double>(l.problem(false, false), {0, 0, refit_weighting::rows});
   CHECK((found - lot).norm() <= 1e-9 * lot.norm());
@@ -219,5 +223,165 @@ TEST_CASE("refit: rows and settings that do not fit are refused by name") {
   CHECK(message(p, {1, 0}) == "no error");  // not used
   refit_case<double> bad = l;
   bad.features[0](1, 2) = std::numeric_limits<double>::infinity();
-  CHECK(message(bad.problem(), {}) == "refit: features of task 0 hold a value that is not finite");
+  CHECK(message(bad.problem(), {}) == "refit: features of task 0: a value is not finite");
+}
+
+TEST_CASE("refit: a prior or a bias that does not fit is refused by name") {
+  const refit_case<double> l(9, 4, 6, {3, 2});
+  host c;
+  Eigen::MatrixXd tau = l.base;
+  const auto message = [&](const refit_case<double>& wrong) {
+    try {
+      catmerge::refit_linear(c, wrong.problem(), {}, view_of(tau));
+    } catch (const catmerge::error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  auto wrong = l;
+  wrong.prior = l.prior.transpose().eval();
+  CHECK(message(wrong).starts_with("refit: the prior: expected"));
+  wrong = l;
+  wrong.prior(1, 1) = std::numeric_limits<double>::quiet_NaN();
+  CHECK(message(wrong) == "refit: the prior: a value is not finite");
+  wrong = l;
+  wrong.bias(2) = std::numeric_limits<double>::infinity();
+  CHECK(message(wrong) == "refit: the bias: a value is not finite");
+}
+
+TEST_CASE("refit: FeatCal's weights, its formula in long double") {
+  // The weights of egangu/featcal, with the task vectors of a merge of its own as the anchor.
+  const double a = 0.25, lambda = 0.05, rho = 2.2;
+  refit_case<double> l(6, 5, 7, {20, 15, 30});
+  const exact base = l.base.cast<long double>(), anchor = base + rho * l.prior.cast<long double>();
+  const index_t d = l.base.cols();
+  exact left = lambda * anchor, right = lambda * exact::Identity(d, d);
+  long double trace = 0;
+  for (std::size_t k = 0; k < l.vectors.size(); ++k) {
+    const exact student = l.inputs[k].cast<long double>(),
+                expert = l.features[k].topRows(student.rows()).cast<long double>(),
+                weight = base + l.vectors[k].cast<long double>(),
+                target = a * expert + (1 - a) * student;
+    const auto n = static_cast<long double>(student.rows());
+    const exact moment = student.transpose() * student / n;
+    left += weight * (student.transpose() * target / n).transpose() / moment.norm();
+    right += moment / moment.norm();
+    trace += moment.trace() / moment.norm();
+    const long double root = std::sqrt((student.transpose() * student).eval().norm());
+    l.outputs[k] = (expert * weight.transpose() / root).cast<double>();
+    l.inputs[k] = (student / root).cast<double>();
+  }
+  const exact expected = Eigen::LLT<exact>(right).solve(left.transpose()).transpose();
+  l.prior *= rho;
+  const refit_options o{lambda * static_cast<double>(d) / static_cast<double>(trace), a,
+                        refit_weighting::rows};
+  const Eigen::MatrixXd found = l.base + refitted<double>(l.problem(true, false), o);
+  CHECK((found - expected.cast<double>()).norm() <= 1e-10 * found.norm());
+}
+
+namespace {
+
+/// The experts of a case, as its task vectors form them again.
+template <class S>
+std::vector<typename refit_case<S>::matrix> experts_of(refit_case<S>& l) {
+  std::vector<typename refit_case<S>::matrix> experts;
+  for (auto& t : l.vectors) {
+    experts.push_back(l.base + t);
+    t = experts.back() - l.base;
+  }
+  return experts;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("refit: the call on tensors is refit_linear on their handles", S, double,
+                   float) {
+  refit_case<S> l(7, 9, 12, {5, 4, 8});
+  const auto experts = experts_of(l);
+  const Eigen::Matrix<S, Eigen::Dynamic, 1> bias = l.bias;
+  const std::vector<typename refit_case<S>::matrix> none;
+  const auto check = [&](const auto& result, bool prior, bool with_bias, const refit_options& o) {
+    typename refit_case<S>::matrix tau = l.base, expected = l.base;
+    host c;
+    catmerge::refit_linear(c, l.problem(prior, with_bias), o, view_of(tau));
+    CHECK(same_bits(result.merged, (l.base + tau).eval()));
+    CHECK(result.report.kind == catmerge::layer_kind::linear);
+    CHECK(result.report.fallback == catmerge::fallback_rule::none);
+  };
+  using catmerge::refit;
+  using catmerge::refit_data;
+  const refit_options o{0.3, 0.4}, rows{0, 0, refit_weighting::rows};
+  check(refit(l.base, experts, refit_data{l.inputs, l.outputs, l.features}), false, false, {});
+  check(refit(l.base, experts, refit_data{l.inputs, l.outputs, l.features, &l.prior}, o), true,
+        false, o);
+  check(refit(l.base, experts, refit_data{l.inputs, l.outputs, l.features, &l.prior, &bias}, o),
+        true, true, o);
+  check(refit(l.base, experts, refit_data{l.inputs, l.outputs, l.features, nullptr, &bias}, o),
+        false, true, o);
+  check(refit(l.base, experts, refit_data{l.inputs, none, none}, rows), false, false, rows);
+  const typename refit_case<S>::matrix* missing = nullptr;
+  host c(scrambled(3));
+  check(refit(l.base, experts, refit_data{l.inputs, l.outputs, l.features, missing}, o, c), false,
+        false, o);
+}
+
+TEST_CASE("refit: the call on tensors in half precision, and on the device") {
+  refit_case<catmerge::half> l(8, 10, 14, {6, 7});
+  std::vector<refit_case<catmerge::half>::matrix> experts;
+  for (const auto& t : l.vectors) {
+    experts.push_back(l.base);
+    for (index_t i = 0; i < t.size(); ++i)
+      experts.back()(i) =
+          static_cast<catmerge::half>(static_cast<float>(l.base(i)) + static_cast<float>(t(i)));
+  }
+  const vector_of<catmerge::half> bias = l.bias;
+  const Eigen::MatrixXf merged =
+      catmerge::refit(l.base, experts,
+                      catmerge::refit_data{l.inputs, l.outputs, l.features, &l.prior, &bias})
+          .merged;
+  const auto upload = [](const auto& all) {
+    std::vector<fake_tensor<2>> list;
+    for (const auto& m : all) list.push_back(fake_tensor<2>::upload(m));
+    return list;
+  };
+  const auto base = fake_tensor<2>::upload(l.base), prior = fake_tensor<2>::upload(l.prior);
+  const auto there = fake_tensor<1>::upload(bias);
+  const auto e = upload(experts), z = upload(l.inputs), y = upload(l.outputs),
+             x = upload(l.features);
+  fake_traffic() = {};
+  const auto found = catmerge::refit(base, e, catmerge::refit_data{z, y, x, &prior, &there}).merged;
+  // Blocks on the diagonal of the equations, in and out.
+  CHECK(fake_traffic().largest <= sizeof(double) * 64 * 64);
+  CHECK(same_bits(found.download<float>(), merged));
+}
+
+TEST_CASE("refit: tasks and extents that do not match are refused by name") {
+  refit_case<double> l(10, 4, 6, {3, 2});
+  auto experts = experts_of(l);
+  const auto message = [&](const auto& data, const refit_options& o = {}) {
+    try {
+      catmerge::refit(l.base, experts, data, o);
+    } catch (const catmerge::error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  using catmerge::refit_data;
+  const std::vector<Eigen::MatrixXd> one{l.inputs[0]}, none;
+  CHECK(message(refit_data{one, l.outputs, l.features}) ==
+        "refit: inputs of 1 tasks for 2 experts");
+  CHECK(message(refit_data{l.inputs, none, l.features}) ==
+        "refit: outputs of 0 tasks for 2 experts");
+  CHECK(message(refit_data{l.inputs, l.outputs, none}) ==
+        "refit: features of 0 tasks for 2 experts");
+  CHECK(message(refit_data{l.inputs, none, l.features}, {1, 0}) == "no error");
+  CHECK(message(refit_data{l.outputs, l.outputs, l.features})
+            .starts_with("refit: inputs of task 0: expected"));
+  CHECK(message(refit_data{l.inputs, l.outputs, l.features}, {1, 2}) ==
+        "refit: own must be from 0 to 1");
+  experts[1](0, 0) = std::numeric_limits<double>::infinity();
+  CHECK(message(refit_data{l.inputs, l.outputs, l.features}) ==
+        "the parameter: expert 'task 1' holds a value that is not finite");
+  experts.clear();
+  CHECK(message(refit_data{none, none, none}) == "the parameter: there are no experts to merge");
 }

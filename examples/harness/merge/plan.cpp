@@ -142,6 +142,8 @@ void merge_plan::find_outputs(const merge_request& request) {
       read_automatic(given, automatic);
       return 0;
     });
+  if (is_automatic && automatic.refit && !request.features.empty())
+    method = automatic_from_features(automatic);
   if (!request.heads.empty() && !uses_outputs)
     notes.emplace_back(
         "--head: has no meaning without --samples, for --method auto or --alpha auto");

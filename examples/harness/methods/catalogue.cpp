@@ -538,6 +538,12 @@ std::vector<merged_transform_entry> make_merged_transforms() {
 
 }  // namespace
 
+any_method automatic_from_features(const automatic_options& o) {
+  lot_around_options options;
+  options.gain = o.gain.value_or(options.gain);
+  return any_method(lot_around<any_method>{prior_without_outputs(), options});
+}
+
 void read_automatic(settings& s, automatic_options& o) {
   s.number("gain", o.gain,
            "length of the prior in refitted layers, in units of the alphas that were chosen (2; "

@@ -5,6 +5,7 @@
 #include <catmerge/cat/options.hpp>
 #include <functional>
 #include <harness/methods/any_method.hpp>
+#include <harness/methods/automatic_options.hpp>
 #include <harness/methods/importance_kind.hpp>
 #include <harness/methods/settings.hpp>
 #include <optional>
@@ -78,6 +79,9 @@ struct merged_transform_entry {
   std::optional<alpha_unit> unit{};  ///< of what it returns, in an experiment; none: the method's
   std::function<any_merged_transform(settings& s)> make{};
 };
+
+/// --method auto where there are features and no samples: LOT around its prior (lot_around.hpp).
+any_method automatic_from_features(const automatic_options& options);
 
 /// All entries, in the order of lists.
 const std::vector<method_entry>& all_methods();

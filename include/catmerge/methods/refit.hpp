@@ -3,12 +3,15 @@
 #pragma once
 
 #include <algorithm>
-#include <catmerge/merge/problem.hpp>
+#include <catmerge/merge/call.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
 #include <catmerge/numeric/positive_solve.hpp>
 #include <cmath>
+#include <cstddef>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace catmerge {
@@ -90,12 +93,10 @@ class refit_solver {
   matrix make(index_t rows, index_t columns) { return c_.make(scalar_type::f64, rows, columns); }
 
   void check() {
-    const auto need = [&](const const_view& v, index_t rows, index_t columns, const char* what,
-                          std::size_t k) {
-      require_shape(c_, v, rows, columns, p_.name + ": " + what + " of task " + std::to_string(k));
-      if (!c_.all_finite(v))
-        throw error(p_.name + ": " + what + " of task " + std::to_string(k) +
-                    " hold a value that is not finite");
+    const auto need = [&](const const_view& v, index_t rows, index_t columns,
+                          const std::string& what) {
+      require_shape(c_, v, rows, columns, p_.name + ": " + what);
+      if (!c_.all_finite(v)) throw error(p_.name + ": " + what + ": a value is not finite");
     };
     if (p_.vectors.empty()) throw error(p_.name + ": there are no task vectors");
     if (p_.rows.size() != p_.vectors.size())
@@ -103,14 +104,15 @@ class refit_solver {
                   std::to_string(p_.vectors.size()) + " task vectors");
     for (std::size_t k = 0; k < p_.rows.size(); ++k) {
       const auto& r = p_.rows[k];
-      need(p_.vectors[k], d_out_, d_in_, "the task vector", k);
-      need(r.inputs, c_.rows(r.inputs), d_in_, "inputs", k);
-      if (options_.own > 0) need(r.outputs, c_.rows(r.inputs), d_out_, "outputs", k);
+      const std::string of = " of task " + std::to_string(k);
+      need(p_.vectors[k], d_out_, d_in_, "the task vector" + of);
+      need(r.inputs, c_.rows(r.inputs), d_in_, "inputs" + of);
+      if (options_.own > 0) need(r.outputs, c_.rows(r.inputs), d_out_, "outputs" + of);
       if (options_.weighting == refit_weighting::shift)
-        need(r.features, c_.rows(r.features), d_in_, "features", k);
+        need(r.features, c_.rows(r.features), d_in_, "features" + of);
     }
-    if (p_.prior) require_shape(c_, *p_.prior, d_out_, d_in_, p_.name + ": the prior");
-    if (p_.bias) require_shape(c_, *p_.bias, d_out_, 1, p_.name + ": the bias");
+    if (p_.prior) need(*p_.prior, d_out_, d_in_, "the prior");
+    if (p_.bias) need(*p_.bias, d_out_, 1, "the bias");
   }
 
   /// w_k = min_i E_i / E_k, E_k = ||X_k T_k^T||^2: a common factor changes nothing. A task whose
@@ -240,9 +242,18 @@ class refit_solver {
 ///     w_k = 1 / ||X_k T_k^T||_F^2, or 1;   mu = anchor tr(S) / d_in
 ///
 /// and theta = theta_0 + tau. For anchor = 0 it is the solution nearest to tau_0; gram_cut
-/// (gram_eigen.hpp) decides which eigenvalues of S are zero. Related rules are settings: own = 0,
-/// anchor = 0 and no prior is RegMean++ (Nguyen et al., 2025, arXiv 2508.03121), and with Z = X and
-/// weights by rows LOT.
+/// (gram_eigen.hpp) decides which eigenvalues of S are zero. Published rules are settings:
+///
+/// - RegMean++ (Nguyen et al., 2025, arXiv 2508.03121): own = 0, anchor = 0, weights by rows, no
+///   prior. Its S_k are means over rows: for tasks of unequal n_k divide Z_k by sqrt(n_k). Its code
+///   also multiplies the entries of S_k off the diagonal by 0.95, for which there is no setting.
+/// - LOT without a ridge (lot.hpp): the same with Z_k = X_k.
+/// - FeatCal's weights (arXiv 2605.13030): own = a, and the prior rho (W_M - W_0) of another merge
+///   W_M; weights by rows, and anchor = lambda d_in / tr(S) so that mu = lambda. Y_k = X_k W_k^T
+///   has no bias. Divide Z_k and Y_k by the root of ||Z_k^T Z_k||_F.
+///
+/// This is the call for code that walks through a network: it takes handles of a context, and task
+/// vectors that were formed before. refit() below takes tensors of any library.
 ///
 /// Writes tau, d_out x d_in. Computes in double. Throws catmerge::error if shapes do not match, if
 /// a value is not finite, and for options that validate refuses.
@@ -260,5 +271,178 @@ void refit_linear(Context& c, const refit_problem<Context>& problem, const refit
   solver.add_to(tau);
   if (!c.all_finite(tau)) throw error(problem.name + ": the refitted vector is not finite");
 }
+
+/// What refit() reads beside base and experts. It refers to its members' tensors and copies
+/// nothing.
+/// @code
+/// refit_data{inputs, outputs, features}              // ranges, such as std::vector
+/// refit_data{inputs, outputs, features, &prior}      // and a prior
+/// refit_data{inputs, outputs, features, nullptr, &bias}
+/// @endcode
+/// (xtensor's views overload the operator &: take std::addressof.)
+template <class Inputs, class Outputs, class Features, class Prior = void, class Bias = void>
+struct refit_data {
+  const Inputs& inputs;          ///< a range of K matrices Z_k, n_k x d_in
+  const Outputs& outputs;        ///< a range of K, Y_k, n_k x d_out; for own = 0 not read, or empty
+  const Features& features;      ///< a range of K, X_k, rows x d_in; by rows not read, or empty
+  const Prior* prior = nullptr;  ///< tau_0, d_out x d_in; nothing: zero
+  const Bias* bias = nullptr;    ///< b, d_out entries; nothing: zero
+};
+/// refit_data{...} without naming types.
+template <class Inputs, class Outputs, class Features>
+refit_data(const Inputs&, const Outputs&, const Features&) -> refit_data<Inputs, Outputs, Features>;
+/// Likewise, with a prior.
+template <class Inputs, class Outputs, class Features, class Prior>
+refit_data(const Inputs&, const Outputs&, const Features&, const Prior*)
+    -> refit_data<Inputs, Outputs, Features, Prior>;
+/// Likewise, with a prior and a bias.
+template <class Inputs, class Outputs, class Features, class Prior, class Bias>
+refit_data(const Inputs&, const Outputs&, const Features&, const Prior*, const Bias*)
+    -> refit_data<Inputs, Outputs, Features, Prior, Bias>;
+/// Likewise, with a bias alone.
+template <class Inputs, class Outputs, class Features, class Bias>
+refit_data(const Inputs&, const Outputs&, const Features&, std::nullptr_t, const Bias*)
+    -> refit_data<Inputs, Outputs, Features, void, Bias>;
+
+namespace detail {
+
+template <class Data>
+inline constexpr bool is_refit_data = false;
+template <class... Parts>
+inline constexpr bool is_refit_data<refit_data<Parts...>> = true;
+
+template <class Range, class Base>
+constexpr bool require_rows() {
+  static_assert(require_tensors<Range>());
+  static_assert(require_matrix<element_t<Range>>());
+  static_assert(require_same_domain<Base, element_t<Range>>());
+  return true;
+}
+
+template <class Base, class Inputs, class Outputs, class Features, class Prior, class Bias>
+constexpr bool require_parts(const refit_data<Inputs, Outputs, Features, Prior, Bias>*) {
+  static_assert(require_rows<Inputs, Base>());
+  static_assert(require_rows<Outputs, Base>());
+  static_assert(require_rows<Features, Base>());
+  if constexpr (!std::is_void_v<Prior>) {
+    static_assert(require_matrix<Prior>());
+    static_assert(require_same_domain<Base, Prior>());
+  }
+  if constexpr (!std::is_void_v<Bias>) {
+    static_assert(require_vector<Bias>());
+    static_assert(require_same_domain<Base, Bias>());
+  }
+  return true;
+}
+
+/// Stops compilation, with a sentence, for a call without rows or with rows of a wrong type.
+template <class Data, class Base>
+constexpr bool require_refit_data() {
+  static_assert(is_refit_data<Data>,
+                "catmerge: the rows are missing: (base, experts, refit_data{inputs, outputs, "
+                "features}), three ranges with a matrix per task, n_k x d_in, n_k x d_out and rows "
+                "x d_in, in the order of the experts");
+  if constexpr (is_refit_data<Data>)
+    static_assert(require_parts<Base>(static_cast<const Data*>(nullptr)));
+  return true;
+}
+
+/// The refit as a method, for merge_one.
+template <class Context>
+struct refit_method {
+  refit_problem<Context> given;  ///< without base and vectors
+  refit_options options;
+
+  static constexpr double factor() { return 1; }
+
+  void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+               const typename Context::view& tau, layer_report&) const {
+    refit_problem<Context> problem = given;
+    problem.base = p.base;
+    problem.vectors.assign(vectors.begin(), vectors.end());
+    refit_linear(c, problem, options, tau);
+  }
+};
+
+struct refit_fn : braced_experts {
+  using braced_experts::operator();
+
+  template <class Base, class Experts, class Data, class Context>
+  auto operator()(const Base& base, const Experts& experts, const Data& data,
+                  const refit_options& options, Context& c) const {
+    static_assert(require_call<layer_kind::linear, Base, Experts>());
+    static_assert(require_refit_data<Data, Base>());
+    static_assert(require_context_for<Context, Base>());
+    refit_method<Context> method{
+        given_of<Context>(data, read_all<Context>(experts).size(), options), options};
+    layer_problem<Context> problem;
+    problem.kind = layer_kind::linear;
+    return merge_one(c, method, std::move(problem), base, experts);
+  }
+
+  template <class Base, class Experts, class Data>
+  auto operator()(const Base& base, const Experts& experts, const Data& data,
+                  const refit_options& options = {}) const {
+    static_assert(require_call<layer_kind::linear, Base, Experts>());
+    static_assert(require_refit_data<Data, Base>());
+    auto c = context_of(base);
+    return (*this)(base, experts, data, options, c);
+  }
+
+  template <class Base, class Experts>
+  void operator()(const Base&, const Experts&) const {
+    static_assert(require_refit_data<void, Base>());
+  }
+
+ private:
+  template <class Context, class Inputs, class Outputs, class Features, class Prior, class Bias>
+  static refit_problem<Context> given_of(
+      const refit_data<Inputs, Outputs, Features, Prior, Bias>& data, std::size_t tasks,
+      const refit_options& options) {
+    validate(options);
+    refit_problem<Context> p;
+    const auto views = [&](const auto& range, const char* what) {
+      auto list = read_all<Context>(range);
+      if (list.size() != tasks)
+        throw error(p.name + ": " + what + " of " + std::to_string(list.size()) + " tasks for " +
+                    std::to_string(tasks) + " experts");
+      return list;
+    };
+    for (const auto& z : views(data.inputs, "inputs")) p.rows.push_back({z, {}, {}});
+    if (options.own > 0) {
+      const auto outputs = views(data.outputs, "outputs");
+      for (std::size_t k = 0; k < tasks; ++k) p.rows[k].outputs = outputs[k];
+    }
+    if (options.weighting == refit_weighting::shift) {
+      const auto features = views(data.features, "features");
+      for (std::size_t k = 0; k < tasks; ++k) p.rows[k].features = features[k];
+    }
+    if constexpr (!std::is_void_v<Prior>)
+      if (data.prior != nullptr) p.prior = const_view_of(*data.prior);
+    if constexpr (!std::is_void_v<Bias>)
+      if (data.bias != nullptr) p.bias = const_view_of(*data.bias);
+    return p;
+  }
+};
+
+}  // namespace detail
+
+/// The refit of one linear weight from tensors, as refit_linear: for code that has a matrix of its
+/// own and no walk through a network.
+/// @code
+/// auto [merged, report] = refit(base, experts, refit_data{inputs, outputs, features});
+/// refit(base, experts, refit_data{inputs, outputs, features, &prior, &bias}, options, context);
+/// refit(base, experts, refit_data{inputs, none, none}, {0, 0, refit_weighting::rows});  //
+/// RegMean++
+/// @endcode
+/// base: d_out x d_in; experts: a range of K of its shape; data: ranges of K matrices, Z_k n_k x
+/// d_in, Y_k n_k x d_out and X_k any rows x d_in, in the order of the experts, and pointers to a
+/// prior, d_out x d_in, and a bias, d_out entries; all in base's domain. Rows that the options do
+/// not need (outputs for own = 0, features for weights by rows) may be an empty range.
+///
+/// Returns a merge_result, `merged` = theta_0 + tau, of base's family and compute type. Throws
+/// catmerge::error if there are no experts, tasks or extents do not match, a value is not finite,
+/// and for options as validate says.
+inline constexpr detail::refit_fn refit{};
 
 }  // namespace catmerge

@@ -12,14 +12,15 @@
 namespace catmerge::detail {
 
 /// The inverse of the lower Cholesky factor of a small symmetric matrix; none if a pivot is not
-/// positive. (In plain loops: Eigen's would double the time that this header takes to compile.)
+/// positive and finite. (In plain loops: Eigen's would double the time that this header takes to
+/// compile.)
 inline std::optional<small_matrix> inverse_cholesky(small_matrix a) {
   const index_t n = a.rows();
   small_matrix inverse = small_matrix::Zero(n, n);
   for (index_t j = 0; j < n; ++j) {
     for (index_t k = 0; k < j; ++k)
       for (index_t i = j; i < n; ++i) a(i, j) -= a(i, k) * a(j, k);
-    if (!(a(j, j) > 0)) return std::nullopt;
+    if (!(a(j, j) > 0) || !std::isfinite(a(j, j))) return std::nullopt;
     const double root = std::sqrt(a(j, j));
     for (index_t i = j; i < n; ++i) a(i, j) /= root;
   }
@@ -36,8 +37,8 @@ inline std::optional<small_matrix> inverse_cholesky(small_matrix a) {
 
 /// y = y A^-1 for a symmetric positive definite A = L L^T by blocks of the Cholesky factor. a: n x
 /// n, double, its lower triangle is read and overwritten; y: m x n, double. Only blocks on the
-/// diagonal leave the device. Returns false, with y unchanged, if A is not positive definite to
-/// rounding. The relative error of y is about n eps times A's condition.
+/// diagonal leave the device. Returns false, with y unchanged, if A is not finite, or not positive
+/// definite to rounding. The relative error of y is about n eps times A's condition.
 template <class Context>
 bool divide_by_positive(Context& c, const typename Context::view& a,
                         const typename Context::view& y) {

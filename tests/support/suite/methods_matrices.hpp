@@ -9,6 +9,8 @@
 #include <catmerge/methods/dc_merge.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lot.hpp>
+#include <catmerge/methods/lot_around.hpp>
+#include <catmerge/methods/refit.hpp>
 #include <catmerge/methods/regmean.hpp>
 #include <catmerge/methods/svc.hpp>
 #include <catmerge/methods/task_arithmetic.hpp>
@@ -16,13 +18,14 @@
 #include <catmerge/methods/wudi.hpp>
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "support/suite/algorithms.hpp"
 
-/// The methods on matrices, LOT, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI, ACTMat, SVC
-/// and DC-Merge, written a second time: by least squares and singular value decompositions, where
-/// the library has eigenvectors of Gram matrices.
+/// The methods on matrices, LOT, the refit, RegMean, TSV-M, Iso-C, Iso-CTS, WUDI, SWUDI, ASWUDI,
+/// ACTMat, SVC and DC-Merge, written a second time: by least squares and singular value
+/// decompositions, where the library has eigenvectors of Gram matrices.
 namespace test::matrices {
 
 using dense = Eigen::MatrixXd;
@@ -86,6 +89,35 @@ inline expected ridged(const list& grams, const list& t, const dense& prior, dou
   expected e{solved.cast<double>(), 0};
   e.slack = static_cast<double>(d) * tolerance::eps<double> *
             (terms / least + (e.tau.norm() + prior.norm()) * largest / least);
+  return e;
+}
+
+/// The refit: (sum_k w_k R_k^T Z_k + mu P)(sum_k w_k Z_k^T Z_k + mu I)^-1 with
+/// mu = anchor tr(sum_k w_k Z_k^T Z_k) / d_in, of targets R_k, n_k x d_out, and weights w_k = 1 /
+/// ||X_k T_k^T||_F^2, formed and solved in long double. In the library weights have the rounding of
+/// a sum of d_in products in S; the rest grows by the condition, as ridged.
+template <class S>
+expected refitted(const list& z, const list& r, const list& x, const list& t, const dense& prior,
+                  double anchor) {
+  using exact = oracle::matrix;
+  const index_t d = prior.cols();
+  exact sum = exact::Zero(d, d), weighted = exact::Zero(prior.rows(), d);
+  double terms = 0;
+  for (std::size_t k = 0; k < z.size(); ++k) {
+    const exact rows = oracle::exact(z[k]);
+    const double weight = 1 / (x[k] * t[k].transpose()).squaredNorm();
+    sum += weight * rows.transpose() * rows;
+    weighted += weight * oracle::exact(r[k]).transpose() * rows;
+    terms += weight * z[k].norm() * (r[k] - z[k] * prior.transpose()).norm();
+  }
+  const oracle::real mu = static_cast<oracle::real>(anchor) * sum.trace() / static_cast<double>(d);
+  sum.diagonal().array() += mu;
+  weighted += mu * oracle::exact(prior);
+  const exact solved = sum.ldlt().solve(weighted.transpose()).transpose();
+  expected e{solved.cast<double>(), 0};
+  e.slack = (static_cast<double>(d) * tolerance::eps<double> +
+             tolerance::energy<S>(static_cast<double>(d))) *
+            terms / static_cast<double>(mu);
   return e;
 }
 
@@ -349,6 +381,43 @@ void matrix_methods() {
       grams, t, matrices::sum_of(t) / static_cast<double>(t.size()), catmerge::lot_options{}.ridge);
   check(catmerge::lot_linear(l.base, l.experts, l.features),
         catmerge::lot_linear(l.host.base, e, f), ridged.tau, ridged.slack);
+  // Priors of a method's and of the caller's, and rows of another network.
+  const catmerge::lot_around around{catmerge::task_arithmetic_method{0.3}, {2, 0.5}};
+  matrices::list shifts;
+  for (std::size_t k = 0; k < t.size(); ++k) shifts.push_back(x[k] * t[k].transpose());
+  const auto lot_around =
+      matrices::refitted<C>(x, shifts, x, t, 2 * 0.3 * matrices::sum_of(t), 0.5);
+  check(catmerge::merge_parameter(around, layer_kind::linear, l.base, l.experts, l.features),
+        catmerge::merge_parameter(around, layer_kind::linear, l.host.base, e, f), lot_around.tau,
+        lot_around.slack);
+  using S = typename B::scalar;
+  generator g(13);
+  const matrix_of<S> prior = g.matrix<S>(9, 7, 0.1);
+  const vector_of<S> bias = g.vector<S>(9);
+  std::vector<matrix_of<S>> inputs, outputs;
+  std::vector<matrix_type<B>> own_inputs, own_outputs;
+  matrices::list z, targets;
+  for (std::size_t k = 0; k < t.size(); ++k) {
+    inputs.push_back(g.matrix<S>(4, 7)), outputs.push_back(g.matrix<S>(4, 9));
+    own_inputs.push_back(b.matrix(inputs.back()));
+    own_outputs.push_back(b.matrix(outputs.back()));
+    z.push_back(as<double>(inputs.back()));
+    const matrices::dense own =
+        (as<double>(outputs.back()) - z.back() * base.transpose()).rowwise() -
+        as<double>(bias).col(0).transpose();
+    targets.push_back(0.4 * own + 0.6 * z.back() * t[k].transpose());
+  }
+  // (xtensor's views overload the operator &.)
+  const auto own_prior = b.matrix(prior);
+  const auto own_bias = b.vector(bias);
+  const auto refit = matrices::refitted<C>(z, targets, x, t, as<double>(prior), 0.5);
+  check(catmerge::refit(l.base, l.experts,
+                        catmerge::refit_data{own_inputs, own_outputs, l.features,
+                                             std::addressof(own_prior), std::addressof(own_bias)},
+                        {0.5, 0.4}),
+        catmerge::refit(l.host.base, e, catmerge::refit_data{inputs, outputs, f, &prior, &bias},
+                        {0.5, 0.4}),
+        refit.tau, refit.slack);
   const auto regmean = matrices::regmean(weights, x, 0.9);
   check(catmerge::regmean_linear(l.base, l.experts, l.features),
         catmerge::regmean_linear(l.host.base, e, f), regmean.tau - base, regmean.slack);
