@@ -22,8 +22,9 @@ namespace catmerge::harness {
 namespace {
 
 const char* const what_samples_bring =
-    "the alphas of --method auto were not chosen for these networks: some unlabeled samples of "
-    "each task (--samples, --head) choose them, and refit the merged layers to the experts";
+    "the alphas of --method auto were not chosen for these networks, but are constants: some "
+    "unlabeled samples of each task (--samples, --head) choose them, and refit the merged layers "
+    "to the experts";
 
 const char* const what_heads_bring =
     "alpha was not chosen for these networks: samples with --head, for every expert, choose it";
