@@ -20,7 +20,7 @@ namespace {
 
 using problem_type = catmerge::layer_problem<catmerge::context<catmerge::host>>;
 constexpr double eps = tolerance::eps<double>;
-constexpr catmerge::lot_options published{1, 0};  // LOT without a ridge
+constexpr catmerge::lot_options without_ridge{1, 0};  // LOT without a ridge
 
 /// Task vectors, and features, in double: the base is zero, so what is merged is tau.
 struct given {
@@ -152,7 +152,7 @@ TEST_CASE("LOT: least drift, of all of these the smallest task vector") {
   for (const auto& rows : std::vector<std::vector<index_t>>{
            {9, 12, 30}, {2, 3, 1}, {4, 3, 0}, {20, 0, 0}, {8}, {3}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}) {
     const given l(4, 5, 8, rows);
-    const auto [tau, report] = catmerge::lot_linear(l.base, l.t, l.x, published);
+    const auto [tau, report] = catmerge::lot_linear(l.base, l.t, l.x, without_ridge);
     check(tau, matrices::least_squares(l.x, l.t));
     CHECK(report.fallback == catmerge::fallback_rule::none);
     CHECK(report.kind == layer_kind::linear);
@@ -169,23 +169,23 @@ TEST_CASE("LOT: least drift, of all of these the smallest task vector") {
 TEST_CASE(
     "LOT: a single task keeps what its inputs see; alpha scales; the order of tasks is free") {
   given one(6, 5, 8, {11});
-  check(catmerge::lot_linear(one.base, one.t, one.x, published).merged,
+  check(catmerge::lot_linear(one.base, one.t, one.x, without_ridge).merged,
         {one.t[0], matrices::least_squares(one.x, one.t).slack});
   const given few(6, 5, 8, {3});
   const Eigen::HouseholderQR<dense> qr(few.x[0].transpose());
   const dense q = qr.householderQ() * dense::Identity(8, 3);
-  check(catmerge::lot_linear(few.base, few.t, few.x, published).merged,
+  check(catmerge::lot_linear(few.base, few.t, few.x, without_ridge).merged,
         {few.t[0] * q * q.transpose(), matrices::least_squares(few.x, few.t).slack});
 
   const given l(7, 5, 8, {4, 9, 6});
   const auto e = matrices::least_squares(l.x, l.t);
   check(catmerge::lot_linear(l.base, l.t, l.x, {1.5, 0}).merged, {1.5 * e.tau, 1.5 * e.slack});
   check(catmerge::lot_linear(l.base, matrices::list{l.t[2], l.t[0], l.t[1]},
-                             matrices::list{l.x[2], l.x[0], l.x[1]}, published)
+                             matrices::list{l.x[2], l.x[0], l.x[1]}, without_ridge)
             .merged,
         e);
   // Equal vectors that the inputs see all of.
-  check(catmerge::lot_linear(l.base, matrices::list(3, l.t[0]), l.x, published).merged,
+  check(catmerge::lot_linear(l.base, matrices::list(3, l.t[0]), l.x, without_ridge).merged,
         {l.t[0], e.slack});
 }
 
@@ -213,7 +213,7 @@ TEST_CASE("LOT: rows, factors and Gram matrices are the same inputs, one form be
       for (const auto& b : forms) {
         const std::vector<catmerge::statistics_view<>> mixed{statistics(a, 0), statistics(b, 1),
                                                              statistics(a, 2)};
-        check(catmerge::lot_linear(l.base, l.t, mixed, published).merged, e);
+        check(catmerge::lot_linear(l.base, l.t, mixed, without_ridge).merged, e);
         check(catmerge::regmean_linear(l.base, l.t, mixed).merged,
               matrices::regmean(l.t, l.x, 0.9));
       }
@@ -226,7 +226,7 @@ TEST_CASE(
   given l(9, 6, 40, {30, 30});
   for (auto& x : l.x) x = random_of_rank(g, 30, 40, 4);
   const auto e = matrices::least_squares(l.x, l.t);
-  const dense tau = catmerge::lot_linear(l.base, l.t, l.x, published).merged;
+  const dense tau = catmerge::lot_linear(l.base, l.t, l.x, without_ridge).merged;
   check(tau, e);
   // Storing X^T X in float moves it by some eps_float of its norm; what it has no rows for is then
   // not zero, and must not come back divided by next to nothing.
@@ -244,7 +244,7 @@ TEST_CASE(
   const auto s = Eigen::JacobiSVD<dense>(all).singularValues();
   const double moved = tolerance::eps<float> * norms / (s(7) * s(7));
   REQUIRE(moved < 1e-3);
-  CHECK((catmerge::lot_linear(l.base, l.t, views, published).merged - tau).norm() <=
+  CHECK((catmerge::lot_linear(l.base, l.t, views, without_ridge).merged - tau).norm() <=
         2 * moved * (l.t[0].norm() + l.t[1].norm()));
 }
 
@@ -284,7 +284,7 @@ TEST_CASE("LOT's ridge: from the published method to the mean of the task vector
           1e-11 * mean.norm());
     // Without a ridge the directions that no row covers are the base's, with the smallest the
     // mean's; the covered ones are the same.
-    const dense none = catmerge::lot_linear(l.base, l.t, l.x, published).merged;
+    const dense none = catmerge::lot_linear(l.base, l.t, l.x, without_ridge).merged;
     const dense least = catmerge::lot_linear(l.base, l.t, l.x, {1, 1e-10}).merged;
     dense all(0, 8);
     for (const auto& x : l.x) {
@@ -433,7 +433,7 @@ TEST_CASE("RegMean: the base and LOT, where a = 1, rows are as many and all dire
   for (const auto& t : l.t) experts.push_back(base + t);
   const double slack = matrices::least_squares(l.x, l.t).slack;
   CHECK((catmerge::regmean_linear(base, experts, l.x, {1.0}).merged -
-         catmerge::lot_linear(base, experts, l.x, published).merged)
+         catmerge::lot_linear(base, experts, l.x, without_ridge).merged)
             .norm() <= 2 * slack + 8 * eps * (base.norm() + l.t[0].norm()));
 }
 
@@ -445,7 +445,7 @@ TEST_CASE("RegMean: what no input sees is zero, the base's weights too; LOT leav
   for (const auto& t : l.t) experts.push_back(base + t);
   for (const double a : {0.5, 1.0})
     CHECK(catmerge::regmean_linear(base, experts, l.x, {a}).merged.col(3).norm() <= 100 * eps);
-  const dense least = catmerge::lot_linear(base, experts, l.x, published).merged;
+  const dense least = catmerge::lot_linear(base, experts, l.x, without_ridge).merged;
   CHECK((least.col(3) - base.col(3)).norm() <= 100 * eps);
   // With its ridge it takes the mean there.
   const dense ridged = catmerge::lot_linear(base, experts, l.x).merged;
@@ -949,7 +949,7 @@ TEST_CASE_TEMPLATE("on the device, and on several threads: the same bits", S, do
   same(catmerge::lot_linear(base, experts, features),
        catmerge::lot_linear(l.base, l.experts, l.features),
        catmerge::lot_linear(l.base, l.experts, l.features, {}, threads));
-  for (const auto& options : {catmerge::lot_options{}, published})
+  for (const auto& options : {catmerge::lot_options{}, without_ridge})
     same(catmerge::lot_linear(base, d_two, d_rows, options),
          catmerge::lot_linear(l.base, two, rows, options),
          catmerge::lot_linear(l.base, two, rows, options, threads));
