@@ -51,14 +51,14 @@ TEST_CASE("help at every level, with every option") {
        {"--base", "--expert", "NAME=P", "--output", "--method", "cat", "task-arithmetic",
         "catmerge methods", "--before", "--after", "--method-for", "--importance", "--quiet",
         "--verbose", "--alpha", "--preset", "paper", "port", "--features", "--samples", "NAME=F",
-        "--rank", "--basis-energy", "--basis-positive", "--basis-tolerance", "--lambda",
+        "--head", "--rank", "--basis-energy", "--basis-positive", "--basis-tolerance", "--lambda",
         "--scale-rank", "--scale-lambda", "--shift-rank", "--rescale", "none", "frobenius",
         "--order", "sequential", "joint", "--weighting", "sum", "mean", "--feature-coefficient",
         "--out-dtype", "base", "f32", "f16", "bf16", "f64", "--threads", "--report", "--config",
         "--sample-count", "--rule", "--include", "--exclude", "--drop", "--task-heads",
         "--heads-output", "--resized", "--missing", "--set", "--max-shard-size", "--overwrite",
         // defaults
-        "=cat", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
+        "=auto", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
       {"features",
        {"--model", "--samples", "--output", "--config", "--threads", "--sample-count", "--rule",
         "--overwrite"}},
@@ -158,7 +158,7 @@ TEST_CASE("command lines that mean nothing") {
   }
   SUBCASE("options that exclude each other") {
     check_refused(good + arguments{"--rank", "4", "--basis-energy", "0.5"},
-                  {"--rank", "--basis-energy"});
+                  {"--head", "--rank", "--basis-energy"});
     check_refused(good + arguments{"--rank", "4", "--basis-positive"},
                   {"--rank", "--basis-positive"});
     check_refused(good + arguments{"--basis-energy", "0.5", "--basis-positive"},

@@ -284,7 +284,8 @@ TEST_CASE("scans see the samples' features again: as from files") {
 
 TEST_CASE("methods lists all that --method and --before take, with their settings") {
   const outcome list = run_well({"methods"});
-  for (const char* name : {"cat",
+  for (const char* name : {"auto",
+                           "cat",
                            "task-arithmetic",
                            "average",
                            "fisher",
@@ -315,8 +316,9 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
         std::string::npos);
   // A name of the list is taken, one that is not lists them.
   const outcome unknown = refused({"--method", "slerp"});
-  CHECK(says(unknown,
-             "--method: there is no method 'slerp': expected average, task-arithmetic, cat, "));
+  CHECK(
+      says(unknown,
+           "--method: there is no method 'slerp': expected auto, average, task-arithmetic, cat, "));
   CHECK(says(refused({"--method", "average", "--before", "ties"}),
              "--before: there is no transform 'ties': expected cat, dare, breadcrumbs or tatr"));
 }
