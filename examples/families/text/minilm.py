@@ -67,7 +67,9 @@ def main() -> None:
         return BertForSequenceClassification(config)
 
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    train.make_experts(shared, PREFIX, fresh, tokenizer, PAD, tuple(train.TASKS), args)
+    names = tuple(train.TASKS)
+    experts, data = train.make_experts(shared, PREFIX, fresh, tokenizer, PAD, names, args)
+    train.report(shared, experts, data, PREFIX)
     print(f"done in {time.monotonic() - started:.0f} s")
 
 

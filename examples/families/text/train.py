@@ -251,8 +251,8 @@ def read_valence(root: Path) -> list[Example]:
     ]
 
 
-def read_frequency(_: Path) -> list[Example]:
-    """English words; the label is the Zipf frequency in the package wordfreq, less 4.
+def words_by_frequency(language: str, letters: str) -> list[Example]:
+    """Words of three letters or more; the label is the Zipf frequency in wordfreq, less 4.
 
     Zipf frequency is log10 of the occurrences in a billion words. At most 2,500 words of a half
     unit are taken, evenly over their ranks. Words with the same first four letters are one group.
@@ -260,15 +260,20 @@ def read_frequency(_: Path) -> list[Example]:
     from wordfreq import top_n_list, zipf_frequency
 
     bins = collections.defaultdict(list)
-    for word in top_n_list("en", 200_000):
-        if re.fullmatch("[a-z]{3,}", word):
-            value = zipf_frequency(word, "en")
+    for word in top_n_list(language, 200_000):
+        if re.fullmatch(f"[{letters}]{{3,}}", word):
+            value = zipf_frequency(word, language)
             bins[min(12, int(2 * value))].append(Example(word, value - 4, word[:4]))
     return [
         words[i * len(words) // min(2500, len(words))]
         for words in bins.values()
         for i in range(min(2500, len(words)))
     ]
+
+
+def read_frequency(_: Path) -> list[Example]:
+    """English words and their frequency."""
+    return words_by_frequency("en", "a-z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -699,6 +704,27 @@ def evaluate(
     return figures | {"mean": sum(figures.values()) / len(figures)}
 
 
+def print_line(label: str, figures: dict[str, float]) -> None:
+    """Prints a line of the table that `report_trained` and `report` make."""
+    print(f"{label:<26}" + "".join(f"{value:>11.1f}" for value in figures.values()), flush=True)
+
+
+def report_trained(
+    base: dict[str, Tensor],
+    classifiers: dict[str, nn.Module],
+    splits: dict[str, dict[str, Encoded]],
+    prefix: str,
+    split: str,
+) -> None:
+    """Prints the figures of base and experts on a split, the base's with the experts' heads."""
+    own = {}
+    for name, classifier in classifiers.items():
+        own |= evaluate(encoder_of(classifier, prefix), {name: classifier}, splits, split)
+        del own["mean"]
+    print_line(f"base, {split}", evaluate(base, classifiers, splits, split))
+    print_line(f"experts, {split}", own | {"mean": sum(own.values()) / len(own)})
+
+
 def report(
     base: dict[str, Tensor],
     classifiers: dict[str, nn.Module],
@@ -707,32 +733,23 @@ def report(
 ) -> None:
     """Prints the test figures of base, experts, average and Task Arithmetic.
 
-    The base is evaluated with the experts' heads. Alpha is chosen on validation.
+    Alpha is chosen on validation.
     """
     experts = {name: encoder_of(model, prefix) for name, model in classifiers.items()}
-
-    def line(label: str, figures: dict[str, float]) -> None:
-        print(f"{label:<26}" + "".join(f"{value:>11.1f}" for value in figures.values()), flush=True)
 
     def merged(alpha: float, split: str) -> dict[str, float]:
         encoder = arithmetic(base, list(experts.values()), alpha)
         return evaluate(encoder, classifiers, splits, split)
 
-    print(f"{'':<26}" + "".join(f"{name:>11}" for name in [*classifiers, "mean"]))
     share = 1 / len(experts)
     for split in ("validation", "test"):
-        own = {}
-        for name, classifier in classifiers.items():
-            own |= evaluate(experts[name], {name: classifier}, splits, split)
-            del own["mean"]
-        line(f"base, {split}", evaluate(base, classifiers, splits, split))
-        line(f"experts, {split}", own | {"mean": sum(own.values()) / len(own)})
-        line(f"average, {split}", merged(share, split))
+        report_trained(base, classifiers, splits, prefix, split)
+        print_line(f"average, {split}", merged(share, split))
     grid = {step / 10: merged(step / 10, "validation") for step in range(1, 11)}
     for alpha, figures in grid.items():
-        line(f"alpha {alpha:.1f}, validation", figures)
+        print_line(f"alpha {alpha:.1f}, validation", figures)
     best = max(grid, key=lambda alpha: grid[alpha]["mean"])
-    line(f"alpha {best:.1f}, test", merged(best, "test"))
+    print_line(f"alpha {best:.1f}, test", merged(best, "test"))
 
 
 # -------------------------------------------------------------------------------------- the family
@@ -793,11 +810,12 @@ def make_experts(
     pad: int,
     names: Sequence[str],
     args: argparse.Namespace,
-) -> None:
-    """Makes the tasks of these names, trains and writes an expert of each, and prints all figures.
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Encoded]]]:
+    """Makes the tasks of these names, and trains and writes an expert of each.
 
     shared are the base's parameters, all of which begin with prefix; fresh makes a classifier
-    with so many outputs, whose encoder is overwritten by them.
+    with so many outputs, whose encoder is overwritten by them. Returns the experts and the tasks'
+    splits by name, after printing the head of a table of figures.
     """
     for folder in ("experts", "samples", "validation", "test"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
@@ -835,7 +853,8 @@ def make_experts(
             f"{time.monotonic() - started:>9.0f}",
             flush=True,
         )
-    report(shared, classifiers, data, prefix)
+    print(f"{'':<26}" + "".join(f"{name:>11}" for name in [*classifiers, "mean"]))
+    return classifiers, data
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -855,9 +874,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = make_parser(__doc__.splitlines()[0])
+def make_full_parser(description: str) -> argparse.ArgumentParser:
+    """The options of a script that trains its base."""
+    parser = make_parser(description)
     parser.add_argument("--base", type=Path, help="folder of a base to use instead of a new one")
     parser.add_argument("--vocabulary", type=int, default=1024, help="tokens of the tokenizer")
     parser.add_argument("--width", type=int, default=96, help="hidden size")
@@ -867,12 +886,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--base-steps", type=int, default=5000)
     parser.add_argument("--base-batch", type=int, default=128)
     parser.add_argument("--base-rate", type=float, default=2e-3)
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    """Makes the family."""
-    args = parse_arguments()
+Report = Callable[
+    [dict[str, Tensor], dict[str, nn.Module], dict[str, dict[str, Encoded]], str], None
+]
+
+
+def make_family(args: argparse.Namespace, names: Sequence[str], figures: Report) -> None:
+    """Writes a family of the tasks of these names, and has its figures printed."""
     started = time.monotonic()
     torch.set_num_threads(args.threads)
     (args.out / "base").mkdir(parents=True, exist_ok=True)
@@ -883,8 +906,15 @@ def main() -> None:
         config.num_labels = outputs
         return RobertaForSequenceClassification(config)
 
-    make_experts(encoder_of(base, PREFIX), PREFIX, fresh, tokenizer, PAD, FAMILY, args)
+    shared = encoder_of(base, PREFIX)
+    experts, data = make_experts(shared, PREFIX, fresh, tokenizer, PAD, names, args)
+    figures(shared, experts, data, PREFIX)
     print(f"done in {time.monotonic() - started:.0f} s")
+
+
+def main() -> None:
+    """Makes the committed family."""
+    make_family(make_full_parser(__doc__.splitlines()[0]).parse_args(), FAMILY, report)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import gzip
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -223,8 +223,11 @@ def noto(script: str) -> tuple[str, ...]:
     return (f"NotoSans{script}-*", f"NotoSerif{script}-*")
 
 
-# What the base is trained on: characters and the fonts that draw them. None is in a task below.
-BASE_SCRIPTS: dict[str, tuple[str, tuple[str, ...]]] = {
+# What a base is trained on: per script its characters and the fonts that draw them.
+Scripts = Mapping[str, tuple[str, tuple[str, ...]]]
+
+# None is in a task below.
+BASE_SCRIPTS: Scripts = {
     "cyrillic": (letters("а", "я", "й"), SANS + SERIF),
     "hebrew": (letters("א", "ת", "ךםןףץ"), noto("Hebrew")),
     "thai": (letters("ก", "ฮ", "ฤฦ"), noto("Thai")),
@@ -286,12 +289,15 @@ TASKS = ("fashion", "digits", *GLYPH_TASKS)
 
 
 def find_fonts(patterns: tuple[str, ...], characters: str) -> list[Path]:
-    """The fonts that match, are not too thin for 28 pixels and have all the characters."""
-    thin = ("Thin", "Hairline", "ExtraLight", "Math")
+    """The fonts that match, are not too thin for 28 pixels and have all the characters.
+
+    A thin font or one of mathematics must be asked for by name.
+    """
+    unfit = ("Thin", "Hairline", "ExtraLight", "Math")
     found: list[Path] = []
     for pattern in patterns:
         for path in sorted(FONTS.rglob(f"{pattern}.ttf")):
-            if path in found or any(word in path.name for word in thin):
+            if path in found or any(word in path.name and word not in pattern for word in unfit):
                 continue
             font = ImageFont.truetype(str(path), 24)
             missing = bytes(font.getmask("\uffff"))
@@ -433,7 +439,10 @@ def glyph_splits(task: GlyphTask, sizes: Sizes, rng: np.random.Generator) -> dic
     return splits
 
 
-def make_tasks(sizes: Sizes, seed: int) -> dict[str, dict[str, Split]]:
+Tasks = dict[str, dict[str, Split]]
+
+
+def make_tasks(sizes: Sizes, seed: int) -> Tasks:
     """All splits of all tasks; each task has a random stream of its own."""
     tasks = {}
     for index, name in enumerate(TASKS):
@@ -447,12 +456,12 @@ def make_tasks(sizes: Sizes, seed: int) -> dict[str, dict[str, Split]]:
     return tasks
 
 
-def make_base_data(count: int, seed: int) -> tuple[Split, int]:
+def make_base_data(count: int, seed: int, scripts: Scripts = BASE_SCRIPTS) -> tuple[Split, int]:
     """The glyphs that the base is trained on, and the number of their classes."""
     rng = np.random.default_rng((seed, 0))
-    total = sum(len(characters) for characters, _ in BASE_SCRIPTS.values())
+    total = sum(len(characters) for characters, _ in scripts.values())
     images, labels, first = [], [], 0
-    for characters, patterns in BASE_SCRIPTS.values():
+    for characters, patterns in scripts.values():
         fonts = find_fonts(patterns, characters)
         drawn = draw_glyphs(characters, fonts, count * len(characters) // total, rng)
         images.append(drawn[0])
@@ -535,9 +544,11 @@ def fit(
         schedule.step()
 
 
-def train_base(config: Config, args: argparse.Namespace) -> ClipVision:
+def train_base(
+    config: Config, args: argparse.Namespace, scripts: Scripts = BASE_SCRIPTS
+) -> ClipVision:
     """Trains the base on glyphs against one learned embedding per class, as CLIP on captions."""
-    data, classes = make_base_data(args.base_images, args.seed)
+    data, classes = make_base_data(args.base_images, args.seed, scripts)
     print(f"base: {len(data.labels)} glyphs of {classes} classes", flush=True)
     torch.manual_seed(args.seed)
     model = ClipVision(config)
@@ -619,11 +630,10 @@ def save_model(model: ClipVision, path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the family to")
     parser.add_argument("--seed", type=int, default=2025)
@@ -643,12 +653,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=580, help="images per task, at most 600")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fisher", type=int, default=0, metavar="N", help="images per task")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    """Makes the family."""
-    args = parse_arguments()
+def make_family(
+    args: argparse.Namespace, scripts: Scripts, make: Callable[[Sizes, int], Tasks]
+) -> None:
+    """Writes a family whose base is trained on scripts; make takes sizes and the seed."""
     started = time.monotonic()
     torch.set_num_threads(args.threads)
     config = Config(args.width, args.mlp_width, args.layers, args.heads, 7, args.projection)
@@ -656,11 +667,11 @@ def main() -> None:
     for folder in folders + ["fisher"] * bool(args.fisher):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
 
-    base = train_base(config, args)
+    base = train_base(config, args, scripts)
     config.write(args.out / "base" / "config.json")
     save_model(base, args.out / "base" / "model.safetensors")
     print(f"{'task':<12}{'classes':>8}{'moved %':>9}{'base':>7}{'expert':>8}   validation, top-1 %")
-    for index, (name, splits) in enumerate(make_tasks(Sizes(), args.seed).items()):
+    for index, (name, splits) in enumerate(make(Sizes(), args.seed).items()):
         splits["validation"] = splits["validation"].first(args.validation)
         splits["test"] = splits["test"].first(args.test)
         file = f"{name}.safetensors"
@@ -691,6 +702,11 @@ def main() -> None:
             flush=True,
         )
     print(f"done in {time.monotonic() - started:.0f} s")
+
+
+def main() -> None:
+    """Makes the committed family."""
+    make_family(make_parser(__doc__.splitlines()[0]).parse_args(), BASE_SCRIPTS, make_tasks)
 
 
 if __name__ == "__main__":
