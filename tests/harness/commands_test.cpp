@@ -158,7 +158,7 @@ TEST_CASE("command lines that mean nothing") {
   }
   SUBCASE("options that exclude each other") {
     check_refused(good + arguments{"--rank", "4", "--basis-energy", "0.5"},
-                  {"--head", "--rank", "--basis-energy"});
+                  {"--rank", "--basis-energy"});
     check_refused(good + arguments{"--rank", "4", "--basis-positive"},
                   {"--rank", "--basis-positive"});
     check_refused(good + arguments{"--basis-energy", "0.5", "--basis-positive"},
