@@ -313,6 +313,42 @@ TEST_CASE("alpha auto: the bits of the merge at the alpha that it names") {
   }
 }
 
+TEST_CASE("cat:auto: lambda 1, half of the energy, and alpha by outputs") {
+  const auto chosen = headed().merge({"--method", "cat:auto"});
+  const json& curve = chosen.choice["alpha"][0];
+  const arguments settings = {"--method", "cat", "--lambda", "1", "--basis-energy", "0.5"};
+  const auto same = headed().merge(settings + arguments{"--alpha", curve["chosen"].dump()});
+  for (const auto& [name, t] : same.merged.tensors)
+    if (is_float(t))
+      CHECK(difference(matrix_of(chosen.merged, name), matrix_of(same.merged, name)) < 1e-6);
+  CHECK(same_values(headed().merge({"--method", "cat", "--preset", "auto"}).merged, chosen.merged));
+  // A given alpha counts, and so does the default where outputs are not known.
+  CHECK(same_values(headed().merge({"--method", "cat:auto,alpha=0.3"}).merged,
+                    headed().merge(settings + arguments{"--alpha", "0.3"}).merged));
+  const fs::path output = headed().files.fresh();
+  const outcome done = run(headed().files.merge(output) + headed().files.with_samples() +
+                           arguments{"--method", "cat:auto", "--out-dtype", "f32"});
+  CHECK(done.status == 0);
+  CHECK(contains(done.err, "alpha was not chosen"));
+  CHECK(same_values(table(output), headed().merge(settings + arguments{"--alpha", "0.4"}).merged));
+}
+
+TEST_CASE("auto: features alone") {
+  const fs::path output = headed().files.fresh(), prior = headed().files.fresh();
+  const arguments command = arguments{"--method", "auto"} + headed().files.with_features();
+  const outcome done = run(headed().files.merge(output) + command);
+  CHECK(done.status == 0);
+  CHECK(contains(done.err, "--samples"));
+  CHECK(run(headed().files.merge(prior) + arguments{"--method", "auto"}).status == 0);
+  // Shifts are twice the prior's; linears lie between twice the prior and the experts.
+  const table base(headed().files.base_path()), found(output), alone(prior);
+  const std::string shift = layer0 + "mlp.fc1.bias";
+  CHECK(difference(matrix_of(found, shift) - matrix_of(base, shift),
+                   2 * (matrix_of(alone, shift) - matrix_of(base, shift))) < 1e-4);
+  CHECK(difference(matrix_of(found, q0) - matrix_of(base, q0),
+                   2 * (matrix_of(alone, q0) - matrix_of(base, q0))) > 0.01);
+}
+
 TEST_CASE("auto: what does not go with outputs is refused") {
   const auto refused = [&](const arguments& options) {
     const outcome r = run(headed().files.merge(headed().files.fresh()) + options);

@@ -77,9 +77,9 @@ TEST_CASE("the committed networks merge to what the NumPy reference says") {
                  task + "=" + features;
   }
   const auto merge = [&](const std::string& more, const std::string& name) {
-    REQUIRE(std::system((program + " merge" + arguments + more + " --out-dtype f32 --output " +
-                         (out / (name + ".safetensors")).string() + " --report " +
-                         (out / (name + ".json")).string())
+    REQUIRE(std::system((program + " merge --method cat" + arguments + more +
+                         " --out-dtype f32 --output " + (out / (name + ".safetensors")).string() +
+                         " --report " + (out / (name + ".json")).string())
                             .c_str()) == 0);
     return parse(out / (name + ".json"));
   };

@@ -63,7 +63,8 @@ struct networks {
     line = line + clips().with_features() + arguments{"--task-heads", "classifier"};
   }
   fs::path base = clips().fresh("base");
-  arguments line = {"merge", "--base", base.string(), "--max-shard-size", "10KB"};
+  arguments line = {"merge",       "--method",         "cat", "--base",
+                    base.string(), "--max-shard-size", "10KB"};
 };
 
 void remove_partial_ones(const fs::path& folder) {

@@ -722,6 +722,33 @@ void check_any_value(const json& whole, const Page& make) {
 
 }  // namespace
 
+TEST_CASE("a merge: settings that outputs decided") {
+  json report = synthetic(3, 2);
+  const auto curve = [](const char* method) {
+    return json{{"method", method},
+                {"values", {0.5, 1.0, 1.5}},
+                {"distance", {2.5, 1.25, 3.75}},
+                {"chosen", 1.0}};
+  };
+  report["choice"] = {
+      {"summary", "The prior is <b>a mean</b>."},
+      {"alpha", {curve("TSV-M"), curve("Iso-C")}},
+      {"gain_by_cross_fitting", curve("")},
+      {"distance",
+       {{"base", {4.5, 5.5, 6.5}}, {"prior", {1.5, 2.5, 3.5}}, {"merged", {0.5, 0.25, 0.75}}}}};
+  const std::string html = merge_page(report);
+  check_sound(html);
+  keep("choice", html);
+  CHECK(contains(html, "id=\"choice\""));
+  CHECK(contains(html, "The prior is &lt;b&gt;a mean&lt;/b&gt;."));
+  CHECK(contains(html, "TSV-M: 1"));
+  CHECK(contains(html, "Distance over alpha"));
+  CHECK(contains(html, "on left-out samples"));
+  for (const char* number : {"4.5", "0.25", "Iso-C, 1.5: 3.75"}) CHECK(contains(html, number));
+  CHECK_FALSE(contains(merge_page(synthetic(3, 2)), "id=\"choice\""));
+  check_any_value(report, merge_page);
+}
+
 TEST_CASE("any value may be anything") {
   check_any_value(fixture("merge.json"), merge_page);
   check_any_value(fixture("experiments.json"), experiment_page);

@@ -60,7 +60,7 @@ inline std::string choice_table(const merge_data& data, const json& distance) {
 inline std::string choice_section(const merge_data& data) {
   const json& choice = member(*data.report, "choice");
   if (!choice.is_object()) return "";
-  std::string html = paragraph(escaped(text(member(choice, "summary"))), "lead");
+  std::string html = paragraph(text(member(choice, "summary")), "lead");
   std::vector<const json*> curves;
   for (const auto& curve : list(member(choice, "alpha"))) curves.push_back(&curve);
   std::string drawn;
