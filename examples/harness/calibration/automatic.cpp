@@ -86,7 +86,7 @@ automatic_merge make_prior(const std::optional<output_judge>& judge, const prior
   return std::move(*result);
 }
 
-double mean_of(const std::vector<double>& list) {
+double mean_over_tasks(const std::vector<double>& list) {
   double sum = 0;
   for (const double x : list) sum += x;
   return sum / static_cast<double>(list.size());
@@ -99,7 +99,7 @@ automatic_merge choose_prior(const std::optional<output_judge>& judge, const pri
   auto averaged = make_prior(judge, prior, prior.averaged_tables, grid, threads);
   if (!judge) return averaged;
   auto matrices = make_prior(judge, prior, nullptr, grid, threads);
-  const bool closer = mean_of(matrices.of_prior) < mean_of(averaged.of_prior);
+  const bool closer = mean_over_tasks(matrices.of_prior) < mean_over_tasks(averaged.of_prior);
   auto& chosen = closer ? matrices : averaged;
   chosen.of_other = (closer ? averaged : matrices).of_prior;
   return std::move(chosen);

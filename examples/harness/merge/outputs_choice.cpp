@@ -253,7 +253,7 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
             " for the base, " + short_number(prior) + " for the prior" +
             (merged.gain ? ", " + short_number(result) + " for the merged network." : ".");
   if (!outputs.have_heads())
-    chosen.warnings.push_back(
+    chosen.warnings.emplace_back(
         "outputs were not compared with the experts', because there are no heads: --head NAME=H, "
         "for every expert, lets the samples choose the alphas");
   if (fewest < automatic_options::enough)

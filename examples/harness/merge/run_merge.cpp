@@ -87,8 +87,8 @@ merge_result run_merge(const merge_request& request) {
   auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
   if (chosen) warnings.insert(warnings.end(), chosen->warnings.begin(), chosen->warnings.end());
-  if (plan.is_automatic && !chosen) warnings.push_back(what_samples_bring);
-  if (plan.alpha_by_outputs && !chosen) warnings.push_back(what_heads_bring);
+  if (plan.is_automatic && !chosen) warnings.emplace_back(what_samples_bring);
+  if (plan.alpha_by_outputs && !chosen) warnings.emplace_back(what_heads_bring);
   tell(warnings, request.how);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {

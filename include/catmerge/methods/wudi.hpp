@@ -133,7 +133,7 @@ struct wudi_method {
     const bool smooth = options.variant == wudi_variant::swudi;
     const double count = smooth ? static_cast<double>(d_in) * options.share : participating(values);
     // Rounded up as in the authors' code, for which a share of 0.55 of 100 is 55, not 56.
-    const index_t largest = static_cast<index_t>(smooth ? count + 0.999 : std::ceil(count));
+    const auto largest = static_cast<index_t>(smooth ? count + 0.999 : std::ceil(count));
     std::vector<double> f(values.size(), 0);
     for (auto j = (std::max)(index_t{0}, std::ssize(f) - largest); j < std::ssize(f); ++j) {
       const auto i = static_cast<std::size_t>(j);
