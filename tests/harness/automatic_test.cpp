@@ -357,6 +357,10 @@ TEST_CASE("auto: what does not go with outputs is refused") {
   };
   const arguments outputs = headed().with_outputs(), samples = headed().files.with_samples();
   CHECK(contains(refused({"--method", "ties", "--alpha", "auto"}), "--samples"));
+  const outcome onto_a_head =
+      run(headed().files.merge(headed().head("a")) + outputs + arguments{"--overwrite"});
+  CHECK(onto_a_head.status != 0);
+  CHECK(contains(onto_a_head.err, headed().head("a").string()));
   CHECK(contains(refused(arguments{"--method", "ties", "--alpha", "auto"} + samples), "--head"));
   CHECK(
       contains(refused(arguments{"--method", "average", "--alpha", "auto"} + outputs), "no alpha"));

@@ -287,7 +287,7 @@ void require_outputs_apart(const merge_request& request) {
   std::vector<std::string> inputs = {request.base};
   if (!request.config.empty()) inputs.push_back(request.config);
   for (const auto* files :
-       {&request.experts, &request.features, &request.samples, &request.importance})
+       {&request.experts, &request.features, &request.samples, &request.heads, &request.importance})
     for (const auto& file : *files) inputs.push_back(file.path);
   std::vector<std::pair<std::string, std::string>> outputs = {{"output", request.output}};
   if (!request.heads_output.empty()) outputs.emplace_back("folder of heads", request.heads_output);

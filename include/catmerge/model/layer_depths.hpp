@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/error.hpp>
 #include <charconv>
 #include <map>
 #include <optional>
