@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/merge/report.hpp>
 #include <catmerge/merge/vectors.hpp>
 #include <vector>
 
