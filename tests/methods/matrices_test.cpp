@@ -720,6 +720,7 @@ TEST_CASE("SWUDI: the share is rounded as in the authors' code") {
 TEST_CASE("ASWUDI: the minimiser where the spectrum is, the sum elsewhere") {
   for (const auto& [d_out, d_in] : {std::pair<index_t, index_t>{8, 5}, {3, 12}, {6, 6}, {1, 1}})
     for (const std::size_t tasks : {1U, 2U, 3U}) {
+      if (std::cmp_less((std::min)(d_out, d_in), tasks)) continue;  // a vector
       const given l(41, d_out, d_in, std::vector<index_t>(tasks, 1));
       const auto [tau, report] = catmerge::wudi(l.base, l.t, aswudi_options());
       CHECK(report.fallback == catmerge::fallback_rule::none);
@@ -810,7 +811,7 @@ TEST_CASE("what is no matrix, or too small for the number of tasks") {
   CHECK_FALSE(catmerge::sees_matrices(catmerge::wudi_method{}));
   CHECK(catmerge::sees_matrices(catmerge::wudi_method{aswudi_options()}));
 
-  // r < K: rows, columns, linears and tables are vectors for the two methods of singular
+  // r < K: rows, columns, linears and tables are vectors for the methods of singular
   // directions. (As matrices a row and a column would get alpha times the sum from Iso-C.)
   catmerge::iso_options cts;
   cts.variant = iso_variant::cts;
@@ -822,6 +823,8 @@ TEST_CASE("what is no matrix, or too small for the number of tasks") {
       is_mean(merge(catmerge::tsv_m_method{}, few), l.t);
       is_mean(merge(catmerge::iso_method{}, few), l.t);
       is_mean(merge(catmerge::iso_method{cts}, few), l.t);
+      is_mean(merge(catmerge::dc_merge_method{}, few), l.t);
+      is_mean(merge(catmerge::wudi_method{aswudi_options()}, few), l.t);
       const auto [longer, report] = merge(catmerge::iso_method{{iso_variant::c, 2.5}}, few);
       CHECK((longer - 2.5 * mean_of(l.t)).norm() <= 30 * eps * mean_of(l.t).norm());
     }

@@ -42,7 +42,7 @@ inline void validate(const dc_merge_options& options) {
 /// is not offered.
 ///
 /// Applies to linears, and to tables and embeddings that are matrices (the authors' code leaves out
-/// CLIP's text projection). All else, and matrices with n = 0: the mean of the task vectors, and a
+/// CLIP's text projection). All else, and matrices with r < K: the mean of the task vectors, and a
 /// fallback in the report. Needs no statistics.
 struct dc_merge_method {
   dc_merge_options options{};  ///< checked by validate in each merge
@@ -58,32 +58,23 @@ struct dc_merge_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    if (!detail::is_matrix(c, p)) {
-      report.fallback = fallback_rule::mean;
-      return mean_vector(c, vectors, tau);
-    }
-    detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
-      if (add<Context>(c, p, t, part)) return;
-      report.fallback = fallback_rule::mean;
-      mean_vector<Context>(c, t, part);
-    });
+    detail::merge_matrices(c, p, options.fused, vectors, tau, report,
+                           [&](const auto& t, const auto& part) { add<Context>(c, p, t, part); });
   }
 
  private:
-  /// Returns false and leaves tau unchanged for n = 0.
   template <class Context>
-  bool add(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+  void add(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
            const typename Context::view& tau) const {
     using const_view = typename Context::const_view;
     const index_t r = (std::min)(c.rows(tau), c.columns(tau)), n = r / std::ssize(vectors);
-    if (n == 0) return false;
     std::vector<detail::thin_svd<Context>> tasks;
     for (const auto& t : vectors) tasks.push_back(detail::leading_singular(c, t, n));
     const auto left = cover(c, c.rows(tau), tasks, [](const auto& task) { return &task.left; });
     const auto right =
         cover(c, c.columns(tau), tasks, [](const auto& task) { return &task.right; });
     const index_t size = c.columns(left);
-    if (size == 0) return true;
+    if (size == 0) return;
     std::vector<typename Context::matrix> cores;
     for (const auto& task : tasks) {
       const index_t own = std::ssize(task.values);
@@ -108,7 +99,6 @@ struct dc_merge_method {
       c.multiply(1, along, op::none, columns(right), op::transpose, 1, tau);
       first += own;
     }
-    return true;
   }
 
   /// polar of the tasks' singular vectors side by side.

@@ -75,8 +75,8 @@ inline void validate(const wudi_options& options) {
 /// WUDI applies to linears. All else: theta_0, as in the authors' code (attention and MLP weights
 /// alone; fusion_bench 0.2.33 merges every matrix so, and averages the rest), and a fallback in the
 /// report. SWUDI and ASWUDI apply to linears, and to tables and embeddings that are matrices (the
-/// authors' code leaves out `lm_head`). All else: the mean of the task vectors, and a fallback in
-/// the report. Needs no statistics.
+/// authors' code leaves out `lm_head`). All else, and matrices with fewer rows or columns than
+/// tasks: the mean of the task vectors, and a fallback in the report. Needs no statistics.
 struct wudi_method {
   wudi_options options{};  ///< checked by validate in each merge
 
@@ -94,38 +94,51 @@ struct wudi_method {
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
     validate(options);
-    if (options.variant == wudi_variant::wudi && p.kind != layer_kind::linear) {
+    if (is_filter())
+      return detail::merge_matrices(
+          c, p, options.fused, vectors, tau, report,
+          [&](const auto& t, const auto& part) { filter<Context>(c, p, t, part); });
+    if (p.kind == layer_kind::linear)
+      return detail::merge_parts(c, p, options.fused, vectors, tau,
+                                 [&](const auto& t, const auto& part) {
+                                   solver_of<Context>(c, p, t).add_to(part);  // or nothing: zero
+                                 });
+    if (options.variant == wudi_variant::wudi) {
       report.fallback = fallback_rule::base;
-      return;
-    }
-    if (is_filter() ? !detail::is_matrix(c, p) : p.kind != layer_kind::linear) {
+    } else {
       report.fallback = fallback_rule::mean;
-      return mean_vector(c, vectors, tau);
+      mean_vector(c, vectors, tau);
     }
-    detail::merge_parts(c, p, options.fused, vectors, tau, [&](const auto& t, const auto& part) {
-      std::vector<detail::weighted_gram<Context>> grams;
-      for (std::size_t k = 0; k < t.size(); ++k) {
-        const double energy = c.squared_norm(t[k]);
-        if (!std::isfinite(energy))
-          throw error(p.names.expert(static_cast<index_t>(k)) +
-                      ": the squared norm of its task vector overflows float64");
-        const bool divided = options.variant != wudi_variant::actmat;
-        grams.push_back({t[k], false, energy > 0 ? (divided ? 1 / energy : 1) : 0});
-      }
-      detail::gram_solver<Context> solver(c, t, std::move(grams));
-      if (!is_filter()) {
-        solver.add_to(part);  // nothing to add: zero
-        return;
-      }
-      sum_vectors<Context>(c, t, part);
-      solver.move(
-          part, [&](const std::vector<double>& values) { return shares(values, c.columns(part)); });
-    });
   }
 
  private:
   bool is_filter() const {
     return options.variant == wudi_variant::swudi || options.variant == wudi_variant::aswudi;
+  }
+
+  /// Of C_k.
+  template <class Context>
+  detail::gram_solver<Context> solver_of(Context& c, const layer_problem<Context>& p,
+                                         vector_list<Context> vectors) const {
+    const bool divided = options.variant != wudi_variant::actmat;
+    std::vector<detail::weighted_gram<Context>> grams;
+    for (std::size_t k = 0; k < vectors.size(); ++k) {
+      const double energy = c.squared_norm(vectors[k]);
+      if (!std::isfinite(energy))
+        throw error(p.names.expert(static_cast<index_t>(k)) +
+                    ": the squared norm of its task vector overflows float64");
+      grams.push_back({vectors[k], false, energy > 0 ? (divided ? 1 / energy : 1) : 0});
+    }
+    return {c, vectors, std::move(grams)};
+  }
+
+  template <class Context>
+  void filter(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
+              const typename Context::view& tau) const {
+    sum_vectors(c, vectors, tau);
+    solver_of(c, p, vectors).move(tau, [&](const std::vector<double>& values) {
+      return shares(values, c.columns(tau));
+    });
   }
 
   /// f of each eigenvalue; `values`: ascending, without zeros; d_in of them with zeros.
