@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/merge/call.hpp>
+#include <catmerge/numeric/diagonal.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
 #include <catmerge/numeric/positive_solve.hpp>
 #include <cmath>
@@ -159,7 +160,7 @@ class refit_solver {
     if (options_.anchor >= 1e-6) {
       auto shifted = make(n, n);
       c_.assign(gram, shifted);
-      add_to_diagonal(mu, shifted);
+      add_to_diagonal<Context>(c_, std::vector<double>(static_cast<std::size_t>(n), mu), shifted);
       if (divide_by_positive(c_, shifted, y)) return;
     }
     const auto pairs = eigen_of_gram(c_, gram, d_in_);
@@ -172,17 +173,6 @@ class refit_solver {
     auto along = make(c_.rows(y), kept);
     c_.multiply(1, y, op::none, vectors, op::none, 0, along);
     c_.multiply(1, along, op::none, vectors, op::transpose, 0, y);
-  }
-
-  /// In blocks, so that transfers to the device are small.
-  void add_to_diagonal(double value, const view& y) {
-    constexpr index_t width = 64;
-    for (index_t j = 0; j < c_.rows(y); j += width) {
-      const index_t n = (std::min)(width, c_.rows(y) - j);
-      auto block = make(n, n);
-      c_.from_host(small_matrix::Identity(n, n), block);
-      c_.axpy(value, block, c_.slice(y, j, n, j, n));
-    }
   }
 
   void solve_rows(index_t all, const view& change) {
@@ -272,8 +262,7 @@ void refit_linear(Context& c, const refit_problem<Context>& problem, const refit
   if (!c.all_finite(tau)) throw error(problem.name + ": the refitted vector is not finite");
 }
 
-/// What refit() reads beside base and experts. It refers to its members' tensors and copies
-/// nothing.
+/// The rows, prior and bias of a call of refit(). It refers to tensors and copies none.
 /// @code
 /// refit_data{inputs, outputs, features}              // ranges, such as std::vector
 /// refit_data{inputs, outputs, features, &prior}      // and a prior

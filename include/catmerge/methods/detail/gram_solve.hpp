@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/vectors.hpp>
+#include <catmerge/numeric/diagonal.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <functional>
@@ -170,7 +171,7 @@ class gram_solver {
       diagonal.resize(s.diagonal.size());
       for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += s.diagonal[j];
     }
-    if (!diagonal.empty()) add_diagonal(diagonal, sum);
+    if (!diagonal.empty()) add_to_diagonal<Context>(c_, diagonal, sum);
     const auto pairs = pairs_of(sum, noise);
     if (pairs.values.empty()) return false;
     apply_inverse(pairs, sum, weighted);
@@ -204,19 +205,6 @@ class gram_solver {
       c_.multiply(1, t, op::none, s.data, op::transpose, 0, image);
       c_.multiply(s.weight, s.data, op::transpose, s.data, op::none, 1, sum);
       c_.multiply(s.weight, image, op::none, s.data, op::none, 1, weighted);
-    }
-  }
-
-  /// In blocks, so that transfers to the device are small.
-  void add_diagonal(const std::vector<double>& diagonal, const view& sum) {
-    constexpr index_t width = 128;
-    for (index_t j = 0; j < d_in_; j += width) {
-      const index_t n = (std::min)(width, d_in_ - j);
-      small_matrix entries = small_matrix::Zero(n, n);
-      for (index_t i = 0; i < n; ++i) entries(i, i) = diagonal[static_cast<std::size_t>(j + i)];
-      auto block = make(n, n);
-      c_.from_host(entries, block);
-      c_.axpy(1, block, c_.slice(sum, j, n, j, n));
     }
   }
 
