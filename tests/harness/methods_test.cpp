@@ -209,7 +209,7 @@ TEST_CASE("every method by its name is the library's") {
        any_method(
            chain{catmerge::dare_transform{dare},
                  chain{catmerge::tatr_filter(zero_shot), catmerge::task_arithmetic_method{0.3}}})},
-      // What was merged is changed, with its alpha, whichever method merged it.
+      // A transform after the merge changes the merged vector, alpha included, of any method.
       {{"--method", "task-arithmetic:alpha=1", "--after", "svc"},
        any_method(catmerge::then{catmerge::task_arithmetic_method{1}, catmerge::svc_transform{}})},
       {{"--method", "average", "--before", "dare:drop=0.4,seed=7", "--method-for",

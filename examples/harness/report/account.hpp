@@ -16,7 +16,7 @@
 /// The account of a merge: the rule and reason of each parameter, a summary, warnings.
 namespace catmerge::harness {
 
-/// What an account says of parameters besides their reports.
+/// The facts about a merge that the reports of its parameters lack.
 struct merge_facts {
   const checkpoint_set& set;
   bool uses_features = false;        ///< the method uses features
