@@ -46,8 +46,11 @@ const char* const names_group =
     "Choice of tensors (PATTERN: *, ? and {a,b} in whole names; each option may be given several "
     "times)";
 
-/// The group of options on features and on CAT's trims.
-const char* const cat_group = "CAT Merging, and features for any method";
+/// The group of options on samples and features.
+const char* const samples_group = "Unlabeled samples, or features of layers";
+
+/// The group of options on CAT's trims.
+const char* const cat_group = "CAT Merging";
 
 /// "cat, dare or tatr".
 std::string names_of(const auto& entries) {
@@ -75,7 +78,7 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
   command
       .add_option("--method", request.method,
                   "The merging method, with settings if need be: ties:density=0.1 (`catmerge "
-                  "methods` lists them)")
+                  "methods` lists them). auto needs none: --samples and --head decide everything")
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",
@@ -176,28 +179,29 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
   auto* const features = add_list(command, "--features", words.features, "NAME=F",
                                   "A task's statistics of layer inputs, as `catmerge "
                                   "features` writes them")
-                             ->group(cat_group);
+                             ->group(samples_group);
   add_list(command, "--samples", words.samples, "NAME=F",
            "A task's unlabeled samples, run through its expert (CLIP vision, BERT, "
            "RoBERTa, convnet)")
-      ->group(cat_group)
+      ->group(samples_group)
       ->excludes(features);
   add_list(command, "--head", words.heads, "NAME=H",
            "A task's last layers, from the network's output to its classes, as `evaluate` takes "
            "them: samples then choose alphas by outputs. Default: the heads in the experts, if "
            "all have one")
-      ->group(cat_group);
+      ->group(samples_group);
   command
       .add_option("--sample-count", request.sample_count,
-                  "Use the first so many samples of each file (0: all)")
+                  "Use the first so many samples of each file (0: all, of which at most 64 choose "
+                  "settings)")
       ->check(whole_number())
       ->default_str("0")
-      ->group(cat_group);
+      ->group(samples_group);
   command
       .add_option("--config", request.config,
                   "The network's config.json, if none lies beside the base")
       ->type_name("F")
-      ->group(cat_group);
+      ->group(samples_group);
 }
 
 /// The name of a setting's type in --help.
@@ -304,7 +308,7 @@ void add_merge(CLI::App& program) {
                   "the expert; preset port: alpha)")
       ->type_name("A")
       ->check(finite_number(true))
-      ->group(cat_group);
+      ->group(samples_group);
   command.callback([request, words] {
     read(*words, *request);
     const merge_result result = run_merge(*request);
