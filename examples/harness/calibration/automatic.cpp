@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <harness/calibration/automatic.hpp>
+#include <harness/methods/token_tables.hpp>
+#include <utility>
 
 namespace catmerge::harness {
 
@@ -13,7 +15,7 @@ std::vector<calibration_task> part_of(const std::vector<calibration_task>& tasks
                                       index_t folds, bool inside) {
   std::vector<calibration_task> parts;
   for (const auto& task : tasks) {
-    parts.push_back({task.expert, task.head, {}});
+    parts.push_back({task.name, task.expert, task.head, {}});
     for (index_t i = 0; i < std::ssize(task.samples); ++i)
       if ((i % folds == fold) == inside)
         parts.back().samples.push_back(task.samples[static_cast<std::size_t>(i)]);
@@ -67,52 +69,58 @@ distance_curve cross_fit(const network& net, const std::vector<calibration_task>
   return curve;
 }
 
-/// The mean of the merges, each at its alpha. tables: in place of those of the merges; may be null.
-automatic_merge make_prior(const std::optional<output_judge>& judge, const prior_merges& prior,
-                           const merged_vectors* tables, const std::vector<double>& grid,
-                           const executor& threads) {
-  const double share = 1 / static_cast<double>(prior.taus.size());
-  std::optional<automatic_merge> result;
-  for (std::size_t i = 0; i < prior.taus.size(); ++i) {
-    const merged_vectors tau =
-        tables != nullptr ? prior.taus[i]->with_fixed(*tables) : *prior.taus[i];
-    if (!result) result.emplace(automatic_merge{tau.without_values()});
-    if (judge) result->curves.push_back(curve_over_alpha(*judge, tau, grid, threads));
-    result->alphas.push_back(judge ? result->curves[i].choice() : prior_methods()[i].second);
-    result->tau.add(share * result->alphas[i], share, tau);
+/// Adds a merge to a prior, at the alpha of the least distance, or at `otherwise` without a judge.
+void add_merge(const std::optional<output_judge>& judge, const merged_vectors& tau,
+               const std::vector<double>& grid, double otherwise, automatic_merge& prior,
+               const executor& threads) {
+  const double share = 1 / static_cast<double>(prior_methods().size());
+  if (judge) prior.curves.push_back(curve_over_alpha(*judge, tau, grid, threads));
+  prior.alphas.push_back(judge ? prior.curves.back().choice() : otherwise);
+  prior.tau.add(share * prior.alphas.back(), share, tau);
+}
+
+/// The mean of the merges, each at its alpha, with tables of tokens as matrices or averaged,
+/// whichever is closer to the experts; averaged without a judge.
+automatic_merge make_prior(const std::optional<output_judge>& judge, const prior_merges& merges,
+                           const std::vector<double>& grid, const executor& threads) {
+  std::optional<merged_vectors> tables;
+  if (has_token_tables(merges.set)) {
+    tables = merges.average();
+    tables->erase_if([&](const auto& name) { return !is_token_table(merges.set, name); });
   }
-  result->tables_averaged = tables != nullptr;
-  if (judge) result->of_prior = judge->distances(merged_vectors::network(result->tau), threads);
-  return std::move(*result);
-}
-
-double mean_over_tasks(const std::vector<double>& list) {
-  double sum = 0;
-  for (const double x : list) sum += x;
-  return sum / static_cast<double>(list.size());
-}
-
-/// The prior with tables of tokens as matrices or averaged, whichever is closer to the experts.
-automatic_merge choose_prior(const std::optional<output_judge>& judge, const prior_merges& prior,
-                             const std::vector<double>& grid, const executor& threads) {
-  if (prior.averaged_tables == nullptr) return make_prior(judge, prior, nullptr, grid, threads);
-  auto averaged = make_prior(judge, prior, prior.averaged_tables, grid, threads);
-  if (!judge) return averaged;
-  auto matrices = make_prior(judge, prior, nullptr, grid, threads);
-  const bool closer = mean_over_tasks(matrices.of_prior) < mean_over_tasks(averaged.of_prior);
-  auto& chosen = closer ? matrices : averaged;
-  chosen.of_other = (closer ? averaged : matrices).of_prior;
+  std::optional<automatic_merge> matrices, averaged;
+  for (std::size_t i = 0; i < prior_methods().size(); ++i) {
+    const auto tau = merges.merged_by(i);
+    const double alpha = prior_methods()[i].second;
+    if (tables) {
+      const merged_vectors fixed = tau->with_fixed(*tables);
+      if (!averaged) averaged.emplace(automatic_merge{fixed.without_values()});
+      add_merge(judge, fixed, grid, alpha, *averaged, threads);
+    }
+    if (tables && !judge) continue;
+    if (!matrices) matrices.emplace(automatic_merge{tau->without_values()});
+    add_merge(judge, *tau, grid, alpha, *matrices, threads);
+  }
+  if (averaged) averaged->tables_averaged = true;
+  if (judge)
+    for (auto* prior : {&matrices, &averaged})
+      if (*prior)
+        (*prior)->of_prior = judge->distances(merged_vectors::network((*prior)->tau), threads);
+  if (!averaged || !matrices) return std::move(averaged ? *averaged : *matrices);
+  const bool closer = mean_distance(matrices->of_prior) < mean_distance(averaged->of_prior);
+  auto &chosen = closer ? *matrices : *averaged, &other = closer ? *averaged : *matrices;
+  chosen.of_other = std::move(other.of_prior);
   return std::move(chosen);
 }
 
 }  // namespace
 
 automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
-                                    const prior_merges& prior, const std::vector<double>& grid,
+                                    const prior_merges& merges, const std::vector<double>& grid,
                                     const automatic_options& options, const executor& threads) {
   std::optional<output_judge> judge;
   if (tasks.front().head != nullptr) judge.emplace(net, tasks, threads);
-  automatic_merge result = choose_prior(judge, prior, grid, threads);
+  automatic_merge result = make_prior(judge, merges, grid, threads);
   for (const auto& task : tasks) result.samples.push_back(std::ssize(task.samples));
   const auto distances = [&](double alpha) {
     return judge ? judge->distances(merged_vectors::network(result.tau, alpha), threads)

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <harness/calibration/distance_curve.hpp>
 #include <harness/calibration/refit_walk.hpp>
 #include <harness/methods/automatic_options.hpp>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,11 +18,9 @@ namespace catmerge::harness {
 struct automatic_merge {
   merged_vectors tau;              ///< theta = theta_0 + tau
   std::vector<index_t> samples{};  ///< per task
-  /// True if tables of tokens are the mean of the experts; false if they are merged as matrices, or
-  /// if there are none.
-  bool tables_averaged = false;
-  std::vector<double> of_other{};              ///< the distance of the prior with the other choice
-  std::vector<double> alphas{};                ///< per method of the prior
+  bool tables_averaged = false;    ///< tables of tokens are the mean of the experts
+  std::vector<double> of_other{};  ///< the distance of the prior with its tables otherwise, if any
+  std::vector<double> alphas{};    ///< per method of the prior
   std::vector<distance_curve> curves{};        ///< J over alpha, likewise; empty without heads
   std::optional<double> gain{};                ///< g; none: nothing was refitted
   std::optional<distance_curve> gain_curve{};  ///< J over g on left-out samples, if cross-fitted
@@ -30,13 +30,16 @@ struct automatic_merge {
   std::vector<double> of_result{};             ///< that of the result
 };
 
-/// The merges of prior_methods(), all of them with tables of tokens as matrices.
+/// The merges that a prior is made of.
 struct prior_merges {
-  std::vector<const merged_vectors*> taus;
-  /// The tables of tokens as the mean of the experts; null if the set has none. On a small decoder
-  /// this keeps more of the experts than tables as matrices, on the text family less: the distance
-  /// of outputs decides.
-  const merged_vectors* averaged_tables = nullptr;
+  const checkpoint_set& set;
+  /// The merged vectors of prior_methods()[i] at alpha 1, with tables of tokens as matrices. They
+  /// are asked for once, one after the other, so that few are in memory.
+  std::function<std::shared_ptr<const merged_vectors>(std::size_t)> merged_by;
+  /// The mean of the experts. Of it the tables of tokens count: on a small decoder they keep more
+  /// of the experts than tables as matrices, on the text family less. The distance of outputs
+  /// decides.
+  std::function<merged_vectors()> average;
 };
 
 /// 1. The prior: the mean of several merges, each at the alpha of the least J. 2. g. 3. The refit
@@ -46,7 +49,7 @@ struct prior_merges {
 /// nothing can be left out to choose g by: the prior alone. Without heads alphas and g are the
 /// constants of prior_methods() and 2, and tables of tokens are averaged.
 automatic_merge merge_automatically(const network& net, const std::vector<calibration_task>& tasks,
-                                    const prior_merges& prior, const std::vector<double>& grid,
+                                    const prior_merges& merges, const std::vector<double>& grid,
                                     const automatic_options& options, const executor& threads);
 
 }  // namespace catmerge::harness

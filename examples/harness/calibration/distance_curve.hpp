@@ -16,12 +16,8 @@ struct distance_curve {
   std::vector<double> settings;                ///< alphas, or values of another setting
   std::vector<std::vector<double>> distances;  ///< per setting, per task
 
-  /// J: the mean over the tasks.
-  double mean(std::size_t i) const {
-    double sum = 0;
-    for (const double d : distances[i]) sum += d / static_cast<double>(distances[i].size());
-    return sum;
-  }
+  /// J of a setting.
+  double mean(std::size_t i) const { return mean_distance(distances[i]); }
 
   /// The position of the least J; among equals the first.
   std::size_t best() const {

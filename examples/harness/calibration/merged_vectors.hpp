@@ -105,8 +105,6 @@ class merged_vectors {
     std::erase_if(values_, [&](const auto& one) { return leave_out(one.first); });
   }
 
-  bool empty() const { return values_.empty(); }
-
   /// An object for the same set, without values.
   merged_vectors without_values() const { return merged_vectors(*set_, fixed_); }
 

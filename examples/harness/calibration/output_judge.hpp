@@ -8,6 +8,7 @@
 #include <harness/networks/network.hpp>
 #include <limits>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace catmerge::harness {
 
 /// A task by its expert, its head and unlabeled samples.
 struct calibration_task {
+  std::string name;
   const weight_source& expert;
   const task_head* head;             ///< null if the task's outputs are not known
   std::vector<activations> samples;  ///< one state per sample, before the first block
@@ -26,6 +28,13 @@ inline std::vector<activations> joined_samples(const std::vector<calibration_tas
   std::vector<activations> all;
   for (const auto& task : tasks) all.push_back(joined(task.samples));
   return all;
+}
+
+/// J: the mean of a distance over the tasks.
+inline double mean_distance(const std::vector<double>& of_tasks) {
+  double sum = 0;
+  for (const double d : of_tasks) sum += d;
+  return sum / static_cast<double>(of_tasks.size());
 }
 
 /// The experts' outputs on unlabeled samples of their tasks, and the distance of other networks
@@ -49,11 +58,11 @@ class output_judge {
       const matrix rows = run_all(net, tasks[k].expert, samples[k], nullptr, threads);
       outputs_[k] = (*heads_[k])(view(rows));
       if (!outputs_[k].allFinite())
-        throw error("an expert's output for a sample of its own task is not finite");
+        throw error("the output of the expert '" + tasks[k].name +
+                    "' for a sample of its own task is not finite");
     });
   }
 
-  index_t tasks() const { return std::ssize(heads_); }
   /// The number of samples of each task.
   const std::vector<index_t>& counts() const { return counts_; }
 

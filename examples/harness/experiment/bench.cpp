@@ -108,7 +108,7 @@ std::vector<calibration_task> bench::calibration(
     const std::vector<std::vector<index_t>>& chosen) const {
   std::vector<calibration_task> tasks;
   for (index_t k = 0; k < size(); ++k) {
-    tasks.push_back({*experts_[at(k)], &task(k).head, {}});
+    tasks.push_back({set_.tasks()[at(k)], *experts_[at(k)], &task(k).head, {}});
     for (const index_t i : chosen[at(k)])
       tasks.back().samples.push_back(task(k).samples->load(i, 1));
   }
@@ -122,27 +122,23 @@ output_judge bench::judge(const std::vector<std::vector<index_t>>& chosen) const
 automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t>>& chosen,
                                            const std::vector<double>& grid,
                                            const automatic_options& options) {
-  if (priors_.empty()) {
-    for (const auto& [spec, alpha] : prior_methods()) {
-      priors_.emplace_back(set_);
-      stream(tau_of{parse_method(spec)}, {}, importance_kind::none, priors_.back());
+  priors_.resize(prior_methods().size());
+  const auto merged_by = [this](std::size_t i) {
+    if (!priors_[i]) {
+      auto tau = std::make_shared<merged_vectors>(set_);
+      stream(tau_of{parse_method(prior_methods()[i].first)}, {}, importance_kind::none, *tau);
+      priors_[i] = std::move(tau);
     }
-    averaged_tables_ = merge(parse_method("average"), {});
-    averaged_tables_->erase_if([&](const auto& name) { return !is_token_table(set_, name); });
-  }
-  prior_merges prior;
-  for (const auto& tau : priors_) prior.taus.push_back(&tau);
-  if (!averaged_tables_->empty()) prior.averaged_tables = &*averaged_tables_;
-  std::vector<double> alphas;
-  for (const double a : grid) alphas.push_back(in_units(a, alpha_unit::spectrum, size()));
-  return harness::merge_automatically(net_, calibration(chosen), prior, alphas, options, run_);
+    return priors_[i];
+  };
+  const auto tables = [this] { return merge(parse_method("average"), {}); };
+  return harness::merge_automatically(net_, calibration(chosen), {set_, merged_by, tables},
+                                      in_units(grid, alpha_unit::spectrum, size()), options, run_);
 }
 
 outcome bench::choose(const contender& who, const std::vector<double>& grid,
                       const std::vector<recorded_inputs>& samples, const output_judge* judge) {
-  std::vector<double> alphas;
-  for (const double a : grid) alphas.push_back(in_units(a, who.unit, size()));
-  if (who.unit == alpha_unit::none) alphas = {1};
+  const auto alphas = in_units(grid, who.unit, size());
   outcome best;
   std::optional<merged_vectors> winner;
   double least = std::numeric_limits<double>::infinity();

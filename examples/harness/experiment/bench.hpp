@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <harness/calibration/automatic.hpp>
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/measuring.hpp>
-#include <harness/methods/catalogue.hpp>
+#include <harness/methods/alpha_grid.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
 #include <memory>
@@ -17,16 +16,6 @@
 
 /// Merging and measuring in one process.
 namespace catmerge::harness {
-
-/// An alpha of the grid in the method's unit, to 12 decimals: 3 times 0.1 is 0.3. 1 for a method
-/// without alpha.
-inline double in_units(double alpha, alpha_unit unit, index_t tasks) {
-  double factor = 1;
-  if (unit == alpha_unit::none) return 1;
-  if (unit == alpha_unit::mean) factor = static_cast<double>(tasks);
-  if (unit == alpha_unit::spectrum) factor = 3;
-  return std::round(alpha * factor * 1e12) / 1e12;
-}
 
 /// A method and the settings from which an experiment chooses.
 struct contender {
@@ -137,8 +126,7 @@ class bench {
   const std::vector<std::unique_ptr<measured_task>>& measured_;
   executor run_;
   std::map<std::string, layer_kind> kinds_;
-  std::vector<merged_vectors> priors_;  // of prior_methods(), once they are made
-  std::optional<merged_vectors> averaged_tables_;
+  std::vector<std::shared_ptr<const merged_vectors>> priors_;  // of prior_methods(), once made
 };
 
 }  // namespace catmerge::harness

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <catmerge/tensor/scalar.hpp>
+#include <harness/methods/alpha_grid.hpp>
 #include <string>
 #include <vector>
 
@@ -10,8 +11,7 @@ namespace catmerge::harness {
 
 /// The grids of experiments, and the number of repetitions.
 struct experiment_plan {
-  std::vector<double> alphas = {0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3,
-                                0.35,  0.4,  0.5, 0.6,  0.8, 1};
+  std::vector<double> alphas = alpha_grid();
   std::vector<double> lambdas;  ///< of CAT; the catalogue's if empty
   std::vector<index_t> ranks;   ///< of CAT; the catalogue's if empty
   index_t samples = 3;          ///< per task

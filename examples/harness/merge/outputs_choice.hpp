@@ -3,10 +3,9 @@
 #pragma once
 
 #include <catmerge/merge/stream.hpp>
-#include <harness/calibration/automatic.hpp>
+#include <harness/merge/choice_account.hpp>
 #include <harness/merge/inputs.hpp>
 #include <harness/merge/plan.hpp>
-#include <harness/report/report_json.hpp>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,9 +22,7 @@ struct chosen_merge {
   double alpha = 1;                       ///< theta = theta_0 + alpha tau
   std::vector<parameter_report> reports;  ///< of the merge, without drift
   std::set<std::string> refitted;         ///< tensors
-  json choice;                            ///< for the report
-  std::string sentences;                  ///< what was chosen, and why
-  std::vector<std::string> warnings;
+  choice_account account;
 
   /// A method that writes this merge. `set` must outlive it.
   any_method method(const checkpoint_set& set) const;

@@ -93,16 +93,15 @@ output_options output_of(const merge_request& request) {
   return o;
 }
 
-/// True for CAT with the preset auto and no alpha.
-bool leaves_alpha_to_outputs(const merge_request& request) {
+/// True for CAT with the preset auto and no alpha. given: the settings of the method.
+bool leaves_alpha_to_outputs(const merge_request& request, const settings& given) {
   if (request.alpha || name_in_spec(request.method) != "cat") return false;
-  const auto given = settings_in(request.method).given();
-  const auto has = [&](const std::string& key, const std::string& value) {
-    return std::any_of(given.begin(), given.end(), [&](const auto& one) {
-      return one.first == key && (value.empty() || one.second == value);
-    });
-  };
-  return (has("preset", "auto") || request.preset == "auto") && !has("alpha", "");
+  bool is_auto = request.preset == "auto";
+  for (const auto& [key, value] : given.given()) {
+    if (key == "alpha") return false;
+    if (key == "preset") is_auto = value == "auto";
+  }
+  return is_auto;
 }
 
 bool needs_statistics(const auto& m) {
@@ -131,17 +130,10 @@ merge_plan::merge_plan(const merge_request& request)
 void merge_plan::find_outputs(const merge_request& request) {
   require_one_per_expert("--head", request.heads, request.experts);
   is_automatic = name_in_spec(request.method) == "auto";
-  blaming("--method", [&] {
-    alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request);
-    return 0;
-  });
+  settings given = blaming("--method", [&] { return settings_in(request.method); });
+  alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request, given);
   uses_outputs = (is_automatic || alpha_by_outputs) && !request.samples.empty();
-  if (is_automatic)
-    blaming("--method", [&] {
-      settings given = settings_in(request.method);
-      read_automatic(given, automatic);
-      return 0;
-    });
+  if (is_automatic) read_automatic(given, automatic);
   if (is_automatic && automatic.refit && !request.features.empty())
     method = automatic_from_features(automatic);
   if (!request.heads.empty() && !uses_outputs)
@@ -157,9 +149,9 @@ void merge_plan::find_outputs(const merge_request& request) {
                                      {"--after", &request.after}})
     if (uses_outputs && !list->empty()) throw option_error(option, rule);
   if (uses_outputs && is_automatic)
-    for (const auto& [option, given] :
+    for (const auto& [option, is_given] :
          {std::pair{"--before", !request.before.empty()}, {"--weight", !request.weights.empty()}})
-      if (given) throw option_error(option, "does not go with --method auto and --samples");
+      if (is_given) throw option_error(option, "does not go with --method auto and --samples");
 }
 
 void merge_plan::read_methods(const merge_request& request) {

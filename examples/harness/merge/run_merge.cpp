@@ -86,7 +86,8 @@ merge_result run_merge(const merge_request& request) {
   if (chosen) facts.refitted = chosen->refitted;
   auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
-  if (chosen) warnings.insert(warnings.end(), chosen->warnings.begin(), chosen->warnings.end());
+  if (chosen)
+    for (auto& sentence : chosen->account.warnings) warnings.push_back(std::move(sentence));
   if (plan.is_automatic && !chosen) warnings.emplace_back(what_samples_bring);
   if (plan.alpha_by_outputs && !chosen) warnings.emplace_back(what_heads_bring);
   tell(warnings, request.how);
@@ -94,8 +95,8 @@ merge_result run_merge(const merge_request& request) {
   if (!request.reports.empty()) {
     json report = merge_report(request, plan, facts, reports, warnings);
     if (chosen) {
-      report["choice"] = chosen->choice;
-      report["choice"]["summary"] = chosen->sentences;
+      report["choice"] = chosen->account.numbers;
+      report["choice"]["summary"] = chosen->account.sentences;
     }
     report["run"] = run_of(began, request.threads);
     files.write(report, merge_page);
@@ -104,7 +105,7 @@ merge_result run_merge(const merge_request& request) {
   if (heads) heads->commit();
   files.commit();
   auto summary = summary_of(reports, facts);
-  if (chosen) summary += '\n' + chosen->sentences;
+  if (chosen) summary += '\n' + chosen->account.sentences;
   return {std::move(summary), std::move(warnings)};
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <harness/checkpoints/checkpoint_set.hpp>
@@ -32,6 +33,13 @@ struct average_of_experts {
 /// True for a table of tokens; `tensor` is a name in the set.
 inline bool is_token_table(const checkpoint_set& set, const std::string& tensor) {
   return set.class_of(tensor).kind == model::parameter_kind::token_table;
+}
+
+/// True if a table of tokens is merged.
+inline bool has_token_tables(const checkpoint_set& set) {
+  return std::any_of(set.names().begin(), set.names().end(), [&](const auto& name) {
+    return is_token_table(set, name) && set.policy().merged(name);
+  });
 }
 
 /// The tables of tokens to which no alpha of the method applies: all, or none if the method merges

@@ -1,0 +1,143 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <cstdio>
+#include <harness/merge/choice_account.hpp>
+#include <harness/methods/catalogue.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+/// "0.61".
+std::string short_number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", x);
+  return text;
+}
+
+std::string mean_text(const std::vector<double>& of_tasks) {
+  return short_number(mean_distance(of_tasks));
+}
+
+/// "8 samples a task".
+std::string samples_text(index_t count) {
+  return std::to_string(count) + (count == 1 ? " sample" : " samples") + " a task";
+}
+
+json to_json(const distance_curve& curve, const std::vector<std::string>& tasks) {
+  json j;
+  j["values"] = curve.settings;
+  j["chosen"] = curve.choice();
+  std::vector<double> means;
+  for (std::size_t i = 0; i < curve.settings.size(); ++i) means.push_back(curve.mean(i));
+  j["distance"] = means;
+  for (std::size_t k = 0; k < tasks.size(); ++k) {
+    std::vector<double> own;
+    for (const auto& per_task : curve.distances) own.push_back(per_task[k]);
+    j["of_tasks"].push_back({{"task", tasks[k]}, {"distance", own}});
+  }
+  return j;
+}
+
+void add_curve(const distance_curve& curve, const std::string& method, const std::string& what,
+               const std::vector<std::string>& tasks, choice_account& account) {
+  json j = to_json(curve, tasks);
+  j["method"] = method;
+  account.numbers["alpha"].push_back(std::move(j));
+  if (curve.at_edge())
+    account.warnings.push_back(what + ": " + shortest(curve.choice()) +
+                               " is the smallest or largest value that was tried");
+}
+
+const std::string& label_of_prior(std::size_t i) {
+  return method_entry_of(prior_methods()[i].first).label;
+}
+
+json numbers_of(const automatic_merge& merged, const std::vector<std::string>& tasks) {
+  json j;
+  if (merged.tables_averaged || !merged.of_other.empty())
+    j["token_tables"] = merged.tables_averaged ? "mean" : "matrix";
+  if (merged.gain) j["gain"] = *merged.gain;
+  if (merged.gain_curve) j["gain_by_cross_fitting"] = to_json(*merged.gain_curve, tasks);
+  if (merged.curves.empty())
+    j["alpha_not_chosen"] = merged.alphas;
+  else
+    j["distance"] = {
+        {"base", merged.of_base}, {"prior", merged.of_prior}, {"merged", merged.of_result}};
+  j["refitted"] = merged.refitted;
+  return j;
+}
+
+std::string sentences_of(const automatic_merge& merged, index_t fewest) {
+  const bool judged = !merged.curves.empty();
+  std::string text = "The prior is the mean of ";
+  for (std::size_t i = 0; i < merged.alphas.size(); ++i)
+    text += std::string(i == 0                          ? ""
+                        : i + 1 == merged.alphas.size() ? " and "
+                                                        : ", ") +
+            label_of_prior(i) + " (" + shortest(merged.alphas[i]) + ")";
+  text += judged ? ", each at the alpha whose outputs are closest to the experts' own on " +
+                       samples_text(fewest) + ". "
+                 : ", with alphas that were not chosen. ";
+  if (!merged.of_other.empty())
+    text += std::string("Tables of tokens are ") +
+            (merged.tables_averaged ? "the mean of the experts" : "merged as matrices") +
+            ", which is closer to the experts' outputs (" + mean_text(merged.of_prior) + " for " +
+            mean_text(merged.of_other) + "). ";
+  if (merged.gain)
+    text += std::to_string(merged.refitted.size()) + " linear layers were refitted around " +
+            shortest(*merged.gain) + " times the prior" +
+            (merged.gain_curve ? ", a factor that was chosen on left-out samples." : ".");
+  else
+    text += "Nothing was refitted.";
+  if (judged)
+    text +=
+        " Distance of the outputs from the experts' (0: the same): " + mean_text(merged.of_base) +
+        " for the base, " + mean_text(merged.of_prior) + " for the prior" +
+        (merged.gain ? ", " + mean_text(merged.of_result) + " for the merged network." : ".");
+  return text;
+}
+
+}  // namespace
+
+choice_account account_of(const automatic_merge& merged, const std::vector<std::string>& tasks) {
+  choice_account account;
+  const index_t fewest = *std::min_element(merged.samples.begin(), merged.samples.end());
+  account.numbers["samples"] = merged.samples;
+  for (std::size_t i = 0; i < merged.curves.size(); ++i)
+    add_curve(merged.curves[i], label_of_prior(i), "the alpha of " + label_of_prior(i), tasks,
+              account);
+  account.numbers.update(numbers_of(merged, tasks));
+  account.sentences = sentences_of(merged, fewest);
+  if (merged.curves.empty())
+    account.warnings.emplace_back(
+        "outputs were not compared with the experts', because there are no heads: --head NAME=H, "
+        "for every expert, lets the samples choose the alphas");
+  if (fewest < automatic_options::enough)
+    account.warnings.push_back(
+        "with " + samples_text(fewest) + " the merge depends on which samples they are: " +
+        std::to_string(automatic_options::enough) + " or more make it steady");
+  for (std::size_t k = 0; k < merged.of_result.size(); ++k)
+    if (merged.of_result[k] > merged.of_base[k])
+      account.warnings.push_back("the merged network's outputs for '" + tasks[k] +
+                                 "' are farther from the expert's than the base's are (" +
+                                 short_number(merged.of_result[k]) + " for " +
+                                 short_number(merged.of_base[k]) + ")");
+  return account;
+}
+
+choice_account account_of(const distance_curve& curve, const std::string& method,
+                          const std::vector<index_t>& samples,
+                          const std::vector<std::string>& tasks) {
+  choice_account account;
+  account.numbers["samples"] = samples;
+  add_curve(curve, method, "alpha", tasks, account);
+  account.sentences = "Alpha is " + shortest(curve.choice()) +
+                      ": there the outputs are closest to the experts' own (distance " +
+                      short_number(curve.mean(curve.best())) + ").";
+  return account;
+}
+
+}  // namespace catmerge::harness

@@ -1,0 +1,27 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <harness/calibration/automatic.hpp>
+#include <harness/report/report_json.hpp>
+#include <string>
+#include <vector>
+
+namespace catmerge::harness {
+
+/// What outputs on unlabeled samples decided, for people and programs.
+struct choice_account {
+  json numbers;           ///< "choice" of the report
+  std::string sentences;  ///< the choices and their reasons
+  std::vector<std::string> warnings;
+};
+
+/// Of --method auto.
+choice_account account_of(const automatic_merge& merged, const std::vector<std::string>& tasks);
+
+/// Of --alpha auto. samples: per task.
+choice_account account_of(const distance_curve& curve, const std::string& method,
+                          const std::vector<index_t>& samples,
+                          const std::vector<std::string>& tasks);
+
+}  // namespace catmerge::harness
