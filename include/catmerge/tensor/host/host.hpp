@@ -529,7 +529,9 @@ class context<host> {
     return {copy, v.columns};
   }
 
-  /// y = alpha a b + beta y, tile by tile; each tile adds its depth in fixed pieces.
+  /// y = alpha a b + beta y, tile by tile; each tile adds its depth in fixed pieces. Of a Gram
+  /// matrix a a^T, each tile above the diagonal is also written below it: the same sums, to the
+  /// last bit.
   template <class C>
   void product(double alpha, const const_view& a, const const_view& b, double beta, const view& y) {
     // 256 x 256 results over a depth of 512: a factor's piece (512 KiB in float) stays in a
@@ -543,8 +545,13 @@ class context<host> {
     // Few rows times a transposed weight: computed as the weight, in place, times these rows
     // transposed. Only the smaller factor is reordered.
     const bool turned = few && b.column_stride != 1 && 2 * y.rows <= y.columns;
-    parallel(down * across, [&](index_t t) {
-      const index_t i = (t / across) * tile, j = (t % across) * wide;
+    const bool gram = wide == tile && a.data == b.data && a.type == b.type && a.rows == b.columns &&
+                      a.row_stride == b.column_stride && a.column_stride == b.row_stride;
+    std::vector<std::pair<index_t, index_t>> tiles;
+    for (index_t i = 0; i < down; ++i)
+      for (index_t j = gram ? i : 0; j < across; ++j) tiles.emplace_back(i * tile, j * wide);
+    parallel(std::ssize(tiles), [&](index_t t) {
+      const auto [i, j] = tiles[at(t)];
       const index_t m = (std::min)(tile, y.rows - i), n = (std::min)(wide, y.columns - j);
       const index_t height = turned ? n : m, length = turned ? m : n,
                     room = detail::product_rows<C>(height) * detail::product_columns<C>(length);
@@ -578,21 +585,28 @@ class context<host> {
         sum = std::move(result);
         stride = columns;
       }
-      const auto out = y.window(i, m, j, n);
-      const auto copy = copy_of<C>(out);
-      if (copy && beta != 0) detail::load(out, copy.get());
-      C* const result = copy ? copy.get() : static_cast<C*>(out.writable());
-      const C factor = static_cast<C>(alpha), share = static_cast<C>(beta);
-      for (index_t r = 0; r < m; ++r) {
-        const C* const from = sum.get() + r * stride;
-        C* const to = result + r * (copy ? n : out.row_stride);
-        if (beta != 0)
-          for (index_t e = 0; e < n; ++e) to[e] = factor * from[e] + share * to[e];
-        else
-          for (index_t e = 0; e < n; ++e) to[e] = factor * from[e];
-      }
-      if (copy) detail::store(result, out);
+      write_product<C>(alpha, sum.get(), stride, beta, y.window(i, m, j, n));
+      if (gram && i < j)
+        write_product<C>(alpha, sum.get(), stride, beta, y.transposed().window(i, m, j, n));
     });
+  }
+
+  /// y = alpha x + beta y for rows of x that are `stride` apart.
+  template <class C>
+  static void write_product(double alpha, const C* x, index_t stride, double beta, const view& y) {
+    const auto copy = copy_of<C>(y);
+    if (copy && beta != 0) detail::load(y, copy.get());
+    C* const result = copy ? copy.get() : static_cast<C*>(y.writable());
+    const C factor = static_cast<C>(alpha), share = static_cast<C>(beta);
+    for (index_t r = 0; r < y.rows; ++r) {
+      const C* const from = x + r * stride;
+      C* const to = result + r * (copy ? y.columns : y.row_stride);
+      if (beta != 0)
+        for (index_t e = 0; e < y.columns; ++e) to[e] = factor * from[e] + share * to[e];
+      else
+        for (index_t e = 0; e < y.columns; ++e) to[e] = factor * from[e];
+    }
+    if (copy) detail::store(result, y);
   }
 
   executor run_;
