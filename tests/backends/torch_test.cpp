@@ -660,7 +660,7 @@ TEST_CASE("torch: eigenpairs of a symmetric matrix") {
       Eigen::MatrixXd m = g.matrix(n, n);
       m = (m + m.transpose()).eval();
       pair y(scalar_type::f64, n, n, how, [&](index_t i, index_t j) { return m(i, j); });
-      const auto values = c.symmetric_eigen(y.view());
+      const auto values = c.symmetric_eigen(y.view(), n);
       REQUIRE(std::ssize(values) == n);
       CHECK(std::is_sorted(values.begin(), values.end()));
       const auto v = doubles::to_eigen(y.tensor);
@@ -672,11 +672,11 @@ TEST_CASE("torch: eigenpairs of a symmetric matrix") {
       CHECK(y.outside_untouched());
     }
   pair y(scalar_type::f64, 3, 3, kind::whole, not_a_number);
-  CHECK_THROWS_WITH_AS(c.symmetric_eigen(y.view()),
+  CHECK_THROWS_WITH_AS(c.symmetric_eigen(y.view(), 3),
                        "the symmetric eigenproblem of size 3 holds numbers that are not finite",
                        catmerge::error);
   pair wide(scalar_type::f64, 3, 4, kind::whole, grid{1});
-  CHECK_THROWS_AS(c.symmetric_eigen(wide.view()), catmerge::error);
+  CHECK_THROWS_AS(c.symmetric_eigen(wide.view(), 3), catmerge::error);
 }
 
 TEST_CASE("torch: small matrices to the host and back, windows, new ones") {
@@ -835,7 +835,7 @@ TEST_CASE("torch: operands live on the context's device") {
   refused([&] { c.zip(catmerge::pair_function::product, x, away, out); });
   refused([&] { c.count_keys(away, 0, 0, counts); });
   refused([&] { (void)c.all_finite(away); });
-  refused([&] { (void)c.symmetric_eigen(away_out); });
+  refused([&] { (void)c.symmetric_eigen(away_out, 3); });
   refused([&] { (void)c.to_host(away); });
   refused([&] { c.from_host(Eigen::MatrixXd::Zero(3, 3), away_out); });
   refused([&] { (void)catmerge::task_vector(here, there); });

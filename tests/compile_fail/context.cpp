@@ -150,11 +150,11 @@ class catmerge::context<there> {
 #elif !defined(CASE_no_all_finite)  // expect: catmerge: context<Domain> lacks all_finite(x)
   bool all_finite(read_handle);
 #endif
-#if defined(CASE_symmetric_eigen_of_void)  // expect: lacks symmetric_eigen(y)
-  void symmetric_eigen(written_handle);
+#if defined(CASE_symmetric_eigen_of_void)  // expect: lacks symmetric_eigen(y, n)
+  void symmetric_eigen(written_handle, index_t);
 #elif !defined( \
-    CASE_no_symmetric_eigen)  // expect: catmerge: context<Domain> lacks symmetric_eigen(y)
-  std::vector<double> symmetric_eigen(written_handle);
+    CASE_no_symmetric_eigen)  // expect: catmerge: context<Domain> lacks symmetric_eigen(y, n)
+  std::vector<double> symmetric_eigen(written_handle, index_t);
 #endif
 #if defined(CASE_concurrently_without_count)  // expect: context<Domain> lacks concurrently(count,
                                               // f)

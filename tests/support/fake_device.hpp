@@ -233,8 +233,8 @@ class catmerge::context<test::fake_device> {
     count(), host_.count_keys(test::reading(x), depth, before, counts);
   }
   bool all_finite(const const_view& x) { return count(), host_.all_finite(test::reading(x)); }
-  std::vector<double> symmetric_eigen(const view& y) {
-    return count(), host_.symmetric_eigen(test::writing(y));
+  std::vector<double> symmetric_eigen(const view& y, index_t last) {
+    return count(), host_.symmetric_eigen(test::writing(y), last);
   }
 
   void concurrently(index_t count, const std::function<void(index_t)>& f) {

@@ -210,10 +210,11 @@ class context<torch_domain> {
     return x.tensor.isfinite().all().item<bool>();
   }
 
-  std::vector<double> symmetric_eigen(const view& y) {
+  std::vector<double> symmetric_eigen(const view& y, index_t count) {
     const auto writing = operands(y);
     const index_t n = rows(y);
     detail::require_shape(*this, y, n, n, "symmetric eigenproblem");
+    const auto last = slice(y, 0, n, n - count, count);
     std::vector<double> values(static_cast<std::size_t>(n));
     if (n == 0) return values;
     const auto stop = [n](const std::string& why) {
@@ -223,7 +224,7 @@ class context<torch_domain> {
     try {
       const auto [w, v] = at::_ops::linalg_eigh::call(y.tensor.to(at::kDouble), "L");
       at::from_blob(values.data(), {n}, at::kDouble).copy_(w);
-      y.tensor.copy_(v);
+      last.tensor.copy_(v.narrow(1, n - count, count));
     } catch (const c10::LinAlgError& e) {
       stop(std::string(" did not converge: ") + e.what_without_backtrace());
     }

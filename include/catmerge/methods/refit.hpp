@@ -163,7 +163,7 @@ class refit_solver {
       add_to_diagonal<Context>(c_, std::vector<double>(static_cast<std::size_t>(n), mu), shifted);
       if (divide_by_positive(c_, shifted, y)) return;
     }
-    const auto pairs = eigen_of_gram(c_, gram, d_in_);
+    const auto pairs = eigen_of_gram(c_, gram, d_in_, c_.rows(gram));
     const index_t kept = std::ssize(pairs.values);
     if (kept == 0) return c_.scale(0, y);
     std::vector<double> values = pairs.values;

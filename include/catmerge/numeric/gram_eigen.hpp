@@ -10,7 +10,7 @@
 
 namespace catmerge::detail {
 
-/// The eigenpairs of a Gram matrix that lie above rounding noise.
+/// The eigenvalues of a Gram matrix that lie above rounding noise.
 struct gram_pairs {
   std::vector<double> values;  ///< ascending, all above the cut
   index_t first = 0;           ///< values[0] belongs to this column, values[1] to the next, ...
@@ -30,14 +30,15 @@ inline double gram_cut(index_t d) {
   return 4 * static_cast<double>(d) * std::numeric_limits<double>::epsilon();
 }
 
-/// Overwrites the Gram matrix g (f64) with its eigenvectors. Returns the eigenpairs above
-/// gram_cut(d) of the largest eigenvalue and above `floor`. Throws catmerge::error if g is not
-/// finite.
+/// Overwrites the last `count` columns of the Gram matrix g (f64) with the eigenvectors of its
+/// largest eigenvalues. Returns the eigenvalues above gram_cut(d) of the largest and above `floor`.
+/// Throws catmerge::error if g is not finite.
 template <class Context>
-gram_pairs eigen_of_gram(Context& c, const typename Context::view& g, index_t d, double floor = 0) {
+gram_pairs eigen_of_gram(Context& c, const typename Context::view& g, index_t d, index_t count,
+                         double floor = 0) {
   if (!c.all_finite(g)) throw error("a Gram matrix overflows float64");
   gram_pairs pairs;
-  pairs.values = c.symmetric_eigen(g);
+  pairs.values = c.symmetric_eigen(g, count);
   if (pairs.values.empty()) return pairs;
   const double cut = (std::max)({0.0, floor, gram_cut(d) * pairs.values.back()});
   const auto kept = std::upper_bound(pairs.values.begin(), pairs.values.end(), cut);

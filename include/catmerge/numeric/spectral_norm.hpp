@@ -31,7 +31,7 @@ struct spectral_norm_fn {
     if (!pairs.converged) {  // a lower bound only; Lipschitz bounds need the norm
       auto square = c.make(scalar_type::f64, size, size);
       c.multiply(1, v, first, v, second, 0, square);
-      largest = c.symmetric_eigen(square).back();
+      largest = c.symmetric_eigen(square, 0).back();
     }
     return std::sqrt((std::max)(0.0, largest));
   }

@@ -59,7 +59,7 @@ thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, i
                 other = (std::max)(c.rows(a), c.columns(a));
   auto gram = c.make(scalar_type::f64, size, size);
   c.multiply(1, a, wide ? op::none : op::transpose, a, wide ? op::transpose : op::none, 0, gram);
-  auto pairs = eigen_of_gram(c, gram, other, floor * floor);
+  auto pairs = eigen_of_gram(c, gram, other, (std::min)(count, size), floor * floor);
   const index_t n = (std::min)(count, std::ssize(pairs.values));
   pairs.values.erase(pairs.values.begin(), pairs.values.end() - n);
 

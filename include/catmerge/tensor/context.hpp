@@ -52,7 +52,7 @@ enum class op : bool {
   OPERATION("zip(f, p, q, y)", , zip(pair_function::product, x, x, y))                            \
   OPERATION("count_keys(x, depth, before, counts)", , count_keys(x, 0, std::uint64_t{0}, counts)) \
   OPERATION("all_finite(x)", -> std::same_as<bool>, all_finite(x))                                \
-  OPERATION("symmetric_eigen(y)", -> std::same_as<std::vector<double>>, symmetric_eigen(y))       \
+  OPERATION("symmetric_eigen(y, n)", -> std::same_as<std::vector<double>>, symmetric_eigen(y, n)) \
   OPERATION("concurrently(count, f)", , concurrently(n, f))                                       \
   OPERATION("to_host(x)", -> std::same_as<small_matrix>, to_host(x))                              \
   OPERATION("from_host(m, y)", , from_host(m, y))
@@ -96,8 +96,8 @@ enum class op : bool {
 ///   order key has d as digit number `depth` and `before` as the digits before it
 ///   (tensor/order_keys.hpp; used by numeric/order_search.hpp);
 /// - `all_finite(x)`;
-/// - `symmetric_eigen(y)`: eigenvalues of the symmetric f64 matrix y, ascending, to the host; y is
-///   overwritten with the eigenvectors, one per column;
+/// - `symmetric_eigen(y, n)`: the eigenvalues of a symmetric f64 y, ascending, to the host; the
+///   last n columns of y become the eigenvectors of the n largest, likewise, the rest anything;
 /// - `concurrently(count, f)`: calls f(0) ... f(count - 1), in any order and perhaps at the same
 ///   time; f may use the context on data that no other call of f writes;
 /// - `to_host(x)`, `from_host(m, y)`: copy to and from a small_matrix (products of thin blocks,

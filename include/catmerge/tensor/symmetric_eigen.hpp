@@ -3,14 +3,14 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
-#include <catmerge/error.hpp>
 #include <catmerge/tensor/detail/gemm.hpp>
 #include <catmerge/tensor/detail/same_flags.hpp>
+#include <catmerge/tensor/detail/tridiagonal_eigen.hpp>
+#include <catmerge/tensor/detail/tridiagonal_form.hpp>
 #include <catmerge/tensor/small_matrix.hpp>
 #include <cmath>
-#include <string>
+#include <utility>
 #include <vector>
 
 namespace catmerge::detail {
@@ -21,29 +21,25 @@ struct symmetric_pairs {
   small_matrix vectors;
 };
 
-/// z = Q z for Q of a tridiagonalisation A = Q T Q^T. Q is a product of reflections
-/// I - h_i v_i v_i^T; v_i has a one in row i + 1 and its rest in column i of `packed`, from row
-/// i + 2 on. They are applied in blocks I - V T V^T (Schreiber & Van Loan, SIAM J. Sci. Stat.
-/// Comput. 10(1), 1989). (Eigen's own product with Q is a third of a CAT call's compile time.)
-template <class Matrix, class Coefficients>
-void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
+/// x = Q x for Q of a tridiagonal_form, x of n rows, row-major, with room for product_rows(n) x
+/// product_columns(columns). The reflections I - h_i v_i v_i^T, v_i in column i of `packed`, are
+/// applied in blocks I - V T V^T (Schreiber & Van Loan, SIAM J. Sci. Stat. Comput. 10(1), 1989).
+template <class Matrix>
+void apply_reflections(const Matrix& packed, const std::vector<double>& h, double* x,
+                       index_t stride, index_t columns) {
   constexpr index_t block = 32;
-  const index_t n = z.rows();
+  const index_t n = packed.rows();
   // A row-major matrix of zeros, with the room that add_product needs around a result.
   using room = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const auto make = [](index_t rows, index_t columns) {
-    room m(product_rows<double>(rows), product_columns<double>(columns));
+  const auto make = [](index_t rows, index_t width) {
+    room m(product_rows<double>(rows), product_columns<double>(width));
     std::fill_n(m.data(), m.size(), 0.0);
     return m;
   };
-  const auto multiply = [](const room& x, const double* t, index_t t_stride, bool flipped,
-                           double* y, index_t y_stride, index_t m, index_t columns, index_t depth) {
-    add_product(x.data(), x.cols(), t, t_stride, flipped, y, y_stride, m, columns, depth);
+  const auto multiply = [](const room& a, const double* t, index_t t_stride, bool flipped,
+                           double* y, index_t y_stride, index_t m, index_t width, index_t depth) {
+    add_product(a.data(), a.cols(), t, t_stride, flipped, y, y_stride, m, width, depth);
   };
-  auto rows = make(n, n);
-  const index_t stride = rows.cols();
-  for (index_t j = 0; j < n; ++j)
-    for (index_t i = 0; i < n; ++i) rows(i, j) = z(i, j);
   for (index_t start = (n - 2) / block * block; start >= 0; start -= block) {
     const index_t count = (std::min)(block, n - 1 - start), below = start + 1, deep = n - below;
     auto v = make(count, deep), v_columns = make(deep, count);
@@ -56,49 +52,81 @@ void apply_reflections(const Matrix& packed, const Coefficients& h, Matrix& z) {
       for (index_t i = 0; i <= j; ++i) {
         double sum = i == j ? -1 : 0;
         for (index_t l = i; l < j; ++l) sum -= t(i, l) * gram(l, j);
-        t(i, j) = h(start + j) * sum;
+        t(i, j) = h[static_cast<std::size_t>(start + j)] * sum;
       }
-    auto image = make(count, n), turned = make(count, n);
-    double* const part = rows.data() + below * stride;
-    multiply(v, part, stride, false, image.data(), stride, count, n, deep);
-    multiply(t, image.data(), stride, false, turned.data(), stride, count, n, count);
-    multiply(v_columns, turned.data(), stride, false, part, stride, deep, n, count);
+    auto image = make(count, columns), turned = make(count, columns);
+    double* const part = x + below * stride;
+    multiply(v, part, stride, false, image.data(), image.cols(), count, columns, deep);
+    multiply(t, image.data(), image.cols(), false, turned.data(), turned.cols(), count, columns,
+             count);
+    multiply(v_columns, turned.data(), turned.cols(), false, part, stride, deep, columns, count);
   }
-  for (index_t j = 0; j < n; ++j)
-    for (index_t i = 0; i < n; ++i) z(i, j) = rows(i, j);
 }
 
-/// All eigenpairs of a symmetric matrix on the host; reads the lower triangle. Eigen's solver is
-/// instantiated only here. This function and its callers are templates, so that programs that do
-/// not call them do not compile it.
-template <class Matrix>
-symmetric_pairs solve_symmetric(const Matrix& m) {
+/// All eigenvalues, ascending, of a symmetric matrix on the host; reads the lower triangle. The
+/// vectors of the `count` largest are written to out: entry i of vector j to `i * row_stride + j *
+/// column_stride`. run(n, f) calls f(0) ... f(n - 1), in any order and perhaps at the same time;
+/// results don't depend on that. This function and its callers are templates, so that programs that
+/// do not call them do not compile it.
+template <class Matrix, class Run>
+std::vector<double> solve_symmetric(Matrix m, index_t count, double* out, index_t row_stride,
+                                    index_t column_stride, const Run& run) {
   const index_t n = m.rows();
-  if (n == 0) return {};  // Eigen's solver asks for one row at least
+  if (n == 0) return {};
   // A power of two near the largest entry, so that squares neither overflow nor vanish.
   double largest = 0;
   for (index_t j = 0; j < n; ++j)
     for (index_t i = j; i < n; ++i)
       if (std::abs(m(i, j)) > largest) largest = std::abs(m(i, j));
   const double scale = largest > 0 && std::isfinite(largest) ? std::exp2(std::ilogb(largest)) : 1;
-  Matrix scaled(n, n);
-  for (index_t j = 0; j < n; ++j)
-    for (index_t i = 0; i < n; ++i) scaled(i, j) = m(i, j) / scale;
+  for (index_t e = 0; e < m.size(); ++e) m.data()[e] /= scale;
 
-  const Eigen::Tridiagonalization<Matrix> reduced(scaled);
-  const Matrix& packed = reduced.packedMatrix();
-  Eigen::VectorXd diagonal(n), below(n - 1);
-  for (index_t i = 0; i < n; ++i) diagonal(i) = packed(i, i);
-  for (index_t i = 0; i + 1 < n; ++i) below(i) = packed(i + 1, i);
-  Eigen::SelfAdjointEigenSolver<Matrix> solver(n);
-  solver.computeFromTridiagonal(diagonal, below, Eigen::ComputeEigenvectors);
-  if (solver.info() != Eigen::Success)
-    throw error("the symmetric eigenproblem of size " + std::to_string(n) + " did not converge");
+  const tridiagonal_form reduced(m.data(), n);
+  const tridiagonal_eigen middle(reduced.diagonal, reduced.below);
 
-  symmetric_pairs pairs;
-  for (index_t i = 0; i < n; ++i) pairs.values.push_back(solver.eigenvalues()(i) * scale);
-  pairs.vectors = solver.eigenvectors();
-  apply_reflections(packed, reduced.householderCoefficients(), pairs.vectors);
+  const auto value = [&](index_t i) { return middle.values()[static_cast<std::size_t>(i)]; };
+  std::vector<index_t> order;  // of the values, ascending
+  for (index_t i = 0; i < n; ++i) order.push_back(i);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](index_t i, index_t j) { return value(i) < value(j); });
+  std::vector<double> values;
+  for (const index_t i : order) values.push_back(value(i) * scale);
+
+  // Strips of vectors that begin at nearby places: rotations before the first are left out.
+  constexpr index_t strip = 96;  // of 768 rows: half a megabyte, for the second-level cache
+  static_assert(strip % tridiagonal_eigen::width() == 0);
+  std::vector<std::pair<index_t, index_t>> wanted;  // the place of a value, its column
+  for (index_t j = 0; j < count; ++j)
+    wanted.emplace_back(order[static_cast<std::size_t>(n - count + j)], j);
+  std::sort(wanted.begin(), wanted.end());
+  run((count + strip - 1) / strip, [&](index_t s) {
+    const auto first = wanted.begin() + s * strip;
+    const index_t columns = (std::min)(strip, count - s * strip);
+    // Not zeros: tails of vectors would become subnormal numbers, which are slow.
+    std::vector<double> room(static_cast<std::size_t>(product_rows<double>(n) * strip), 1e-30);
+    const auto at = [&](index_t i, index_t j) -> double& {
+      return room[static_cast<std::size_t>(i * strip + j)];
+    };
+    for (index_t j = 0; j < columns; ++j) at(first[j].first, j) = 1;
+    constexpr index_t wide = tridiagonal_eigen::width();
+    middle.apply(room.data(), strip, (columns + wide - 1) / wide * wide, first->first);
+    apply_reflections(m, reduced.factors, room.data(), strip, columns);
+    for (index_t i = 0; i < n; ++i)
+      for (index_t j = 0; j < columns; ++j)
+        out[i * row_stride + first[j].second * column_stride] = at(i, j);
+  });
+  return values;
+}
+
+/// All eigenpairs, on the caller's thread.
+template <class Matrix>
+symmetric_pairs solve_symmetric(const Matrix& m) {
+  const index_t n = m.rows();
+  symmetric_pairs pairs{{}, small_matrix(n, n)};
+  pairs.values =
+      solve_symmetric(Matrix(m), n, pairs.vectors.data(), 1, n, [](index_t count, const auto& f) {
+        for (index_t i = 0; i < count; ++i) f(i);
+      });
   return pairs;
 }
 

@@ -62,7 +62,7 @@ void dense_basis(Context& c, conflict_gram<Context>& g, index_t k, const directi
                  removal_basis_result<typename Context::matrix>& result) {
   const index_t size = g.size();
   auto vectors = g.dense(k);
-  const auto ascending = c.symmetric_eigen(vectors);
+  const auto ascending = c.symmetric_eigen(vectors, size);
   std::vector<double> values(ascending.rbegin(), ascending.rend());
   if (!values.empty())
     result.magnitude = (std::max)(std::abs(values.front()), std::abs(values.back()));

@@ -119,7 +119,7 @@ class gram_solver {
 
   /// The eigenpairs of a Gram matrix, which is overwritten, with mu added to the values.
   gram_pairs pairs_of(const view& gram, double noise) {
-    gram_pairs pairs = eigen_of_gram(c_, gram, d_in_, noise);
+    gram_pairs pairs = eigen_of_gram(c_, gram, d_in_, c_.rows(gram), noise);
     if (prior_ == nullptr) return pairs;
     double trace = 0;
     for (const double x : pairs.values) trace += x;

@@ -214,11 +214,16 @@ class context<host> {
   }
 
   template <class Matrix = small_matrix>  // (a template: see symmetric_eigen.hpp)
-  std::vector<double> symmetric_eigen(const view& y) {
+  std::vector<double> symmetric_eigen(const view& y, index_t count) {
     detail::require_shape(*this, y, y.rows, y.rows, "symmetric eigenproblem");
-    auto pairs = detail::solve_symmetric<Matrix>(to_host(y));
-    from_host(pairs.vectors, y);
-    return std::move(pairs.values);
+    if (y.type != scalar_type::f64 || count < 0 || count > y.rows)
+      throw error("symmetric eigenproblem: not in double, or more vectors than there are");
+    const view last = y.window(0, y.rows, y.rows - count, count);
+    Matrix m(y.rows, y.rows);
+    detail::load(y, m.data());  // rows for columns: y is symmetric
+    return detail::solve_symmetric(std::move(m), count, static_cast<double*>(last.writable()),
+                                   last.row_stride, last.column_stride,
+                                   [&](index_t n, const task& f) { parallel(n, f); });
   }
 
   void concurrently(index_t count, const std::function<void(index_t)>& f) { parallel(count, f); }
