@@ -80,22 +80,30 @@ struct iso_method {
     const index_t own = options.variant == iso_variant::cts ? own_directions(r, vectors) : 0;
     auto whole = c.make(scalar_type::f64, d_out, d_in);
     sum_vectors(c, vectors, whole);
-    auto common = detail::leading_singular(c, whole, r - own * std::ssize(vectors));
     if (own == 0) {
-      c.scale_columns(leveled(common.values, r), common.left);
-      return c.multiply(1, common.left, op::none, common.right, op::transpose, 0, tau);
+      const detail::polar_factors<Context> polar(c, std::move(whole), c.type(tau));
+      return c.multiply(mean(polar.values, r), polar.left, op::none, polar.right, op::transpose, 0,
+                        tau);
     }
+    const auto common = detail::leading_singular(c, whole, r - own * std::ssize(vectors));
+    whole = {};
+    std::vector<detail::thin_svd<Context>> remainders(vectors.size());
+    c.concurrently(std::ssize(vectors), [&](index_t k) {
+      const auto i = static_cast<std::size_t>(k);
+      remainders[i] = remainder(c, vectors[i], common, own);
+    });
     detail::orthogonal_sum<Context> sum(c, d_out, d_in, r);
-    for (const auto& t : vectors) sum.append(remainder(c, t, common, own, whole));
+    for (const auto& svd : remainders) sum.append(svd);
     sum.append(common);
-    sum.write(leveled(sum.values(), r), tau);
+    const std::vector<double> level(sum.values().size(), mean(sum.values(), r));
+    sum.write(level, tau);
   }
 
-  /// Replaces each value by the mean over r values: the given ones and zeros.
-  static std::vector<double> leveled(const std::vector<double>& values, index_t r) {
+  /// The mean over r values: the given ones and zeros.
+  static double mean(const std::vector<double>& values, index_t r) {
     double mean = 0;
     for (const double s : values) mean += s / static_cast<double>(r);
-    return std::vector<double>(values.size(), mean);
+    return mean;
   }
 
   /// n_s.
@@ -108,18 +116,19 @@ struct iso_method {
     return (std::min)(below + (up ? 1 : 0), r / tasks);
   }
 
-  /// The leading directions of T - U U^T T, formed in `room`, without those within T's rounding.
+  /// The leading directions of T - U U^T T, without those within T's rounding.
   template <class Context>
   static detail::thin_svd<Context> remainder(Context& c, typename Context::const_view t,
-                                             const detail::thin_svd<Context>& common, index_t count,
-                                             typename Context::view room) {
+                                             const detail::thin_svd<Context>& common,
+                                             index_t count) {
     const double noise =
         std::sqrt(detail::gram_cut((std::max)(c.rows(t), c.columns(t))) * c.squared_norm(t));
     auto along = c.make(scalar_type::f64, c.columns(common.left), c.columns(t));
     c.multiply(1, common.left, op::transpose, t, op::none, 0, along);
-    c.assign(t, room);
-    c.multiply(-1, common.left, op::none, along, op::none, 1, room);
-    return detail::leading_singular(c, room, count, noise);
+    auto rest = c.make(scalar_type::f64, c.rows(t), c.columns(t));
+    c.assign(t, rest);
+    c.multiply(-1, common.left, op::none, along, op::none, 1, rest);
+    return detail::leading_singular(c, rest, count, noise);
   }
 };
 

@@ -61,7 +61,12 @@ struct tsv_m_method {
   static void add(Context& c, vector_list<Context> vectors, const typename Context::view& tau) {
     const index_t tasks = std::ssize(vectors), n = (std::min)(c.rows(tau), c.columns(tau)) / tasks;
     detail::orthogonal_sum<Context> sum(c, c.rows(tau), c.columns(tau), n * tasks);
-    for (const auto& t : vectors) sum.append(detail::leading_singular(c, t, n));
+    std::vector<detail::thin_svd<Context>> leading(vectors.size());
+    c.concurrently(tasks, [&](index_t k) {
+      const auto i = static_cast<std::size_t>(k);
+      leading[i] = detail::leading_singular(c, vectors[i], n);
+    });
+    for (const auto& svd : leading) sum.append(svd);
     sum.write(sum.values(), tau);
   }
 };

@@ -15,6 +15,7 @@ template <class Context>
 class orthogonal_sum {
   using view = typename Context::view;
   using const_view = typename Context::const_view;
+  using matrix = typename Context::matrix;
 
  public:
   /// For matrices of rows x columns, with at most `capacity` triplets in all.
@@ -36,20 +37,28 @@ class orthogonal_sum {
 
   /// y = the sum, with these values for s. Can be called once.
   void write(const std::vector<double>& values, const view& y) {
-    orthogonalise(left_);
-    c_.scale_columns(values, left_);
-    orthogonalise(right_);
-    c_.multiply(1, left_, op::none, right_, op::transpose, 0, y);
+    // With polar factors L_u R_u^T and L_v R_v^T: L_u ((R_u^T diag(s) R_v) L_v^T).
+    polar_factors<Context> u, v;
+    c_.concurrently(2, [&](index_t i) {
+      matrix& whole = i == 0 ? left_ : right_;
+      auto used = c_.make(scalar_type::f64, c_.rows(whole), std::ssize(values_));
+      c_.assign(c_.slice(const_view(whole), 0, c_.rows(whole), 0, std::ssize(values_)), used);
+      whole = {};
+      (i == 0 ? u : v) = polar_factors<Context>(c_, std::move(used), c_.type(y));
+    });
+    auto rotated = c_.make(scalar_type::f64, c_.columns(u.right), std::ssize(values));
+    c_.transpose(u.right, rotated);
+    c_.scale_columns(values, rotated);
+    auto middle = c_.make(scalar_type::f64, c_.columns(u.right), c_.columns(v.right));
+    c_.multiply(1, rotated, op::none, v.right, op::none, 0, middle);
+    auto rows = c_.make(scalar_type::f64, c_.columns(u.right), c_.rows(v.left));
+    c_.multiply(1, middle, op::none, v.left, op::transpose, 0, rows);
+    c_.multiply(1, u.left, op::none, rows, op::none, 0, y);
   }
 
  private:
-  void orthogonalise(typename Context::matrix& factor) {
-    factor =
-        polar_factor(c_, c_.slice(const_view(factor), 0, c_.rows(factor), 0, std::ssize(values_)));
-  }
-
   Context& c_;
-  typename Context::matrix left_, right_;
+  matrix left_, right_;
   std::vector<double> values_;
 };
 
