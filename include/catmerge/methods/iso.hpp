@@ -85,12 +85,16 @@ struct iso_method {
       return c.multiply(mean(polar.values, r), polar.left, op::none, polar.right, op::transpose, 0,
                         tau);
     }
-    const auto common = detail::leading_singular(c, whole, r - own * std::ssize(vectors));
+    typename Context::matrix rest;
+    detail::half_svd<Context> one_side(c, whole, r - own * std::ssize(vectors), 0, &rest);
+    const bool complete = one_side.wide;  // `rest` and the common directions span all of R^d_out
+    const auto common = detail::both_sides(c, whole, std::move(one_side));
     whole = {};
     std::vector<detail::thin_svd<Context>> remainders(vectors.size());
     c.concurrently(std::ssize(vectors), [&](index_t k) {
       const auto i = static_cast<std::size_t>(k);
-      remainders[i] = remainder(c, vectors[i], common, own);
+      remainders[i] =
+          complete ? inside(c, vectors[i], rest, own) : outside(c, vectors[i], common.left, own);
     });
     detail::orthogonal_sum<Context> sum(c, d_out, d_in, r);
     for (const auto& svd : remainders) sum.append(svd);
@@ -116,19 +120,36 @@ struct iso_method {
     return (std::min)(below + (up ? 1 : 0), r / tasks);
   }
 
+  /// The leading directions of C C^T T, for C of orthonormal columns, without those within T's
+  /// rounding: of C^T T, which has fewer rows.
+  template <class Context>
+  static detail::thin_svd<Context> inside(Context& c, typename Context::const_view t,
+                                          typename Context::const_view basis, index_t count) {
+    auto part = c.make(scalar_type::f64, c.columns(basis), c.columns(t));
+    c.multiply(1, basis, op::transpose, t, op::none, 0, part);
+    auto svd = detail::leading_singular(c, part, count, noise(c, t));
+    auto left = c.make(scalar_type::f64, c.rows(t), std::ssize(svd.values));
+    c.multiply(1, basis, op::none, svd.left, op::none, 0, left);
+    svd.left = std::move(left);
+    return svd;
+  }
+
   /// The leading directions of T - U U^T T, without those within T's rounding.
   template <class Context>
-  static detail::thin_svd<Context> remainder(Context& c, typename Context::const_view t,
-                                             const detail::thin_svd<Context>& common,
-                                             index_t count) {
-    const double noise =
-        std::sqrt(detail::gram_cut((std::max)(c.rows(t), c.columns(t))) * c.squared_norm(t));
-    auto along = c.make(scalar_type::f64, c.columns(common.left), c.columns(t));
-    c.multiply(1, common.left, op::transpose, t, op::none, 0, along);
+  static detail::thin_svd<Context> outside(Context& c, typename Context::const_view t,
+                                           typename Context::const_view u, index_t count) {
+    auto along = c.make(scalar_type::f64, c.columns(u), c.columns(t));
+    c.multiply(1, u, op::transpose, t, op::none, 0, along);
     auto rest = c.make(scalar_type::f64, c.rows(t), c.columns(t));
     c.assign(t, rest);
-    c.multiply(-1, common.left, op::none, along, op::none, 1, rest);
-    return detail::leading_singular(c, rest, count, noise);
+    c.multiply(-1, u, op::none, along, op::none, 1, rest);
+    return detail::leading_singular(c, rest, count, noise(c, t));
+  }
+
+  /// The size of T's rounding errors.
+  template <class Context>
+  static double noise(Context& c, typename Context::const_view t) {
+    return std::sqrt(detail::gram_cut((std::max)(c.rows(t), c.columns(t))) * c.squared_norm(t));
   }
 };
 

@@ -22,20 +22,27 @@ template <class Context>
 struct half_svd {
   typename Context::matrix shorter;  ///< f64, orthonormal columns
   std::vector<double> squares;       ///< of the values, ascending, above rounding noise
-  bool wide = false;                 ///< A has fewer rows than columns: these are left vectors
+  bool wide = false;                 ///< A has no more rows than columns: these are left vectors
 
-  /// See leading_singular.
-  half_svd(Context& c, typename Context::const_view a, index_t count, double floor = 0)
-      : wide(c.rows(a) < c.columns(a)) {
+  /// See leading_singular. rest, if given: becomes the vectors of that side that are left out.
+  half_svd(Context& c, typename Context::const_view a, index_t count, double floor = 0,
+           typename Context::matrix* rest = nullptr)
+      : wide(c.rows(a) <= c.columns(a)) {
     const index_t size = (std::min)(c.rows(a), c.columns(a)),
                   other = (std::max)(c.rows(a), c.columns(a));
     auto gram = c.make(scalar_type::f64, size, size);
     c.multiply(1, a, wide ? op::none : op::transpose, a, wide ? op::transpose : op::none, 0, gram);
-    squares = eigen_of_gram(c, gram, other, (std::min)(count, size), floor * floor).values;
+    const index_t wanted = rest == nullptr ? (std::min)(count, size) : size;
+    squares = eigen_of_gram(c, gram, other, wanted, floor * floor).values;
     const index_t n = (std::min)(count, std::ssize(squares));
     squares.erase(squares.begin(), squares.end() - n);
-    shorter = c.make(scalar_type::f64, size, n);
-    c.assign(c.slice(typename Context::const_view(gram), 0, size, size - n, n), shorter);
+    const auto columns = [&](index_t first, index_t how_many) {
+      auto part = c.make(scalar_type::f64, size, how_many);
+      c.assign(c.slice(typename Context::const_view(gram), 0, size, first, how_many), part);
+      return part;
+    };
+    shorter = columns(size - n, n);
+    if (rest != nullptr) *rest = columns(0, size - n);
   }
 
   /// The other side's vectors A V / sigma or A^T V / sigma, V = shorter; orthonormal up to an error
@@ -79,6 +86,20 @@ typename Context::matrix inverse_root_of_gram(Context& c, typename Context::cons
   return root;
 }
 
+/// The decomposition with both sides, from the smaller side's of the same a.
+template <class Context>
+thin_svd<Context> both_sides(Context& c, typename Context::const_view a, half_svd<Context> half) {
+  auto longer = half.longer(c, a);
+  const auto root = inverse_root_of_gram(c, longer);
+  for_strips(c, longer, [&](const auto& strip) {
+    auto turned = strip.make(scalar_type::f64);
+    c.multiply(1, strip(typename Context::const_view(longer)), op::none, root, op::none, 0, turned);
+    c.assign(turned, strip(typename Context::view(longer)));
+  });
+  if (half.wide) return {std::move(half.shorter), std::move(longer), half.values()};
+  return {std::move(longer), std::move(half.shorter), half.values()};
+}
+
 /// The `count` largest singular values of a, of any type, and their vectors; fewer if fewer are
 /// above rounding noise.
 ///
@@ -97,16 +118,7 @@ typename Context::matrix inverse_root_of_gram(Context& c, typename Context::cons
 template <class Context>
 thin_svd<Context> leading_singular(Context& c, typename Context::const_view a, index_t count,
                                    double floor = 0) {
-  half_svd<Context> half(c, a, count, floor);
-  auto longer = half.longer(c, a);
-  const auto root = inverse_root_of_gram(c, longer);
-  for_strips(c, longer, [&](const auto& strip) {
-    auto turned = strip.make(scalar_type::f64);
-    c.multiply(1, strip(typename Context::const_view(longer)), op::none, root, op::none, 0, turned);
-    c.assign(turned, strip(typename Context::view(longer)));
-  });
-  if (half.wide) return {std::move(half.shorter), std::move(longer), half.values()};
-  return {std::move(longer), std::move(half.shorter), half.values()};
+  return both_sides(c, a, half_svd<Context>(c, a, count, floor));
 }
 
 /// The orthogonal polar factor of a matrix M as a product: left right^T, f64. It is U V^T of M =
