@@ -85,6 +85,9 @@ class refit_solver {
   void add_to(const view& tau) {
     index_t all = 0;
     for (const auto& r : p_.rows) all += c_.rows(r.inputs);
+    common_ = make(d_out_, d_in_);
+    c_.axpy(-options_.own, p_.base, common_);
+    if (p_.prior) c_.axpy(-1, *p_.prior, common_);
     auto change = make(d_out_, d_in_);
     all < d_in_ ? solve_rows(all, change) : solve_gram(change);
     c_.axpy(1, change, tau);
@@ -137,11 +140,9 @@ class refit_solver {
   /// R_k - Z_k tau_0^T with R_k = own (Y_k - 1 b^T - Z_k W_0^T) + (1 - own) Z_k T_k^T.
   void residual(std::size_t k, const view& r) {
     const auto& rows = p_.rows[k];
-    auto map = make(d_out_, d_in_);
-    c_.axpy(1 - options_.own, p_.vectors[k], map);
-    c_.axpy(-options_.own, p_.base, map);
-    if (p_.prior) c_.axpy(-1, *p_.prior, map);
-    c_.multiply(1, rows.inputs, op::none, map, op::transpose, 0, r);
+    c_.multiply(1, rows.inputs, op::none, common_, op::transpose, 0, r);
+    if (options_.own < 1)
+      c_.multiply(1 - options_.own, rows.inputs, op::none, p_.vectors[k], op::transpose, 1, r);
     if (options_.own == 0) return;
     c_.axpy(options_.own, rows.outputs, r);
     if (!p_.bias) return;
@@ -218,6 +219,7 @@ class refit_solver {
   refit_options options_;
   index_t d_out_, d_in_;
   std::vector<double> weights_;
+  matrix common_;  ///< -own W_0 - tau_0
 };
 
 }  // namespace detail
