@@ -100,6 +100,13 @@ TEST_CASE("the same bits on any number of threads, recording or not") {
   }
 }
 
+TEST_CASE("a run that ends at an input has recorded it whole") {
+  for (const std::string& variant : variants) {
+    const model m(variant);
+    check_stops(m, random_texts(*m.net, 3));
+  }
+}
+
 TEST_CASE("a text's output depends neither on its neighbours nor on how far it is padded") {
   for (const std::string& variant : variants) {
     const model m(variant);

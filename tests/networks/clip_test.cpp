@@ -117,6 +117,13 @@ TEST_CASE("the same bits on any number of threads, recording or not") {
   }
 }
 
+TEST_CASE("a run that ends at an input has recorded it whole") {
+  for (const std::string& variant : variants) {
+    const model m("clip_vision/" + variant);
+    check_stops(m, random_samples(*m.net, 3));
+  }
+}
+
 TEST_CASE("samples do not see each other") {
   const model m("clip_vision/grey");
   const activations samples = random_samples(*m.net, 120);

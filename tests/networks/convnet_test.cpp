@@ -129,6 +129,13 @@ TEST_CASE("the same bits on any number of threads, recording or not") {
   }
 }
 
+TEST_CASE("a run that ends at an input has recorded it whole") {
+  for (const std::string& variant : variants) {
+    const model m("convnet/" + variant);
+    check_stops(m, random_samples(variant, 3));
+  }
+}
+
 TEST_CASE("samples do not see each other, and what is not a number stays so") {
   const model m("convnet/grey");
   activations samples = random_samples("grey", 30);

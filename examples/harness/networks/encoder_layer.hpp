@@ -39,7 +39,7 @@ struct encoder_shape {
 };
 
 /// out(attention(q(x), k(x), v(x))). Recorded: the input of q, k and v, once under all their names,
-/// and the input of `out`.
+/// and the input of `out`. An empty matrix if the recorder stops at one of them.
 class self_attention {
  public:
   self_attention(const weight_source& from, const encoder_names& n, const encoder_shape& s,
@@ -61,9 +61,11 @@ class self_attention {
 
   matrix operator()(const matrix_view& x, const chunk& samples) const {
     recorded_.put(qkv_in_, samples.row(), x);
+    if (recorded_.stops_at(qkv_in_)) return {};
     matrix q = qkv_[0](x);
     const matrix mixed = attend(q, qkv_[1](x), qkv_[2](x), samples, heads_);
     recorded_.put(out_in_, samples.row(), view(mixed));
+    if (recorded_.stops_at(out_in_)) return {};
     return out_(view(mixed));
   }
 
@@ -75,7 +77,8 @@ class self_attention {
   std::size_t qkv_in_, out_in_;
 };
 
-/// fc2(activation(fc1(x))). Recorded: the inputs of both.
+/// fc2(activation(fc1(x))). Recorded: the inputs of both. An empty matrix if the recorder stops at
+/// one of them.
 class mlp {
  public:
   mlp(const weight_source& from, const encoder_names& n, const encoder_shape& s, index_t rows,
@@ -89,9 +92,11 @@ class mlp {
 
   matrix operator()(const matrix_view& x, const chunk& samples) const {
     recorded_.put(fc1_in_, samples.row(), x);
+    if (recorded_.stops_at(fc1_in_)) return {};
     matrix inner = fc1_(x);
     activate(activation_, inner);
     recorded_.put(fc2_in_, samples.row(), view(inner));
+    if (recorded_.stops_at(fc2_in_)) return {};
     return fc2_(view(inner));
   }
 
@@ -116,37 +121,41 @@ inline std::vector<parameter> encoder_parameters(const encoder_names& n, const e
   return list;
 }
 
+/// One half of an encoder layer, for all rows x of `state` in place: x += layer(norm(x)), or x =
+/// norm(x + layer(x)). Nothing changes if the recorder stops at the layer.
+template <class Layer>
+void run_residual(const affine_names& norm_names, const encoder_names& n, const encoder_shape& s,
+                  const weight_source& from, activations& state, tape& recorded,
+                  const executor& threads) {
+  const bool before = s.norms == norm_place::before;
+  const index_t rows = state.hidden.rows();
+  // The two are made in the order of their inputs, which recorders expect.
+  std::optional<recorded_norm> norm;
+  const auto make_norm = [&] {
+    norm.emplace(from, norm_names, s.width, s.epsilon, rows, recorded);
+  };
+  if (before) make_norm();
+  const Layer layer(from, n, s, rows, recorded);
+  if (!before) make_norm();
+
+  for_chunks(state.offsets, threads, [&](const chunk& samples) {
+    const index_t first = samples.row();
+    mutable_view x = rows_of(state.hidden, first, samples.rows());
+    const matrix change =
+        before ? layer(view((*norm)(as_const(x), first)), samples) : layer(as_const(x), samples);
+    if (change.size() == 0) return;
+    x += change;
+    if (!before) x = (*norm)(as_const(x), first);
+  });
+}
+
 /// Advances all rows of `state` by one encoder layer, in place. Recorded: the input of every linear
 /// and every scale.
 inline void run_encoder_layer(const encoder_names& n, const encoder_shape& s,
                               const weight_source& from, activations& state, tape& recorded,
                               const executor& threads) {
-  const bool before = s.norms == norm_place::before;
-  const index_t rows = state.hidden.rows();
-  const auto norm = [&](const affine_names& names, std::optional<recorded_norm>& layer) {
-    layer.emplace(from, names, s.width, s.epsilon, rows, recorded);
-  };
-  // In the order of the inputs, which recorders expect.
-  std::optional<recorded_norm> norm1, norm2;
-  if (before) norm(n.norm1, norm1);
-  const self_attention attention(from, n, s, rows, recorded);
-  norm(before ? n.norm2 : n.norm1, before ? norm2 : norm1);
-  const mlp feed_forward(from, n, s, rows, recorded);
-  if (!before) norm(n.norm2, norm2);
-
-  for_chunks(state.offsets, threads, [&](const chunk& samples) {
-    const index_t first = samples.row();
-    mutable_view x = rows_of(state.hidden, first, samples.rows());
-    if (before) {
-      x += attention(view((*norm1)(as_const(x), first)), samples);
-      x += feed_forward(view((*norm2)(as_const(x), first)), samples);
-    } else {
-      x += attention(as_const(x), samples);
-      x = (*norm1)(as_const(x), first);
-      x += feed_forward(as_const(x), samples);
-      x = (*norm2)(as_const(x), first);
-    }
-  });
+  run_residual<self_attention>(n.norm1, n, s, from, state, recorded, threads);
+  if (!recorded.stops()) run_residual<mlp>(n.norm2, n, s, from, state, recorded, threads);
 }
 
 }  // namespace catmerge::harness

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <harness/networks/activations.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,10 @@ class recorder {
 
   /// False if the common input of these parameters is not needed; it then takes no memory.
   virtual bool wants(const std::vector<std::string>& /*names*/) { return true; }
+
+  /// True once nothing is needed beyond the last input that was wanted: the run of a block may end
+  /// there, and leaves the network's state of no use.
+  virtual bool stops() const { return false; }
 
   /// Called at the end of each block, on the caller's thread, once per group of parameters with a
   /// common input, in the order of the inputs. `names` are those of the checkpoint. rows: n x d_in,
@@ -39,8 +44,16 @@ class tape {
   std::size_t expect(std::vector<std::string> names, index_t rows, index_t columns) {
     const bool wanted = to_ != nullptr && to_->wants(names);
     entries_.push_back({std::move(names), wanted, wanted ? matrix(rows, columns) : matrix()});
-    return entries_.size() - 1;
+    const std::size_t number = entries_.size() - 1;
+    if (wanted && to_->stops()) last_ = number;
+    return number;
   }
+
+  /// True if a run may end once entry `number` is put.
+  bool stops_at(std::size_t number) const { return last_ == number; }
+
+  /// True if a run may end once the entries so far are put.
+  bool stops() const { return last_.has_value(); }
 
   /// Copies the rows of a chunk into entry `number`, from row `first` on. Different chunks may call
   /// this at the same time.
@@ -65,6 +78,7 @@ class tape {
   };
   recorder* to_;
   std::vector<entry> entries_;
+  std::optional<std::size_t> last_;  ///< the last entry that the recorder needs, if it has said so
 };
 
 }  // namespace catmerge::harness

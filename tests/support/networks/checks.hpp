@@ -145,4 +145,27 @@ inline void check_tensors_needed(const table& original, const std::set<std::stri
   }
 }
 
+/// Checks that a recorder of one input, at which a run may end, gets what a whole run records.
+inline void check_stops(const model& m, harness::activations state) {
+  struct one_input final : keep_all {
+    std::vector<std::string> wanted;
+    bool found = false;
+    bool wants(const std::vector<std::string>& names) override { return found = names == wanted; }
+    bool stops() const override { return found; }
+  };
+  for (std::size_t block = 0; block < m.net->block_count(); ++block) {
+    const harness::activations before = state;
+    keep_all all;
+    m.net->run(block, m.weights, state, &all);
+    for (const auto& expected : all.records) {
+      one_input one;
+      one.wanted = expected.names;
+      harness::activations copy = before;
+      m.net->run(block, m.weights, copy, &one, on_threads(2));
+      REQUIRE(one.records.size() == 1);
+      CHECK(same_bits(one.records[0].rows, expected.rows));
+    }
+  }
+}
+
 }  // namespace network_test
