@@ -16,7 +16,7 @@ class fitted_weights final : public weight_source {
  public:
   /// `set` must outlive this object.
   fitted_weights(const checkpoint_set& set, index_t k)
-      : base_(set.base_file()), expert_(set.expert_file(k).path(), [&set, k](const auto& name) {
+      : base_(set.base_file()), expert_(set.expert_file(k), [&set, k](const auto& name) {
           return set.expert_entry(k, name);
         }) {}
 
@@ -33,6 +33,11 @@ class fitted_weights final : public weight_source {
     return {wanted.shape, std::move(values)};
   }
 
+  void release(const parameter& used) const override {
+    base_.release(used);
+    expert_.release(used);
+  }
+
  private:
   checkpoint_weights base_, expert_;
 };
@@ -47,6 +52,7 @@ class expert_weights final : public weight_source {
         mixes_(coefficient != 1) {}
   void check(const parameter& wanted) const override { source().check(wanted); }
   weight get(const parameter& wanted) const override { return source().get(wanted); }
+  void release(const parameter& used) const override { source().release(used); }
 
  private:
   const weight_source& source() const {

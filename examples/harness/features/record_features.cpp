@@ -60,7 +60,6 @@ void record_features(const features_request& request) {
       c.assign(s.data, copy);
       kept.emplace(name, kept_statistics{s.form, std::move(copy), static_cast<index_t>(s.rows)});
     }
-    for (const auto& p : network->parameters(block)) model.release(p.name);
   }
   terminal.clear();
 

@@ -21,17 +21,17 @@ class checkpoint_weights : public weight_source {
   /// The tensor of that name, or null; entries outlive this object.
   using finder = std::function<const io::tensor_entry*(const std::string& name)>;
 
-  /// Messages name `file`.
-  checkpoint_weights(std::filesystem::path file, finder find)
-      : file_(std::move(file)), find_(std::move(find)) {}
+  /// `from` must outlive this object. find: finds tensors under other names than their own.
+  checkpoint_weights(const io::checkpoint& from, finder find)
+      : file_(from.path()),
+        find_(std::move(find)),
+        release_([&from](const std::string& name) { from.release(name); }) {}
 
   /// `from` must outlive this object.
   explicit checkpoint_weights(const io::checkpoint& from)
-      : checkpoint_weights(from.path(),
-                           [&from](const std::string& name) { return from.find(name); }) {}
+      : checkpoint_weights(from, [&from](const std::string& name) { return from.find(name); }) {}
   explicit checkpoint_weights(const io::safetensors_file& from)
-      : checkpoint_weights(from.path(),
-                           [&from](const std::string& name) { return from.find(name); }) {}
+      : file_(from.path()), find_([&from](const std::string& name) { return from.find(name); }) {}
 
   /// The tensor of that name, or null.
   const io::tensor_entry* find(const std::string& name) const { return find_(name); }
@@ -50,6 +50,10 @@ class checkpoint_weights : public weight_source {
     return {wanted.shape, std::move(values)};
   }
 
+  void release(const parameter& used) const override {
+    if (release_) release_(used.name);
+  }
+
  private:
   const io::tensor_entry& checked(const parameter& wanted) const {
     const io::tensor_entry* const entry = find_(wanted.name);
@@ -64,6 +68,7 @@ class checkpoint_weights : public weight_source {
 
   std::filesystem::path file_;
   finder find_;
+  std::function<void(const std::string& name)> release_;
 };
 
 }  // namespace catmerge::harness

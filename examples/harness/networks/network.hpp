@@ -94,6 +94,7 @@ class network {
     }
     tape recorded(record);
     advance(block, weights, state, recorded, threads);
+    for (const parameter& p : parameters(block)) weights.release(p);
     ++state.next_block;
     recorded.deliver();
   }

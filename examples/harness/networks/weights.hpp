@@ -83,6 +83,10 @@ class weight_source {
 
   /// The values, checked. Valid during the life of this source.
   virtual weight get(const parameter& wanted) const = 0;
+
+  /// Frees the memory that values in a mapped file take. They stay valid: the next use reads them
+  /// again.
+  virtual void release(const parameter& /*used*/) const {}
 };
 
 /// theta_0 + a (theta_k - theta_0), one parameter at a time, in float32: the network of task k's
@@ -104,6 +108,11 @@ class mixed_weights : public weight_source {
     Eigen::Map<row_vector>(values.data(), from.size()) =
         from.vector() + coefficient_ * (to.vector() - from.vector());
     return {wanted.shape, std::move(values)};
+  }
+
+  void release(const parameter& used) const override {
+    base_.release(used);
+    expert_.release(used);
   }
 
  private:
