@@ -728,7 +728,8 @@ TEST_CASE("a merge: settings that outputs decided") {
     return json{{"method", method},
                 {"values", {0.5, 1.0, 1.5}},
                 {"distance", {2.5, 1.25, 3.75}},
-                {"chosen", 1.0}};
+                {"chosen", 1.0},
+                {"interval", {0.5, 1.0}}};
   };
   report["choice"] = {
       {"summary", "The prior is <b>a mean</b>."},
@@ -741,7 +742,7 @@ TEST_CASE("a merge: settings that outputs decided") {
   keep("choice", html);
   CHECK(contains(html, "id=\"choice\""));
   CHECK(contains(html, "The prior is &lt;b&gt;a mean&lt;/b&gt;."));
-  CHECK(contains(html, "TSV-M: 1"));
+  CHECK(contains(html, "TSV-M: 1 (0.5 to 1)"));
   CHECK(contains(html, "Distance over alpha"));
   CHECK(contains(html, "on left-out samples"));
   for (const char* number : {"4.5", "0.25", "Iso-C, 1.5: 3.75"}) CHECK(contains(html, number));

@@ -10,61 +10,42 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The tasks with the samples of one fold, or with all others. Sample i is in fold i mod `folds`.
-std::vector<calibration_task> part_of(const std::vector<calibration_task>& tasks, index_t fold,
-                                      index_t folds, bool inside) {
-  std::vector<calibration_task> parts;
-  for (const auto& task : tasks) {
-    parts.push_back({task.name, task.expert, task.head, {}});
-    for (index_t i = 0; i < std::ssize(task.samples); ++i)
-      if ((i % folds == fold) == inside)
-        parts.back().samples.push_back(task.samples[static_cast<std::size_t>(i)]);
-  }
-  return parts;
-}
-
-/// n: the mean over the tasks.
-double samples_per_task(const std::vector<calibration_task>& tasks) {
-  double count = 0;
-  for (const auto& task : tasks) count += static_cast<double>(task.samples.size());
-  return count / static_cast<double>(tasks.size());
-}
-
 index_t fewest_samples(const std::vector<calibration_task>& tasks) {
   index_t fewest = std::ssize(tasks.front().samples);
   for (const auto& task : tasks) fewest = std::min(fewest, std::ssize(task.samples));
   return fewest;
 }
 
-/// Refits tau, the prior with a gain of 1, around g times itself.
-std::vector<std::string> refit_around(const network& net,
-                                      const std::vector<calibration_task>& tasks, double gain,
-                                      const automatic_options& options, merged_vectors& tau,
-                                      const executor& threads) {
-  refit_options fit;
-  fit.anchor = options.anchor / samples_per_task(tasks);
-  fit.own = options.own;
-  tau.scale(gain);
-  return refit_network(net, joined_samples(tasks), fit, tau, threads);
+/// A refit of g times the prior. folds, fold: the samples that it leaves out, if any.
+refit_plan plan_for(double gain, const std::vector<calibration_task>& tasks,
+                    const automatic_options& options, index_t folds = 0, index_t fold = 0) {
+  refit_plan plan{gain, {}, folds, fold};
+  double samples = 0;
+  for (const auto& task : tasks)
+    for (index_t i = 0; i < std::ssize(task.samples); ++i) samples += plan.fits(i) ? 1 : 0;
+  plan.options.anchor = options.anchor / (samples / static_cast<double>(tasks.size()));
+  plan.options.own = options.own;
+  return plan;
 }
 
-/// J over g, each measured on samples that the refit has not seen; the mean over the folds.
-distance_curve cross_fit(const network& net, const std::vector<calibration_task>& tasks,
-                         const merged_vectors& prior, const automatic_options& options,
-                         const executor& threads) {
+/// J over g, each sample's distance measured on a refit that has not seen it.
+distance_curve cross_fit(const network& net, const output_judge& judge,
+                         const std::vector<calibration_task>& tasks, const merged_vectors& prior,
+                         const automatic_options& options, const executor& threads) {
   const index_t folds = std::min<index_t>(fewest_samples(tasks), 3);
   distance_curve curve{automatic_options::gains(), {}};
-  curve.distances.assign(curve.settings.size(), std::vector<double>(tasks.size(), 0));
-  for (index_t fold = 0; fold < folds; ++fold) {
-    const auto rest = part_of(tasks, fold, folds, false);
-    const output_judge judge(net, part_of(tasks, fold, folds, true), threads);
-    for (std::size_t g = 0; g < curve.settings.size(); ++g) {
-      merged_vectors tau = prior;
-      refit_around(net, rest, curve.settings[g], options, tau, threads);
-      const auto found = judge.distances(merged_vectors::network(tau), threads);
-      for (std::size_t k = 0; k < found.size(); ++k)
-        curve.distances[g][k] += found[k] / static_cast<double>(folds);
-    }
+  std::vector<refit_plan> plans;
+  for (const double gain : curve.settings)
+    for (index_t fold = 0; fold < folds; ++fold)
+      plans.push_back(plan_for(gain, tasks, options, folds, fold));
+  const auto outputs = outputs_of_refits(net, joined_samples(tasks), plans, prior, threads);
+  for (std::size_t first = 0; first < plans.size(); first += static_cast<std::size_t>(folds)) {
+    matrix left_out = outputs[first];
+    index_t row = 0;
+    for (const auto& task : tasks)
+      for (index_t i = 0; i < std::ssize(task.samples); ++i, ++row)
+        left_out.row(row) = outputs[first + static_cast<std::size_t>(i % folds)].row(row);
+    curve.distances.push_back(judge.distances(left_out));
   }
   return curve;
 }
@@ -105,7 +86,8 @@ automatic_merge make_prior(const std::optional<output_judge>& judge, const prior
   if (judge)
     for (auto* prior : {&matrices, &averaged})
       if (*prior)
-        (*prior)->of_prior = judge->distances(merged_vectors::network((*prior)->tau), threads);
+        (*prior)->of_prior =
+            of_tasks(judge->distances(merged_vectors::network((*prior)->tau), threads));
   if (!averaged || !matrices) return std::move(averaged ? *averaged : *matrices);
   const bool closer = mean_distance(matrices->of_prior) < mean_distance(averaged->of_prior);
   auto &chosen = closer ? *matrices : *averaged, &other = closer ? *averaged : *matrices;
@@ -122,25 +104,24 @@ automatic_merge merge_automatically(const network& net, const std::vector<calibr
   if (tasks.front().head != nullptr) judge.emplace(net, tasks, threads);
   automatic_merge result = make_prior(judge, merges, grid, threads);
   for (const auto& task : tasks) result.samples.push_back(std::ssize(task.samples));
-  const auto distances = [&](double alpha) {
-    return judge ? judge->distances(merged_vectors::network(result.tau, alpha), threads)
+  const auto distances = [&](const merged_vectors& tau) {
+    return judge ? of_tasks(judge->distances(merged_vectors::network(tau), threads))
                  : std::vector<double>();
   };
-  if (judge)
-    result.of_base =
-        judge->distances(merged_vectors::network(result.tau.without_values()), threads);
+  result.of_base = distances(result.tau.without_values());
   result.of_result = result.of_prior;
   const index_t fewest = fewest_samples(tasks);
   if (!options.refit || (judge && fewest < 2 && !options.gain)) return result;
 
   result.gain = options.gain;
   if (!result.gain && judge && fewest < automatic_options::enough) {
-    result.gain_curve = cross_fit(net, tasks, result.tau, options, threads);
+    result.gain_curve = cross_fit(net, *judge, tasks, result.tau, options, threads);
     result.gain = result.gain_curve->choice();
   }
   if (!result.gain) result.gain = 2;
-  result.refitted = refit_around(net, tasks, *result.gain, options, result.tau, threads);
-  result.of_result = distances(1);
+  result.refitted = refit_network(net, joined_samples(tasks),
+                                  plan_for(*result.gain, tasks, options), result.tau, threads);
+  result.of_result = distances(result.tau);
   return result;
 }
 

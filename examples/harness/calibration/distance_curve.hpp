@@ -13,11 +13,11 @@ namespace catmerge::harness {
 
 /// The distance from the experts over a setting.
 struct distance_curve {
-  std::vector<double> settings;                ///< alphas, or values of another setting
-  std::vector<std::vector<double>> distances;  ///< per setting, per task
+  std::vector<double> settings;             ///< alphas, or values of another setting
+  std::vector<sample_distances> distances;  ///< per setting
 
   /// J of a setting.
-  double mean(std::size_t i) const { return mean_distance(distances[i]); }
+  double mean(std::size_t i) const { return mean_distance(of_tasks(distances[i])); }
 
   /// The position of the least J; among equals the first.
   std::size_t best() const {

@@ -6,7 +6,9 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/methods/any_method.hpp>
 #include <harness/networks/checkpoint_weights.hpp>
+#include <harness/system/scratch_file.hpp>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -34,38 +36,58 @@ struct tau_of {
 };
 
 /// The merged task vectors, tau, from merge_stream: by tensor name, in float32, as the base's file
-/// stores them. One tau gives the networks of all alphas.
+/// stores them. One tau gives the networks of all alphas. The values are in a temporary file;
+/// copies share them until one is written.
 class merged_vectors {
  public:
   /// fixed: tensors to which no alpha applies, such as running statistics. `set` must outlive this
   /// object.
   explicit merged_vectors(const checkpoint_set& set, std::set<std::string> fixed = {})
-      : set_(&set), fixed_(std::move(fixed)) {}
+      : set_(&set), fixed_(std::move(fixed)), file_(scratch_file::create()) {}
 
   /// The sink of merge_stream.
   void put(const parameter_info& p, const host_matrix& tau) {
-    const auto count = *io::element_count(set_->base_file().at(set_->tensor_of(p.name)).shape);
-    auto& values = values_[set_->tensor_of(p.name)];
-    values.resize(count);
+    const rows part = rows_of(p);
+    auto& array = values_[set_->tensor_of(p.name)];
+    if (array == nullptr) {
+      array = file_->make(*io::element_count(set_->base_file().at(set_->tensor_of(p.name)).shape));
+      if (part.count() < array->size()) array->write(0, std::vector<float>(array->size()));
+    }
+    std::vector<float> values(part.count());
     const host_const_view logical = tau;
     context<host> c;
-    c.assign(p.transposed ? logical.transposed() : logical, rows_in<host_view>(p, values.data()));
+    c.assign(p.transposed ? logical.transposed() : logical, part.view(values.data()));
+    array->write(part.first, values);
   }
 
   /// tau of a parameter, as put took it. Precondition: it was put.
-  host_const_view get(const parameter_info& p) const {
-    const auto stored = rows_in<host_const_view>(p, values_.at(set_->tensor_of(p.name)).data());
-    return p.transposed ? stored.transposed() : stored;
+  host_matrix get(const parameter_info& p) const {
+    const rows part = rows_of(p);
+    std::vector<float> values(part.count());
+    values_.at(set_->tensor_of(p.name))->read(part.first, values);
+    const host_const_view stored = part.view(values.data());
+    const host_const_view logical = p.transposed ? stored.transposed() : stored;
+    host_matrix result(scalar_type::f32, logical.rows, logical.columns);
+    context<host>().assign(logical, result);
+    return result;
   }
 
-  /// The values of a tensor under any of its names; null if it is not merged.
-  const std::vector<float>* find(const std::string& name) const {
-    const auto found = values_.find(owner(name));
-    return found == values_.end() ? nullptr : &found->second;
+  /// True for a tensor, under any of its names, that is merged.
+  bool has(const std::string& name) const { return values_.contains(owner(name)); }
+
+  /// The values of a tensor. Precondition: has(name).
+  std::vector<float> read(const std::string& name) const {
+    const auto& array = *values_.at(owner(name));
+    std::vector<float> values(array.size());
+    array.read(0, values);
+    return values;
   }
-  std::vector<float>* find(const std::string& name) {
-    const auto found = values_.find(owner(name));
-    return found == values_.end() ? nullptr : &found->second;
+
+  /// Replaces the values of a tensor, or adds it.
+  void write(const std::string& name, const std::vector<float>& values) {
+    auto& array = values_[owner(name)];
+    if (array == nullptr || array.use_count() > 1) array = file_->make(values.size());
+    array->write(0, values);
   }
 
   /// False for tensors to which no alpha applies.
@@ -74,26 +96,34 @@ class merged_vectors {
   /// this += factor other; tensors without alpha: += share other. Both have the same tensors, or
   /// this one has none.
   void add(double factor, double share, const merged_vectors& other) {
-    for (const auto& [name, from] : other.values_) {
-      auto& to = values_[name];
-      to.resize(from.size());
+    for (const auto& [name, array] : other.values_) {
+      const auto from = other.read(name);
+      auto to = has(name) ? read(name) : std::vector<float>(from.size());
       const auto a = static_cast<float>(is_scaled(name) ? factor : share);
       for (std::size_t i = 0; i < to.size(); ++i) to[i] += a * from[i];
+      write(name, to);
     }
+  }
+
+  /// Takes a tensor of another object, times a factor if alpha applies to it.
+  void take(const std::string& name, double factor, const merged_vectors& from) {
+    auto values = from.read(name);
+    if (is_scaled(name))
+      for (auto& v : values) v *= static_cast<float>(factor);
+    write(name, values);
   }
 
   /// this *= factor; tensors without alpha stay.
   void scale(double factor) {
-    for (auto& [name, values] : values_)
-      if (is_scaled(name))
-        for (auto& v : values) v *= static_cast<float>(factor);
+    for (const auto& [name, array] : values_)
+      if (is_scaled(name)) take(name, factor, *this);
   }
 
   /// The same with the tensors of another object in place of its own; no alpha applies to them.
   merged_vectors with_fixed(const merged_vectors& others) const {
     merged_vectors result = *this;
-    for (const auto& [name, values] : others.values_) {
-      result.values_[name] = values;
+    for (const auto& [name, array] : others.values_) {
+      result.values_[name] = array;
       result.fixed_.insert(name);
     }
     return result;
@@ -106,7 +136,11 @@ class merged_vectors {
   }
 
   /// An object for the same set, without values.
-  merged_vectors without_values() const { return merged_vectors(*set_, fixed_); }
+  merged_vectors without_values() const {
+    merged_vectors result = *this;
+    result.values_.clear();
+    return result;
+  }
 
   /// theta_0 + alpha tau, as a source of weights for networks; other parameters are the base's.
   class network;
@@ -119,20 +153,26 @@ class merged_vectors {
     return tied == set_->tied().end() ? name : tied->second;
   }
 
-  /// The rows of a parameter among its tensor's values, as stored.
-  template <class View, class Float>
-  View rows_in(const parameter_info& p, Float* values) const {
+  /// A parameter's rows among those of its tensor, as stored.
+  struct rows {
+    std::size_t first;  ///< the first number's place in the tensor
+    index_t height, width;
+
+    std::size_t count() const { return static_cast<std::size_t>(height * width); }
+    host_view view(float* values) const {
+      return {values, scalar_type::f32, height, width, width, 1};
+    }
+  };
+  rows rows_of(const parameter_info& p) const {
     const auto part = set_->piece_of(p);
-    const auto count = *io::element_count(set_->base_file().at(part.tensor).shape);
-    const index_t columns = set_->stored_extents(p).second;
-    const index_t rows = columns == 0 ? 0 : static_cast<index_t>(count) / columns;
-    return View(values, scalar_type::f32, rows, columns, columns, 1)
-        .window(part.first, part.count, 0, columns);
+    const index_t width = set_->stored_extents(p).second;
+    return {static_cast<std::size_t>(part.first * width), part.count, width};
   }
 
   const checkpoint_set* set_;
   std::set<std::string> fixed_;
-  std::map<std::string, std::vector<float>> values_;
+  std::shared_ptr<scratch_file> file_;
+  std::map<std::string, std::shared_ptr<scratch_file::array>> values_;
 };
 
 class merged_vectors::network final : public weight_source {
@@ -144,14 +184,15 @@ class merged_vectors::network final : public weight_source {
   void check(const parameter& wanted) const override { base_.check(wanted); }
 
   weight get(const parameter& wanted) const override {
-    weight under = base_.get(wanted);
-    const auto* const tau = tau_.find(wanted.name);
-    if (tau == nullptr) return under;
+    const weight under = base_.get(wanted);
+    if (!tau_.has(wanted.name)) return under;
+    auto values = tau_.read(wanted.name);
     const float alpha = tau_.is_scaled(wanted.name) ? alpha_ : 1.0F;
-    std::vector<float> values(under.data(), under.data() + under.size());
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] += alpha * (*tau)[i];
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = under.data()[i] + alpha * values[i];
     return {wanted.shape, std::move(values)};
   }
+
+  void release(const parameter& used) const override { base_.release(used); }
 
  private:
   const merged_vectors& tau_;

@@ -30,15 +30,19 @@ inline std::vector<activations> joined_samples(const std::vector<calibration_tas
   return all;
 }
 
-/// J: the mean of a distance over the tasks.
-inline double mean_distance(const std::vector<double>& of_tasks) {
-  double sum = 0;
-  for (const double d : of_tasks) sum += d;
-  return sum / static_cast<double>(of_tasks.size());
+/// Distances per task, per sample.
+using sample_distances = std::vector<std::vector<double>>;
+
+/// The distance per task: the mean over its samples.
+inline std::vector<double> of_tasks(const sample_distances& of_samples) {
+  std::vector<double> means;
+  for (const auto& task : of_samples) means.push_back(mean_distance(task));
+  return means;
 }
 
 /// The experts' outputs on unlabeled samples of their tasks, and the distance of other networks
-/// from them: J of a network is the mean of output_distance over the tasks.
+/// from them: J of a network is the mean over the tasks of a task's distance, which is the mean of
+/// output_distances over its samples.
 class output_judge {
  public:
   /// Runs the experts. The network and the heads, of all tasks, must outlive the judge. Throws
@@ -66,16 +70,23 @@ class output_judge {
   /// The number of samples of each task.
   const std::vector<index_t>& counts() const { return counts_; }
 
-  /// The distance per task; infinity where outputs are not finite.
-  std::vector<double> distances(const weight_source& weights, const executor& threads) const {
-    const matrix rows = run_all(net_, weights, samples_, nullptr, threads);
-    std::vector<double> found;
+  /// The distances of a network; infinity for tasks whose outputs are not finite.
+  sample_distances distances(const weight_source& weights, const executor& threads) const {
+    return distances(run_all(net_, weights, samples_, nullptr, threads));
+  }
+
+  /// The same from its outputs: a row per sample, task by task.
+  sample_distances distances(const matrix& rows) const {
+    sample_distances found;
     index_t first = 0;
     for (std::size_t k = 0; k < heads_.size(); ++k) {
       const matrix outputs = (*heads_[k])(rows_of(rows, first, counts_[k]));
       first += counts_[k];
-      found.push_back(outputs.allFinite() ? output_distance(view(outputs), view(outputs_[k]))
-                                          : std::numeric_limits<double>::infinity());
+      if (outputs.allFinite())
+        found.push_back(output_distances(view(outputs), view(outputs_[k])));
+      else
+        found.emplace_back(static_cast<std::size_t>(counts_[k]),
+                           std::numeric_limits<double>::infinity());
     }
     return found;
   }

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: MIT
 
 #include <algorithm>
+#include <deque>
 #include <harness/calibration/refit_walk.hpp>
+#include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/features/expert_weights.hpp>
 #include <harness/networks/batch.hpp>
 #include <memory>
@@ -21,12 +23,6 @@ class input_rows final : public recorder {
     matrix rows;
   };
 
-  /// only: records the input of this name alone; empty: of all.
-  explicit input_rows(std::string only = {}) : only_(std::move(only)) {}
-
-  bool wants(const std::vector<std::string>& names) override {
-    return only_.empty() || std::find(names.begin(), names.end(), only_) != names.end();
-  }
   void record(const std::vector<std::string>& names, matrix rows) override {
     inputs_.push_back({names, std::move(rows)});
   }
@@ -34,8 +30,27 @@ class input_rows final : public recorder {
   const std::vector<input>& inputs() const { return inputs_; }
 
  private:
-  std::string only_;
   std::vector<input> inputs_;
+};
+
+/// The input of one layer; the run ends there.
+class one_input final : public recorder {
+ public:
+  explicit one_input(std::string name) : name_(std::move(name)) {}
+
+  bool wants(const std::vector<std::string>& names) override {
+    found_ = std::find(names.begin(), names.end(), name_) != names.end();
+    return found_;
+  }
+  bool stops() const override { return found_; }
+  void record(const std::vector<std::string>&, matrix rows) override { rows_ = std::move(rows); }
+
+  const matrix& rows() const { return rows_; }
+
+ private:
+  std::string name_;
+  bool found_ = false;
+  matrix rows_;
 };
 
 host_const_view view_of_rows(const float* data, index_t rows, index_t columns) {
@@ -55,105 +70,169 @@ std::optional<parameter> bias_of(const std::string& weight,
   return std::nullopt;
 }
 
+/// A network that is being refitted.
+struct refit_run {
+  refit_run(const refit_plan& p, merged_vectors vectors, activations samples)
+      : plan(p), tau(std::move(vectors)), state(std::move(samples)) {}
+  refit_run(const refit_run&) = delete;
+  refit_run& operator=(const refit_run&) = delete;
+
+  refit_plan plan;
+  merged_vectors tau;
+  merged_vectors::network weights{tau};
+  activations state;  ///< of all tasks
+};
+
 class walk {
  public:
-  walk(const network& net, const std::vector<activations>& samples, const refit_options& options,
-       merged_vectors& tau, const executor& threads)
-      : net_(net), options_(options), tau_(tau), merged_(tau), threads_(threads), c_(threads) {
-    for (index_t k = 0; k < std::ssize(samples); ++k) {
-      experts_.push_back(std::make_unique<expert_weights>(tau.set(), k, 1));
-      states_.push_back(samples[static_cast<std::size_t>(k)]);
-    }
-    state_ = joined(samples);
+  walk(const network& net, const checkpoint_set& set, std::vector<activations> samples,
+       const executor& threads)
+      : net_(net),
+        set_(set),
+        base_(set.base_file()),
+        states_(std::move(samples)),
+        threads_(threads),
+        c_(threads) {
+    for (index_t k = 0; k < std::ssize(states_); ++k)
+      experts_.push_back(std::make_unique<expert_weights>(set, k, 1));
   }
 
-  std::vector<std::string> run() {
+  /// Refits the runs side by side. prepare(run, block) gives a run the tensors of a block.
+  template <class Prepare>
+  void refit(std::deque<refit_run>& runs, const Prepare& prepare) {
     for (std::size_t block = 0; block < net_.block_count(); ++block) {
-      std::vector<input_rows> experts(states_.size());
+      features_ = std::vector<input_rows>(states_.size());
       threads_(std::ssize(states_), [&](index_t k) {
-        const auto i = static_cast<std::size_t>(k);
-        net_.run(block, *experts_[i], states_[i], &experts[i], threads_);
+        net_.run(block, *experts_[at(k)], states_[at(k)], &features_[at(k)], threads_);
       });
-      for (std::size_t g = 0; g < experts.front().inputs().size(); ++g) refit(block, g, experts);
-      net_.run(block, merged_, state_, nullptr, threads_);
+      for (auto& run : runs) prepare(run, block);
+      for (std::size_t g = 0; g < features_.front().inputs().size(); ++g)
+        refit_group(block, g, runs);
+      threads_(std::ssize(runs), [&](index_t i) {
+        net_.run(block, runs[at(i)].weights, runs[at(i)].state, nullptr, threads_);
+      });
     }
-    return std::move(refitted_);
   }
+
+  /// The names of refitted tensors, in forward order.
+  const std::vector<std::string>& refitted() const { return refitted_; }
 
  private:
-  /// The matrices of a group that are merged.
-  std::vector<parameter> matrices_of(std::size_t block, const std::vector<std::string>& names) {
-    std::vector<parameter> found;
-    for (const auto& p : net_.parameters(block))
-      if (p.shape.size() > 1 && tau_.find(p.name) != nullptr && tau_.is_scaled(p.name) &&
-          std::find(names.begin(), names.end(), p.name) != names.end())
-        found.push_back(p);
-    return found;
-  }
+  /// A layer, and the experts' side of its least squares.
+  struct layer {
+    parameter matrix;
+    std::optional<parameter> bias;
+    bool is_in_out = false;
+    weight base;
+    std::vector<host_matrix> vectors;  ///< T_k
+    std::vector<host_matrix> outputs;  ///< Y_k, in double
 
-  /// Refits the layers of one input. The block runs once more, to this input.
-  void refit(std::size_t block, std::size_t group, const std::vector<input_rows>& experts) {
-    const auto& names = experts.front().inputs()[group].names;
-    const auto layers = matrices_of(block, names);
+    /// Stored values as a map from inputs to outputs.
+    host_const_view as_map(const float* values) const {
+      const index_t first = matrix.shape.front();
+      const auto stored = view_of_rows(values, first, first == 0 ? 0 : base.size() / first);
+      return is_in_out ? stored.transposed() : stored;
+    }
+  };
+
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+  /// Refits the layers of one input. In each run the block runs once more, to this input.
+  void refit_group(std::size_t block, std::size_t group, std::deque<refit_run>& runs) {
+    const auto& names = features_.front().inputs()[group].names;
+    std::vector<layer> layers;
+    for (const auto& p : net_.parameters(block))
+      if (p.shape.size() > 1 && runs.front().tau.has(p.name) &&
+          runs.front().tau.is_scaled(p.name) &&
+          std::find(names.begin(), names.end(), p.name) != names.end())
+        layers.push_back(layer_of(p, group, net_.parameters(block)));
     if (layers.empty()) return;
-    input_rows here(names.front());
-    activations copy = state_;
-    net_.run(block, merged_, copy, &here, threads_);
-    const matrix& inputs = here.inputs().front().rows;
-    for (const auto& layer : layers) {
-      refit_layer(block, layer, group, experts, inputs);
-      refitted_.push_back(layer.name);
+    threads_(std::ssize(runs), [&](index_t i) {
+      refit_run& run = runs[at(i)];
+      one_input here(names.front());
+      activations copy = run.state;
+      net_.run(block, run.weights, copy, &here, threads_);
+      for (const auto& each : layers) refit_layer(each, group, here.rows(), run);
+    });
+    for (const auto& each : layers) {
+      for (const auto& expert : experts_) expert->release(each.matrix);
+      refitted_.push_back(each.matrix.name);
     }
   }
 
-  void refit_layer(std::size_t block, const parameter& p, std::size_t group,
-                   const std::vector<input_rows>& experts, const matrix& inputs) {
-    const bool is_in_out = tau_.set().class_of(p.name).layout == model::matrix_layout::in_out;
-    const auto as_map = [&](const float* values) {
-      const index_t first = p.shape.front();
-      const weight whole(p.shape, values);
-      const auto stored = view_of_rows(values, first, first == 0 ? 0 : whole.size() / first);
-      return is_in_out ? stored.transposed() : stored;
-    };
-    const weight base = checkpoint_weights(tau_.set().base_file()).get(p);
-    const host_const_view base_map = as_map(base.data());
-    const index_t d_out = base_map.rows, d_in = base_map.columns;
-    const auto bias = bias_of(p.name, net_.parameters(block));
-
-    refit_problem<context<host>> problem;
-    problem.base = base_map;
-    problem.name = p.name;
-    std::vector<host_matrix> vectors, outputs;  // they own what the problem views
-    index_t row = 0;
-    for (std::size_t k = 0; k < experts.size(); ++k) {
-      const matrix& features = experts[k].inputs()[group].rows;
-      const index_t n = features.rows();
+  layer layer_of(const parameter& p, std::size_t group, const std::vector<parameter>& others) {
+    layer l{p, bias_of(p.name, others), false, base_.get(p), {}, {}};
+    l.is_in_out = set_.class_of(p.name).layout == model::matrix_layout::in_out;
+    const host_const_view base = l.as_map(l.base.data());
+    for (std::size_t k = 0; k < experts_.size(); ++k) {
+      const matrix& features = features_[k].inputs()[group].rows;
       const weight expert = experts_[k]->get(p);
-      vectors.emplace_back(scalar_type::f32, d_out, d_in);
-      c_.assign(as_map(expert.data()), vectors.back());
-      c_.axpy(-1, base_map, vectors.back());
-      outputs.emplace_back(scalar_type::f64, n, d_out);
-      const auto x = view_of_rows(features.data(), n, d_in);
-      c_.multiply(1, x, op::none, as_map(expert.data()), op::transpose, 0, outputs.back());
-      if (bias) add_to_rows(experts_[k]->get(*bias), outputs.back());
-      problem.vectors.push_back(vectors.back());
-      problem.rows.push_back(
-          {view_of_rows(inputs.data() + row * d_in, n, d_in), outputs.back(), x});
+      l.vectors.emplace_back(scalar_type::f32, base.rows, base.columns);
+      c_.assign(l.as_map(expert.data()), l.vectors.back());
+      c_.axpy(-1, base, l.vectors.back());
+      l.outputs.emplace_back(scalar_type::f64, features.rows(), base.rows);
+      c_.multiply(1, view_of_rows(features.data(), features.rows(), base.columns), op::none,
+                  l.as_map(expert.data()), op::transpose, 0, l.outputs.back());
+      if (l.bias) add_to_rows(experts_[k]->get(*l.bias), l.outputs.back());
+    }
+    return l;
+  }
+
+  /// inputs: those of all tasks in this run.
+  void refit_layer(const layer& l, std::size_t group, const matrix& inputs, refit_run& run) {
+    const host_const_view base = l.as_map(l.base.data());
+    const index_t d_in = base.columns;
+    refit_problem<context<host>> problem;
+    problem.base = base;
+    problem.name = l.matrix.name;
+    std::deque<host_matrix> room;  // of selected rows
+    index_t row = 0;
+    for (std::size_t k = 0; k < experts_.size(); ++k) {
+      const matrix& features = features_[k].inputs()[group].rows;
+      const index_t n = features.rows();
+      const auto fitted = [&](const host_const_view& rows) {
+        return fitted_rows(run.plan, states_[k].offsets, rows, room);
+      };
+      problem.vectors.push_back(l.vectors[k]);
+      problem.rows.push_back({fitted(view_of_rows(inputs.data() + row * d_in, n, d_in)),
+                              fitted(l.outputs[k]),
+                              fitted(view_of_rows(features.data(), n, d_in))});
       row += n;
     }
     weight shift;
-    if (bias) {
-      shift = merged_.get(*bias);
-      problem.bias = view_of_rows(shift.data(), d_out, 1);
+    if (l.bias) {
+      shift = run.weights.get(*l.bias);
+      problem.bias = view_of_rows(shift.data(), base.rows, 1);
     }
-    auto& values = *tau_.find(p.name);
-    host_matrix result(scalar_type::f32, d_out, d_in);
-    problem.prior = as_map(values.data());
-    refit_linear(c_, problem, options_, result);
-    const host_view stored(values.data(), scalar_type::f32, is_in_out ? d_in : d_out,
-                           is_in_out ? d_out : d_in, is_in_out ? d_out : d_in, 1);
+    auto values = run.tau.read(l.matrix.name);
+    host_matrix result(scalar_type::f32, base.rows, d_in);
+    problem.prior = l.as_map(values.data());
+    refit_linear(c_, problem, run.plan.options, result);
+    const index_t first = l.matrix.shape.front();
+    const host_view stored(values.data(), scalar_type::f32, first, l.is_in_out ? base.rows : d_in,
+                           l.is_in_out ? base.rows : d_in, 1);
     const host_const_view logical = result;
-    c_.assign(is_in_out ? logical.transposed() : logical, stored);
+    c_.assign(l.is_in_out ? logical.transposed() : logical, stored);
+    run.tau.write(l.matrix.name, values);
+  }
+
+  /// The rows of the samples that a plan fits: copied to `room`, or as they are if it fits all.
+  host_const_view fitted_rows(const refit_plan& plan, const std::vector<index_t>& offsets,
+                              const host_const_view& rows, std::deque<host_matrix>& room) {
+    if (plan.folds == 0) return rows;
+    const auto height = [&](index_t i) { return offsets[at(i) + 1] - offsets[at(i)]; };
+    index_t count = 0;
+    for (index_t i = 0; i + 1 < std::ssize(offsets); ++i)
+      if (plan.fits(i)) count += height(i);
+    const host_view chosen = room.emplace_back(rows.type, count, rows.columns);
+    index_t row = 0;
+    for (index_t i = 0; i + 1 < std::ssize(offsets); ++i) {
+      if (!plan.fits(i)) continue;
+      c_.assign(rows.window(offsets[at(i)], height(i), 0, rows.columns),
+                chosen.window(row, height(i), 0, rows.columns));
+      row += height(i);
+    }
+    return chosen;
   }
 
   /// Adds a bias to each row of outputs.
@@ -165,23 +244,43 @@ class walk {
   }
 
   const network& net_;
-  refit_options options_;
-  merged_vectors& tau_;
-  merged_vectors::network merged_;
+  const checkpoint_set& set_;
+  checkpoint_weights base_;
+  std::vector<std::unique_ptr<expert_weights>> experts_;
+  std::vector<activations> states_;   // of the tasks in their experts
+  std::vector<input_rows> features_;  // X_k of the block at work
   executor threads_;
   context<host> c_;
-  std::vector<std::unique_ptr<expert_weights>> experts_;
-  std::vector<activations> states_;  // of the tasks in their experts
-  activations state_;                // of all tasks in the merged network
   std::vector<std::string> refitted_;
 };
 
 }  // namespace
 
 std::vector<std::string> refit_network(const network& net, const std::vector<activations>& samples,
-                                       const refit_options& options, merged_vectors& tau,
+                                       const refit_plan& plan, merged_vectors& tau,
                                        const executor& threads) {
-  return walk(net, samples, options, tau, threads).run();
+  tau.scale(plan.gain);
+  std::deque<refit_run> runs;
+  runs.emplace_back(plan, std::move(tau), joined(samples));
+  walk all(net, runs.front().tau.set(), samples, threads);
+  all.refit(runs, [](refit_run&, std::size_t) {});
+  tau = std::move(runs.front().tau);
+  return all.refitted();
+}
+
+std::vector<matrix> outputs_of_refits(const network& net, const std::vector<activations>& samples,
+                                      const std::vector<refit_plan>& plans,
+                                      const merged_vectors& prior, const executor& threads) {
+  std::deque<refit_run> runs;
+  for (const auto& plan : plans) runs.emplace_back(plan, prior.without_values(), joined(samples));
+  walk(net, prior.set(), samples, threads).refit(runs, [&](refit_run& run, std::size_t block) {
+    run.tau.erase_if([](const std::string&) { return true; });
+    for (const auto& p : net.parameters(block))
+      if (prior.has(p.name)) run.tau.take(p.name, run.plan.gain, prior);
+  });
+  std::vector<matrix> outputs;
+  for (auto& run : runs) outputs.push_back(std::move(run.state.hidden));
+  return outputs;
 }
 
 }  // namespace catmerge::harness

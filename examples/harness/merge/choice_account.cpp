@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <harness/calibration/choice_interval.hpp>
 #include <harness/merge/choice_account.hpp>
 #include <harness/methods/catalogue.hpp>
 
@@ -30,15 +31,31 @@ json to_json(const distance_curve& curve, const std::vector<std::string>& tasks)
   json j;
   j["values"] = curve.settings;
   j["chosen"] = curve.choice();
+  if (const auto range = interval_of(curve)) j["interval"] = {range->low, range->high};
   std::vector<double> means;
   for (std::size_t i = 0; i < curve.settings.size(); ++i) means.push_back(curve.mean(i));
   j["distance"] = means;
   for (std::size_t k = 0; k < tasks.size(); ++k) {
     std::vector<double> own;
-    for (const auto& per_task : curve.distances) own.push_back(per_task[k]);
+    for (const auto& of_samples : curve.distances) own.push_back(mean_distance(of_samples[k]));
     j["of_tasks"].push_back({{"task", tasks[k]}, {"distance", own}});
   }
   return j;
+}
+
+/// "0.3 to 0.4 in 95 of 100 resamplings of the samples"; empty if there is no interval.
+std::string interval_text(const distance_curve& curve) {
+  const auto range = interval_of(curve);
+  if (!range) return {};
+  return shortest(range->low) + " to " + shortest(range->high) +
+         " in 95 of 100 resamplings of the samples";
+}
+
+void warn_if_open(const distance_curve& curve, const std::string& what, choice_account& account) {
+  const auto range = interval_of(curve);
+  if (range && range->is_wide())
+    account.warnings.push_back(what + " is not determined by these samples: " +
+                               interval_text(curve) + "; more samples narrow it");
 }
 
 void add_curve(const distance_curve& curve, const std::string& method, const std::string& what,
@@ -49,6 +66,7 @@ void add_curve(const distance_curve& curve, const std::string& method, const std
   if (curve.at_edge())
     account.warnings.push_back(what + ": " + shortest(curve.choice()) +
                                " is the smallest or largest value that was tried");
+  warn_if_open(curve, what, account);
 }
 
 const std::string& label_of_prior(std::size_t i) {
@@ -109,6 +127,7 @@ choice_account account_of(const automatic_merge& merged, const std::vector<std::
   for (std::size_t i = 0; i < merged.curves.size(); ++i)
     add_curve(merged.curves[i], label_of_prior(i), "the alpha of " + label_of_prior(i), tasks,
               account);
+  if (merged.gain_curve) warn_if_open(*merged.gain_curve, "the factor of the prior", account);
   account.numbers.update(numbers_of(merged, tasks));
   account.sentences = sentences_of(merged, fewest);
   if (merged.curves.empty())
@@ -134,7 +153,9 @@ choice_account account_of(const distance_curve& curve, const std::string& method
   choice_account account;
   account.numbers["samples"] = samples;
   add_curve(curve, method, "alpha", tasks, account);
+  const std::string range = interval_text(curve);
   account.sentences = "Alpha is " + shortest(curve.choice()) +
+                      (range.empty() ? "" : " (" + range + ")") +
                       ": there the outputs are closest to the experts' own (distance " +
                       short_number(curve.mean(curve.best())) + ").";
   return account;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <harness/networks/layers.hpp>
+#include <vector>
 
 /// The distance of a merged network's outputs from an expert's, without labels.
 namespace catmerge::harness {
@@ -16,28 +17,36 @@ inline Eigen::VectorXd log_softmax(const Eigen::VectorXf& x, double t) {
 }
 
 /// The distance of outputs z of a merged network from the outputs e of a task's expert, on the same
-/// samples and through the task's head: n x classes, n >= 1. Of classes, with T = 2,
+/// samples and through the task's head: n x classes, n >= 1. One number per sample; the distance is
+/// their mean. Of classes, with T = 2,
 ///
-///     mean over the rows of T^2 KL(softmax(z / T) || softmax(e / T))
+///     T^2 KL(softmax(z / T) || softmax(e / T))
 ///
 /// in this direction: where experts are confident and contradict each other, KL(e || z) and entropy
 /// choose far too large or too small an alpha. T = 2 needs fewer samples than T = 1. Of one value
-/// (a regression): the mean squared error over the variance of e, or over 1 if e is constant.
-inline double output_distance(const matrix_view& z, const matrix_view& e) {
+/// (a regression): the squared error over the variance of e, or over 1 if e is constant.
+inline std::vector<double> output_distances(const matrix_view& z, const matrix_view& e) {
   constexpr double t = 2;
-  double sum = 0;
+  std::vector<double> found;
   if (z.cols() == 1) {
     const Eigen::VectorXd expected = e.cast<double>();
-    const double variance = (expected.array() - expected.mean()).square().mean();
-    const double error =
-        (z.cast<double>() - expected).squaredNorm() / static_cast<double>(z.rows());
-    return variance > 0 ? error / variance : error;
+    const double spread = (expected.array() - expected.mean()).square().mean();
+    const Eigen::VectorXd error = z.cast<double>() - expected;
+    for (const double x : error) found.push_back(x * x / (spread > 0 ? spread : 1));
+    return found;
   }
   for (index_t i = 0; i < z.rows(); ++i) {
     const Eigen::VectorXd p = log_softmax(z.row(i), t), q = log_softmax(e.row(i), t);
-    sum += (p.array().exp() * (p - q).array()).sum();
+    found.push_back(t * t * (p.array().exp() * (p - q).array()).sum());
   }
-  return t * t * sum / static_cast<double>(z.rows());
+  return found;
+}
+
+/// The mean of a distance over samples, or over tasks.
+inline double mean_distance(const std::vector<double>& all) {
+  double sum = 0;
+  for (const double d : all) sum += d;
+  return sum / static_cast<double>(all.size());
 }
 
 }  // namespace catmerge::harness
