@@ -5,6 +5,7 @@
 /// best on validation, and nothing depends on threads.
 
 #include <harness/experiment/calibration.hpp>
+#include <harness/experiment/rank_correlation.hpp>
 #include <harness/experiment/results.hpp>
 #include <numeric>
 #include <set>
@@ -232,6 +233,75 @@ TEST_CASE("draws of samples: seeds, classes") {
   }
   // Fewer than asked for, where there are no more.
   CHECK(h::samples_of_classes({5, 5, 6}, 4, 1, 0).size() == 2);
+}
+
+TEST_CASE("relations of tasks: correlations, and weights without labels") {
+  const auto run_studies = [](const std::string& names, const char* seeds) {
+    const fs::path out = clips().fresh("relations");
+    run_well({"experiment", networks, "--studies", names, "--alphas", "0.1,0.2,0.4", "--seeds",
+              seeds, "--output", out});
+    return json::parse(get(out / "results.json"))["studies"];
+  };
+  const json curves = run_studies("relatedness", "2")[0]["curves"];
+  REQUIRE(curves.size() == 12);  // two methods, points and shares: rho, from, to
+  for (const std::size_t first : {0, 3, 6, 9})
+    for (std::size_t i = 0; i < 5; ++i) {
+      const auto value = [&](std::size_t curve) {
+        return curves[curve]["points"][i]["mean"].get<double>();
+      };
+      CHECK(value(first + 1) <= value(first));
+      CHECK(value(first) <= value(first + 2));
+    }
+  // Samples are drawn for the conflict alone.
+  CHECK(curves[0]["points"][0].contains("spread"));
+  CHECK_FALSE(curves[0]["points"][1].contains("spread"));
+
+  // Equal weights are Task Arithmetic.
+  const json weights = run_studies("task-weights", "1")[0];
+  const json& equal = row_of(weights, "equal weights");
+  const std::string setting = equal["setting"];
+  CHECK(setting.ends_with(", weights 1 1 1 1"));
+  const std::string alpha = setting.substr(6, setting.find(',') - 6);
+  const fs::path by_hand = merge_by_hand({"--method", "task-arithmetic", "--alpha", alpha});
+  for (std::size_t k = 0; k < tasks().size(); ++k)
+    CHECK(equal["tasks"][k]["mean"].get<double>() ==
+          doctest::Approx(evaluate(by_hand, tasks()[k], "test")).epsilon(1e-4));
+}
+
+TEST_CASE("rank correlations and their intervals") {
+  CHECK(h::ranks_of({10, 30, 20, 20}) == std::vector<double>{1, 4, 2.5, 2.5});
+  // 1 - 6 sum d^2 / (n (n^2 - 1)) = 1 - 6 * 4 / 120
+  CHECK(*h::rank_correlation({1, 2, 3, 4, 5}, {2, 1, 4, 3, 5}) == doctest::Approx(0.8));
+  // Ranks 1, 2.5, 2.5, 4: 4.5 / sqrt(5 * 4.5)
+  CHECK(*h::rank_correlation({1, 2, 3, 4}, {1, 7, 7, 9}) == doctest::Approx(std::sqrt(0.9)));
+  CHECK_FALSE(h::rank_correlation({1, 2}, {3, 3}).has_value());
+
+  Eigen::MatrixXd a(3, 3), b(3, 3);
+  a << 9, 1, 2, 3, 9, 4, 5, 6, 9;  // the diagonal, the largest, is left out
+  b << 0, 2, 1, 4, 0, 3, 5, 6, 0;
+  // Ranks 1 to 6 and 2, 1, 4, 3, 5, 6: 1 - 6 * 4 / 210
+  CHECK(*h::rank_correlation(a, b, {0, 1, 2}) == doctest::Approx(1 - 24.0 / 210));
+  // (0, 1) and (1, 0), twice each
+  CHECK(*h::rank_correlation(a, b, {0, 0, 1}) == doctest::Approx(1));
+  // Three different tasks of three are all of them, each once: the interval is the value.
+  const auto whole = h::correlate(a, b);
+  CHECK(whole.rho == doctest::Approx(1 - 24.0 / 210));
+  CHECK(whole.low == doctest::Approx(whole.rho));
+  CHECK(whole.high == doctest::Approx(whole.rho));
+
+  std::mt19937_64 bits(5);
+  Eigen::MatrixXd c(7, 7), d(7, 7);
+  for (auto* m : {&c, &d})
+    for (double& x : m->reshaped()) x = static_cast<double>(bits() % 1000);
+  const auto none = h::correlate(c, d), again = h::correlate(c, d), same = h::correlate(c, c),
+             opposed = h::correlate(c, -c);
+  CHECK(none.low < none.rho);
+  CHECK(none.rho < none.high);
+  CHECK(none.low < 0);  // of independent numbers
+  CHECK(none.high > 0);
+  CHECK(none.low == again.low);
+  CHECK(same.low == doctest::Approx(1));
+  CHECK(opposed.high == doctest::Approx(-1));
 }
 
 TEST_CASE("means and spreads") {

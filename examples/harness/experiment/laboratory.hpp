@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <Eigen/Core>
 #include <harness/experiment/bench.hpp>
 #include <harness/experiment/experiment_plan.hpp>
 #include <harness/experiment/results.hpp>
@@ -44,6 +45,10 @@ class laboratory {
   study automatic();   ///< the merge without labels, over the number of samples
   study task_count();  ///< the number of merged tasks
 
+  // Relations of tasks (relatedness.cpp).
+  study relatedness();   ///< rank correlations of relations with what pairs of tasks lose
+  study task_weights();  ///< Task Arithmetic with weights per task, without labels
+
  private:
   std::unique_ptr<bench> make_bench(const std::vector<std::size_t>& tasks);
 
@@ -72,6 +77,7 @@ class laboratory {
   table_row chosen_row(const contender& who);
   table_row automatic_row(const std::string& label, const automatic_options& options);
   std::vector<double> expert_values();
+  Eigen::MatrixXd pair_losses(const std::string& spec, double alpha);
 
   index_t draws_of(const contender& who, const std::string& spec) const;
   std::string cat_spec();

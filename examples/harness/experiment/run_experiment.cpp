@@ -33,7 +33,9 @@ constexpr named_study all_studies[] = {
     {"rank", [](laboratory& lab) { return lab.rank(); }},
     {"order", [](laboratory& lab) { return lab.order(); }},
     {"classes", [](laboratory& lab) { return lab.classes(); }},
-    {"tasks", [](laboratory& lab) { return lab.task_count(); }}};
+    {"tasks", [](laboratory& lab) { return lab.task_count(); }},
+    {"relatedness", [](laboratory& lab) { return lab.relatedness(); }},
+    {"task-weights", [](laboratory& lab) { return lab.task_weights(); }}};
 
 merge_policy policy_of(const experiment_request& request) {
   merge_policy policy;

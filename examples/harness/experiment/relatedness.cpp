@@ -1,0 +1,237 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <catmerge/features/conflict.hpp>
+#include <catmerge/numeric/thin_svd.hpp>
+#include <cmath>
+#include <harness/experiment/laboratory.hpp>
+#include <harness/experiment/rank_correlation.hpp>
+
+namespace catmerge::harness {
+
+namespace {
+
+/// Relations of ordered pairs of tasks, K x K: sums over the linear layers.
+struct task_relations {
+  index_t layers = 0;  ///< the number of layers
+  /// Entry (k, i): ||X_k T_i^T||^2 / ||X_k T_k^T||^2, the shift of task k's features by task i in
+  /// shares of the task's own.
+  Eigen::MatrixXd conflict;
+  Eigen::MatrixXd norm;             ///< ||T_i||^2 / ||T_k||^2: the same without features
+  Eigen::MatrixXd cosine;           ///< <T_k, T_i> / (||T_k|| ||T_i||)
+  Eigen::MatrixXd absolute_cosine;  ///< its absolute value
+  /// (||U_k^T U_i||^2 + ||V_k^T V_i||^2) / (2 n), U and V the n leading singular vectors, n =
+  /// floor(min(d_out, d_in) / K) as in TSV-M: the shared part of what tasks write and read.
+  Eigen::MatrixXd overlap;
+
+  explicit task_relations(index_t tasks) {
+    for (auto* m : {&conflict, &norm, &cosine, &absolute_cosine, &overlap})
+      m->setZero(tasks, tasks);
+  }
+};
+
+/// Measures the relations of task vectors in place of merging them: tau is zero.
+struct measure_relations {
+  task_relations* sums;
+
+  static constexpr double factor() { return 1; }
+  static constexpr bool needs_statistics(layer_kind kind) { return kind == layer_kind::linear; }
+
+  /// Layers that a task leaves as they are have no relations.
+  void combine(context<host>& c, const host_problem& p, host_vectors vectors, const host_view&,
+               layer_report&) const {
+    if (p.kind != layer_kind::linear || p.statistics.empty()) return;
+    const index_t tasks = std::ssize(vectors);
+    const Eigen::MatrixXd shifts = conflict_matrix(p.kind, p.statistics, vectors, c);
+    Eigen::MatrixXd products(tasks, tasks);
+    for (index_t k = 0; k < tasks; ++k)
+      for (index_t i = 0; i < tasks; ++i) products(k, i) = c.dot(at(vectors, k), at(vectors, i));
+    if (!(shifts.diagonal().minCoeff() > 0 && products.diagonal().minCoeff() > 0)) return;
+    ++sums->layers;
+    for (index_t k = 0; k < tasks; ++k)
+      for (index_t i = 0; i < tasks; ++i) {
+        const double cosine = products(k, i) / std::sqrt(products(k, k) * products(i, i));
+        sums->conflict(k, i) += shifts(k, i) / shifts(k, k);
+        sums->norm(k, i) += products(i, i) / products(k, k);
+        sums->cosine(k, i) += cosine;
+        sums->absolute_cosine(k, i) += std::abs(cosine);
+      }
+    add_overlap(c, vectors);
+  }
+
+ private:
+  static const host_view& at(host_vectors vectors, index_t k) {
+    return vectors[static_cast<std::size_t>(k)];
+  }
+
+  void add_overlap(context<host>& c, host_vectors vectors) const {
+    const auto& first = vectors.front();
+    const index_t tasks = std::ssize(vectors),
+                  n = std::max<index_t>(1, std::min(c.rows(first), c.columns(first)) / tasks);
+    std::vector<catmerge::detail::thin_svd<context<host>>> leading;
+    for (const auto& t : vectors) leading.push_back(catmerge::detail::leading_singular(c, t, n));
+    const auto shared = [&](const host_const_view& a, const host_const_view& b) {
+      auto product = c.make(scalar_type::f64, c.columns(a), c.columns(b));
+      c.multiply(1, a, op::transpose, b, op::none, 0, product);
+      return c.squared_norm(product) / static_cast<double>(2 * n);
+    };
+    for (index_t k = 0; k < tasks; ++k)
+      for (index_t i = 0; i < tasks; ++i) {
+        const auto &a = leading[static_cast<std::size_t>(k)],
+                   &b = leading[static_cast<std::size_t>(i)];
+        sums->overlap(k, i) += shared(a.left, b.left) + shared(a.right, b.right);
+      }
+  }
+};
+
+task_relations relations_of(bench& of, const std::vector<recorded_inputs>& samples) {
+  task_relations found(of.size());
+  of.merge(any_method(measure_relations{&found}), samples);
+  return found;
+}
+
+/// Adds three curves over the predictors: the rank correlation with the losses, and the ends of its
+/// interval. draws: the relations by several draws of samples, of which the conflict alone depends.
+void add_correlations(const std::string& label, const std::vector<task_relations>& draws,
+                      const Eigen::MatrixXd& losses, study& s) {
+  const std::pair<const char*, Eigen::MatrixXd task_relations::*> predictors[] = {
+      {"conflict", &task_relations::conflict},
+      {"norms", &task_relations::norm},
+      {"cosine", &task_relations::cosine},
+      {"cosine, absolute", &task_relations::absolute_cosine},
+      {"overlap", &task_relations::overlap}};
+  curve rho{label, {}}, low{label + ", from", {}}, high{label + ", to", {}};
+  for (const auto& [name, values] : predictors) {
+    for (auto* line : {&rho, &low, &high}) line->points.push_back({name, {}, ""});
+    const bool uses_samples = values == &task_relations::conflict;
+    for (std::size_t i = 0; i < (uses_samples ? draws.size() : 1); ++i) {
+      const correlation found = correlate(draws[i].*values, losses);
+      rho.points.back().runs.push_back(found.rho);
+      low.points.back().runs.push_back(found.low);
+      high.points.back().runs.push_back(found.high);
+    }
+  }
+  for (auto* line : {&rho, &low, &high}) s.curves.push_back(std::move(*line));
+}
+
+/// tau = sum_k w_k T_k.
+struct weighted_sum {
+  std::vector<double> weights;
+
+  static constexpr double factor() { return 1; }
+
+  void combine(context<host>& c, const host_problem&, host_vectors vectors, const host_view& tau,
+               layer_report&) const {
+    for (std::size_t k = 0; k < weights.size(); ++k) c.axpy(weights[k], vectors[k], tau);
+  }
+};
+
+/// 1 / (1 + a task's conflict), divided by the mean.
+Eigen::VectorXd weights_against(const Eigen::VectorXd& conflict) {
+  const Eigen::VectorXd weights = (1 + conflict.array()).inverse();
+  return weights / weights.mean();
+}
+
+}  // namespace
+
+/// Entry (k, i): the points that task k loses against its expert if it is merged with task i.
+Eigen::MatrixXd laboratory::pair_losses(const std::string& spec, double alpha) {
+  const index_t tasks = bench_->size();
+  const auto alone = expert_values();
+  Eigen::MatrixXd losses = Eigen::MatrixXd::Zero(tasks, tasks);
+  for (index_t k = 0; k < tasks; ++k)
+    for (index_t i = k + 1; i < tasks; ++i) {
+      const auto a = static_cast<std::size_t>(k), b = static_cast<std::size_t>(i);
+      const auto pair = make_bench({a, b});
+      const auto values = pair->test(pair->merge(parse_method(spec), {}), alpha);
+      losses(k, i) = alone[a] - values[0];
+      losses(i, k) = alone[b] - values[1];
+    }
+  return losses;
+}
+
+study laboratory::relatedness() {
+  study s;
+  s.name = "relatedness";
+  s.title = "What pairs of tasks lose";
+  s.note =
+      "Every two experts are merged alone, by Task Arithmetic and by TSV-M, both at alpha 1: then "
+      "Task Arithmetic differs from either expert by the other's task vector and nothing else. A "
+      "task's loss is its expert's score on test minus the merged network's, in points or in "
+      "shares of what the expert gains over the base; nothing is chosen. Spearman's rank "
+      "correlation of the loss of task k, merged with task i, with what is known beforehand, over "
+      "all ordered pairs (k, i); 1: the order of the predictor is that of the losses. From, to: "
+      "the 95 % interval, from 2,000 resamples of the tasks. Predictors are means over the linear "
+      "layers; conflict: ||X_k T_i^T||^2 / ||X_k T_k^T||^2, for each draw of unlabeled samples of "
+      "task k; norms: ||T_i||^2 / ||T_k||^2; cosine: of T_k and T_i; overlap: of their leading "
+      "singular vectors, as many as TSV-M keeps for all tasks.";
+  s.x_label = "predictor";
+  s.x_scale = "names";
+  if (bench_->size() < 3) {
+    notes_.insert("What pairs of tasks lose: left out, because it needs at least three tasks.");
+    return s;
+  }
+  std::vector<task_relations> draws;
+  for (index_t seed = 0; seed < plan_.seeds; ++seed)
+    draws.push_back(relations_of(*bench_, recorded(plan_.samples, seed)));
+  const auto alone = expert_values(),
+             base =
+                 bench_->measure(checkpoint_weights(bench_->set().base_file()), data_split::test);
+  Eigen::VectorXd gains(bench_->size());
+  for (std::size_t k = 0; k < alone.size(); ++k)
+    gains(static_cast<index_t>(k)) = alone[k] - base[k];
+  if (gains.minCoeff() <= 0)
+    notes_.insert("What pairs of tasks lose: in points alone, because an expert gains nothing.");
+  index_t done = 0;
+  for (const auto* method : {"task-arithmetic", "tsv-m"}) {
+    terminal_.show("pairs of tasks", done++, 2);
+    const std::string& label = method_entry_of(method).label;
+    const Eigen::MatrixXd losses = pair_losses(method, 1);
+    add_correlations(label, draws, losses, s);
+    if (gains.minCoeff() > 0)
+      add_correlations(label + ", shares", draws, gains.cwiseInverse().asDiagonal() * losses, s);
+  }
+  return s;
+}
+
+study laboratory::task_weights() {
+  study s;
+  s.name = "task-weights";
+  s.title = "A weight for each task";
+  s.note =
+      "Task Arithmetic of all tasks, theta_0 + alpha sum w_k T_k. The weights are 1 / (1 + c), "
+      "divided by their mean, c a task's conflict: what the others' vectors do to its features "
+      "(suffered) or its vector to theirs (caused), each in shares of the features' own shift, the "
+      "mean over the linear layers. Alpha is the one whose outputs are closest to the experts' own "
+      "on the same unlabeled samples. No labels; test split.";
+  const char* const labels[] = {"equal weights", "by conflict suffered", "by conflict caused"};
+  for (const auto* label : labels) {
+    s.rows.emplace_back();
+    s.rows.back().label = label;
+  }
+  for (index_t seed = 0; seed < plan_.seeds; ++seed) {
+    terminal_.show("weights of tasks", seed, plan_.seeds);
+    const auto judge = bench_->judge(drawn(plan_.samples, seed));
+    const auto relations = relations_of(*bench_, recorded(plan_.samples, seed));
+    Eigen::MatrixXd conflict = relations.conflict / static_cast<double>(relations.layers);
+    conflict.diagonal().setZero();
+    const Eigen::VectorXd weights[] = {Eigen::VectorXd::Ones(bench_->size()),
+                                       weights_against(conflict.rowwise().sum()),
+                                       weights_against(conflict.colwise().sum().transpose())};
+    for (std::size_t i = 0; i < s.rows.size(); ++i) {
+      const auto tau =
+          bench_->merge(any_method(weighted_sum{{weights[i].begin(), weights[i].end()}}), {});
+      const double alpha = curve_over_alpha(judge, tau, plan_.alphas, threads_.runner()).choice();
+      table_row& row = s.rows[i];
+      row.runs.push_back(bench_->test(tau, alpha));
+      row.without_labels.push_back(average_of(row.runs.back()));
+      if (seed > 0) continue;
+      row.setting = "alpha=" + shortest(alpha) + ", weights";
+      for (const double w : weights[i]) row.setting += " " + shortest(std::round(100 * w) / 100);
+    }
+  }
+  return s;
+}
+
+}  // namespace catmerge::harness
