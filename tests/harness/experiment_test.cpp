@@ -7,6 +7,7 @@
 #include <harness/experiment/calibration.hpp>
 #include <harness/experiment/rank_correlation.hpp>
 #include <harness/experiment/results.hpp>
+#include <harness/experiment/scrambled.hpp>
 #include <numeric>
 #include <set>
 
@@ -266,6 +267,61 @@ TEST_CASE("relations of tasks: correlations, and weights without labels") {
   for (std::size_t k = 0; k < tasks().size(); ++k)
     CHECK(equal["tasks"][k]["mean"].get<double>() ==
           doctest::Approx(evaluate(by_hand, tasks()[k], "test")).epsilon(1e-4));
+  // The last row is one of the others.
+  const auto& rows = weights["rows"];
+  const json& least = rows.back()["tasks"];
+  CHECK(std::any_of(rows.begin(), rows.end() - 1,
+                    [&](const json& row) { return row["tasks"] == least; }));
+}
+
+TEST_CASE("samples of another distribution") {
+  const fs::path out = clips().fresh("other");
+  run_well({"experiment", networks, "--studies", "other-samples,classes,auto", "--methods",
+            "auto,lot", "--alphas", "0.3", "--seeds", "1", "--output", out});
+  const auto studies = json::parse(get(out / "results.json"))["studies"];
+  std::map<std::string, json> curves;
+  for (const auto& s : studies)
+    for (const auto& c : s["curves"])
+      curves[s["name"].get<std::string>() + "/" + c["label"].get<std::string>()] = c["points"];
+  const auto mean = [&](const std::string& line, std::size_t i) {
+    return curves.at(line)[i]["mean"].get<double>();
+  };
+  CHECK(curves.at("other-samples/LOT").size() == 4);
+  CHECK(curves.at("classes/auto").size() == 3);
+  // As drawn: the study of the number of samples has the same merge, with three samples.
+  CHECK(mean("other-samples/auto", 0) == mean("auto/auto", 1));
+  CHECK(mean("other-samples/auto, the prior alone", 0) == mean("auto/the prior", 1));
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(mean("other-samples/J of the base", i) > 0);
+    CHECK(mean("other-samples/confidence", i) > 10);  // ten classes
+    CHECK(mean("other-samples/confidence", i) <= 100);
+  }
+}
+
+TEST_CASE("exchanged pixels and words") {
+  h::activations image, text;
+  image.hidden = h::matrix::Random(1, 1000);
+  for (const index_t word : {0, 5, 6, 7, 8, 2}) text.text.push_back({word, 0, 0});
+  const h::task_inputs inputs = {{image}, {text, text}};
+  CHECK(h::scrambled(inputs, 0, 1)[0][0].hidden == image.hidden);
+  const auto half = h::scrambled(inputs, 0.5, 1), all = h::scrambled(inputs, 1, 1);
+  const auto kept = [&](const h::task_inputs& other) {
+    return (other[0][0].hidden.array() == image.hidden.array()).count();
+  };
+  CHECK(kept(half) > 400);
+  CHECK(kept(half) < 600);
+  CHECK(kept(all) < 20);
+  for (const float pixel : all[0][0].hidden.reshaped())
+    CHECK((image.hidden.array() == pixel).any());
+  for (const auto& sample : all[1]) {
+    CHECK(sample.text.front().word == 0);
+    CHECK(sample.text.back().word == 2);
+    for (std::size_t i = 1; i < 5; ++i) {
+      CHECK(sample.text[i].word >= 5);
+      CHECK(sample.text[i].word <= 8);
+    }
+  }
+  CHECK(h::scrambled(inputs, 0.5, 1)[0][0].hidden == half[0][0].hidden);
 }
 
 TEST_CASE("rank correlations and their intervals") {

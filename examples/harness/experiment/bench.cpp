@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
+#include <cmath>
 #include <harness/experiment/bench.hpp>
 #include <harness/methods/token_tables.hpp>
 #include <limits>
@@ -39,11 +40,10 @@ bench::bench(const family& files, const std::vector<std::size_t>& tasks,
         kinds_.emplace(p.name, p.kind);
 }
 
-std::vector<recorded_inputs> bench::record(const std::vector<std::vector<index_t>>& chosen) const {
+std::vector<recorded_inputs> bench::record(const task_inputs& samples) const {
   std::vector<recorded_inputs> recorded(tasks_.size());
   run_(size(), [&](index_t k) {
-    recorded[at(k)] =
-        record_inputs(net_, *experts_[at(k)], *task(k).samples, chosen[at(k)], kinds_);
+    recorded[at(k)] = record_inputs(net_, *experts_[at(k)], samples[at(k)], kinds_);
   });
   return recorded;
 }
@@ -104,22 +104,32 @@ std::vector<double> bench::test(const merged_vectors& tau, double alpha) const {
   return measure(merged_vectors::network(tau, alpha), data_split::test);
 }
 
-std::vector<calibration_task> bench::calibration(
-    const std::vector<std::vector<index_t>>& chosen) const {
+std::vector<calibration_task> bench::calibration(const task_inputs& samples) const {
   std::vector<calibration_task> tasks;
-  for (index_t k = 0; k < size(); ++k) {
-    tasks.push_back({set_.tasks()[at(k)], *experts_[at(k)], &task(k).head, {}});
-    for (const index_t i : chosen[at(k)])
-      tasks.back().samples.push_back(task(k).samples->load(i, 1));
-  }
+  for (index_t k = 0; k < size(); ++k)
+    tasks.push_back({set_.tasks()[at(k)], *experts_[at(k)], &task(k).head, samples[at(k)]});
   return tasks;
 }
 
-output_judge bench::judge(const std::vector<std::vector<index_t>>& chosen) const {
-  return output_judge(net_, calibration(chosen), run_);
+output_judge bench::judge(const task_inputs& samples) const {
+  return output_judge(net_, calibration(samples), run_);
 }
 
-automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t>>& chosen,
+double bench::confidence(const task_inputs& samples) const {
+  double sum = 0, tasks = 0;
+  for (index_t k = 0; k < size(); ++k) {
+    if (task(k).head.outputs() < 2) continue;
+    const matrix rows = run_all(net_, *experts_[at(k)], joined(samples[at(k)]), nullptr, run_);
+    const matrix outputs = task(k).head(view(rows));
+    for (index_t i = 0; i < outputs.rows(); ++i)
+      sum += 100 * std::exp(log_softmax(outputs.row(i), 1).maxCoeff()) /
+             static_cast<double>(outputs.rows());
+    tasks += 1;
+  }
+  return tasks > 0 ? sum / tasks : 0;
+}
+
+automatic_merge bench::merge_automatically(const task_inputs& samples,
                                            const std::vector<double>& grid,
                                            const automatic_options& options) {
   priors_.resize(prior_methods().size());
@@ -132,7 +142,7 @@ automatic_merge bench::merge_automatically(const std::vector<std::vector<index_t
     return priors_[i];
   };
   const auto tables = [this] { return merge(parse_method("average"), {}); };
-  return harness::merge_automatically(net_, calibration(chosen), {set_, merged_by, tables},
+  return harness::merge_automatically(net_, calibration(samples), {set_, merged_by, tables},
                                       in_units(grid, alpha_unit::spectrum, size()), options, run_);
 }
 

@@ -73,8 +73,8 @@ class bench {
   const checkpoint_set& set() const { return set_; }
   const measured_task& task(index_t k) const { return *measured_[tasks_[at(k)]]; }
 
-  /// Statistics of the layers of each expert from its task's chosen samples, in this bench's order.
-  std::vector<recorded_inputs> record(const std::vector<std::vector<index_t>>& chosen) const;
+  /// Statistics of the layers of each expert from its task's samples, in this bench's order.
+  std::vector<recorded_inputs> record(const task_inputs& samples) const;
 
   /// tau of a method. samples: as `record` returns them, or empty.
   merged_vectors merge(const any_method& method, const std::vector<recorded_inputs>& samples,
@@ -85,15 +85,18 @@ class bench {
                                        const std::vector<recorded_inputs>& samples,
                                        importance_kind importance = importance_kind::none);
 
-  /// The experts, heads and chosen samples of the tasks.
-  std::vector<calibration_task> calibration(const std::vector<std::vector<index_t>>& chosen) const;
+  /// The experts, heads and samples of the tasks.
+  std::vector<calibration_task> calibration(const task_inputs& samples) const;
 
-  /// The distance from the experts' outputs on the chosen samples.
-  output_judge judge(const std::vector<std::vector<index_t>>& chosen) const;
+  /// The distance from the experts' outputs on the samples.
+  output_judge judge(const task_inputs& samples) const;
 
-  /// The merge without labels from the chosen samples. The merges of its prior are made once.
-  automatic_merge merge_automatically(const std::vector<std::vector<index_t>>& chosen,
-                                      const std::vector<double>& grid,
+  /// The mean over the tasks with classes of the expert's largest probability, in percent, on the
+  /// samples. 0 if no task has classes.
+  double confidence(const task_inputs& samples) const;
+
+  /// The merge without labels from the samples. The merges of its prior are made once.
+  automatic_merge merge_automatically(const task_inputs& samples, const std::vector<double>& grid,
                                       const automatic_options& options);
 
   /// A network's scores on all tasks, on one split.

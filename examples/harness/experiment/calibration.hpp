@@ -59,17 +59,27 @@ inline std::vector<index_t> samples_of_classes(const std::vector<std::int64_t>& 
   return chosen;
 }
 
+/// Samples per task, one state per sample, before the first block.
+using task_inputs = std::vector<std::vector<activations>>;
+
+/// Chosen samples of a file.
+inline std::vector<activations> load_samples(const sample_reader& file,
+                                             const std::vector<index_t>& chosen) {
+  std::vector<activations> samples;
+  for (const index_t i : chosen) samples.push_back(file.load(i, 1));
+  return samples;
+}
+
 /// Statistics of the inputs of all layers of one expert.
 using recorded_inputs = std::shared_ptr<const block_recorder>;
 
-/// Runs chosen samples of a file through an expert and records the statistics of the parameters in
-/// `kinds`, which must outlive the result.
+/// Runs samples through an expert and records the statistics of the parameters in `kinds`, which
+/// must outlive the result.
 inline recorded_inputs record_inputs(const network& net, const weight_source& expert,
-                                     const sample_reader& samples,
-                                     const std::vector<index_t>& chosen,
+                                     const std::vector<activations>& samples,
                                      const std::map<std::string, layer_kind>& kinds) {
   auto record = std::make_shared<block_recorder>(kinds);
-  for (const index_t i : chosen) run_all(net, expert, samples.load(i, 1), record.get());
+  for (const auto& sample : samples) run_all(net, expert, sample, record.get());
   return record;
 }
 

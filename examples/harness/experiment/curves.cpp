@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <harness/experiment/laboratory.hpp>
+#include <harness/experiment/scrambled.hpp>
 
 namespace catmerge::harness {
 
@@ -197,19 +198,74 @@ study laboratory::classes() {
     return s;
   }
   const auto panel = of_panel({"cat", "lot"});
+  for (const auto& who : panel) s.curves.push_back({who.label, {}});
+  if (is_wanted("auto")) s.curves.push_back({"auto", {}});
   index_t done = 0;
-  for (const auto& who : panel) {
-    curve line{who.label, {}};
-    for (const index_t classes : {1, 2, 0}) {  // 0: any
-      terminal_.show("samples of few classes", done++, 3 * std::ssize(panel));
-      curve_point point{classes == 0 ? "any" : std::to_string(classes), {}, ""};
-      for (index_t seed = 0; seed < plan_.seeds; ++seed)
-        add_run(point, bench_->choose(who, plan_.alphas,
-                                      classes == 0 ? recorded(count, seed)
-                                                   : of_classes(count, classes, seed)));
-      line.points.push_back(std::move(point));
+  for (const index_t classes : {1, 2, 0}) {  // 0: any
+    terminal_.show("samples of few classes", done++, 3);
+    for (auto& line : s.curves)
+      line.points.push_back({classes == 0 ? "any" : std::to_string(classes), {}, ""});
+    for (index_t seed = 0; seed < plan_.seeds; ++seed)
+      add_merges(panel, classes == 0 ? drawn(count, seed) : drawn_of_classes(count, classes, seed),
+                 s);
+  }
+  return s;
+}
+
+/// Merges by samples: adds a run to the last point of the curve of each method of the panel, and of
+/// auto, the next curve, if it is wanted. Returns what auto did.
+std::optional<automatic_merge> laboratory::add_merges(const std::vector<contender>& panel,
+                                                      const task_inputs& samples, study& s) {
+  const auto known = bench_->record(samples);
+  for (std::size_t w = 0; w < panel.size(); ++w)
+    add_run(s.curves[w].points.back(), bench_->choose(panel[w], plan_.alphas, known));
+  if (!is_wanted("auto")) return std::nullopt;
+  auto merged = bench_->merge_automatically(samples, plan_.alphas, {});
+  s.curves[panel.size()].points.back().runs.push_back(average_of(bench_->test(merged.tau, 1)));
+  return merged;
+}
+
+study laboratory::other_samples() {
+  study s = curves(
+      "other-samples", "Samples of another distribution",
+      "Average on test, for CAT and LOT with alpha chosen on validation, other settings as in the "
+      "comparison. Half noise, noise: half or all of the pixels are those of random places of the "
+      "same image, of the words random words of all samples. The next task's: each task has the "
+      "samples of another. What can be seen without labels: J, the distance of outputs from the "
+      "experts' own on the samples, of the base, and of the prior and of auto in percent of that; "
+      "the largest probability that experts give a class, in percent.",
+      "samples", "names");
+  const auto panel = of_panel({"cat", "lot"});
+  for (const auto& who : panel) s.curves.push_back({who.label, {}});
+  if (is_wanted("auto"))
+    for (const auto* label : {"auto", "auto, the prior alone", "J of the base", "J of the prior",
+                              "J of auto", "confidence"})
+      s.curves.push_back({label, {}});
+  const struct {
+    const char* label;
+    double noise;         // the share of exchanged pixels or words
+    std::ptrdiff_t next;  // task k has the samples of task k + next
+  } kinds[] = {
+      {"as drawn", 0, 0}, {"half noise", 0.5, 0}, {"noise", 1, 0}, {"the next task's", 0, 1}};
+  index_t done = 0;
+  for (const auto& kind : kinds) {
+    terminal_.show("samples of other distributions", done++, std::ssize(kinds));
+    for (auto& line : s.curves) line.points.push_back({kind.label, {}, ""});
+    for (index_t seed = 0; seed < plan_.seeds; ++seed) {
+      auto samples =
+          scrambled(drawn(plan_.samples, seed), kind.noise, static_cast<std::uint64_t>(seed));
+      std::rotate(samples.begin(), samples.begin() + kind.next, samples.end());
+      const auto merged = add_merges(panel, samples, s);
+      if (!merged) continue;
+      const auto prior = bench_->merge_automatically(samples, plan_.alphas, {.refit = false});
+      const double of_base = mean_distance(merged->of_base);
+      auto line = s.curves.begin() + std::ssize(panel) + 1;
+      for (const double value :
+           {average_of(bench_->test(prior.tau, 1)), of_base,
+            100 * mean_distance(merged->of_prior) / of_base,
+            100 * mean_distance(merged->of_result) / of_base, bench_->confidence(samples)})
+        (line++)->points.back().runs.push_back(value);
     }
-    s.curves.push_back(std::move(line));
   }
   return s;
 }

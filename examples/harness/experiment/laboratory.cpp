@@ -66,11 +66,12 @@ std::vector<recorded_inputs> laboratory::recorded(index_t count, index_t seed,
   return list;
 }
 
-std::vector<std::vector<index_t>> laboratory::drawn(index_t count, index_t seed) const {
-  std::vector<std::vector<index_t>> chosen;
+task_inputs laboratory::drawn(index_t count, index_t seed) const {
+  task_inputs inputs;
   for (const auto& m : measured_)
-    chosen.push_back(drawn_samples(m->samples->size(), count, static_cast<std::uint64_t>(seed)));
-  return chosen;
+    inputs.push_back(load_samples(
+        *m->samples, drawn_samples(m->samples->size(), count, static_cast<std::uint64_t>(seed))));
+  return inputs;
 }
 
 automatic_merge laboratory::merge_automatically(index_t count, index_t seed,
@@ -78,18 +79,19 @@ automatic_merge laboratory::merge_automatically(index_t count, index_t seed,
   return bench_->merge_automatically(drawn(count, seed), plan_.alphas, options);
 }
 
-std::vector<recorded_inputs> laboratory::of_classes(index_t count, index_t classes, index_t seed) {
-  std::vector<std::vector<index_t>> chosen;
+task_inputs laboratory::drawn_of_classes(index_t count, index_t classes, index_t seed) const {
+  task_inputs inputs;
   for (std::size_t t = 0; t < measured_.size(); ++t) {
     const auto n = measured_[t]->samples->size();
     const task_labels labels(files_.tasks[t].samples, n);
     const auto own = static_cast<std::uint64_t>(seed);
-    chosen.push_back(
+    inputs.push_back(load_samples(
+        *measured_[t]->samples,
         labels.are_classes()
             ? samples_of_classes(labels.classes(measured_[t]->head.outputs()), count, classes, own)
-            : drawn_samples(n, count, own));
+            : drawn_samples(n, count, own)));
   }
-  return bench_->record(chosen);
+  return inputs;
 }
 
 index_t laboratory::fewest_samples() const {

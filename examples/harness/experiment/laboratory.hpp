@@ -36,14 +36,15 @@ class laboratory {
   study ablation();    ///< CAT without each of its trims, and with each alone
 
   // Curves of averages, each over one varied quantity (curves.cpp).
-  study samples();     ///< the number of samples per task
-  study alpha();       ///< the alpha of several methods
-  study lambda();      ///< the lambda of CAT's linear trims
-  study rank();        ///< the rank of CAT's linear trims
-  study order();       ///< the order in which CAT trims by the other tasks
-  study classes();     ///< samples of few classes only
-  study automatic();   ///< the merge without labels, over the number of samples
-  study task_count();  ///< the number of merged tasks
+  study samples();        ///< the number of samples per task
+  study alpha();          ///< the alpha of several methods
+  study lambda();         ///< the lambda of CAT's linear trims
+  study rank();           ///< the rank of CAT's linear trims
+  study order();          ///< the order in which CAT trims by the other tasks
+  study classes();        ///< samples of few classes only
+  study other_samples();  ///< samples of another distribution
+  study automatic();      ///< the merge without labels, over the number of samples
+  study task_count();     ///< the number of merged tasks
 
   // Relations of tasks (relatedness.cpp).
   study relatedness();   ///< rank correlations of relations with what pairs of tasks lose
@@ -58,8 +59,9 @@ class laboratory {
   /// Lists the compared methods and their grids of settings (contenders.cpp).
   void make_contenders();
 
-  /// A draw of samples: positions per task.
-  std::vector<std::vector<index_t>> drawn(index_t count, index_t seed) const;
+  /// A draw of samples.
+  task_inputs drawn(index_t count, index_t seed) const;
+  task_inputs drawn_of_classes(index_t count, index_t classes, index_t seed) const;
   automatic_merge merge_automatically(index_t count, index_t seed,
                                       const automatic_options& options);
 
@@ -67,7 +69,6 @@ class laboratory {
   std::vector<recorded_inputs> recorded(index_t count, index_t seed);
   std::vector<recorded_inputs> recorded(index_t count, index_t seed,
                                         const std::vector<std::size_t>& tasks);
-  std::vector<recorded_inputs> of_classes(index_t count, index_t classes, index_t seed);
   index_t fewest_samples() const;
   index_t samples_of_a_class() const;
 
@@ -82,6 +83,8 @@ class laboratory {
   index_t draws_of(const contender& who, const std::string& spec) const;
   std::string cat_spec();
   std::vector<contender> of_panel(const std::vector<std::string>& names);
+  std::optional<automatic_merge> add_merges(const std::vector<contender>& panel,
+                                            const task_inputs& samples, study& s);
   study of_setting(const char* key, const char* title, const std::vector<std::string>& values);
 
   const family& files_;

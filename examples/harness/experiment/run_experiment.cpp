@@ -33,6 +33,7 @@ constexpr named_study all_studies[] = {
     {"rank", [](laboratory& lab) { return lab.rank(); }},
     {"order", [](laboratory& lab) { return lab.order(); }},
     {"classes", [](laboratory& lab) { return lab.classes(); }},
+    {"other-samples", [](laboratory& lab) { return lab.other_samples(); }},
     {"tasks", [](laboratory& lab) { return lab.task_count(); }},
     {"relatedness", [](laboratory& lab) { return lab.relatedness(); }},
     {"task-weights", [](laboratory& lab) { return lab.task_weights(); }}};
