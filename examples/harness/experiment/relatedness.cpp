@@ -93,29 +93,35 @@ task_relations relations_of(bench& of, const std::vector<recorded_inputs>& sampl
   return found;
 }
 
-/// Adds three curves over the predictors: the rank correlation with the losses, and the ends of its
-/// interval. draws: the relations by several draws of samples, of which the conflict alone depends.
-void add_correlations(const std::string& label, const std::vector<task_relations>& draws,
-                      const Eigen::MatrixXd& losses, study& s) {
-  const std::pair<const char*, Eigen::MatrixXd task_relations::*> predictors[] = {
-      {"conflict", &task_relations::conflict},
-      {"norms", &task_relations::norm},
-      {"cosine", &task_relations::cosine},
-      {"cosine, absolute", &task_relations::absolute_cosine},
-      {"overlap", &task_relations::overlap}};
-  curve rho{label, {}}, low{label + ", from", {}}, high{label + ", to", {}};
-  for (const auto& [name, values] : predictors) {
-    for (auto* line : {&rho, &low, &high}) line->points.push_back({name, {}, ""});
-    const bool uses_samples = values == &task_relations::conflict;
-    for (std::size_t i = 0; i < (uses_samples ? draws.size() : 1); ++i) {
-      const correlation found = correlate(draws[i].*values, losses);
-      rho.points.back().runs.push_back(found.rho);
-      low.points.back().runs.push_back(found.low);
-      high.points.back().runs.push_back(found.high);
+/// A rank correlation over the predictors, and the ends of its interval.
+struct correlation_curves {
+  curve rho, low, high;
+
+  explicit correlation_curves(const std::string& label)
+      : rho{label, {}}, low{label + ", from", {}}, high{label + ", to", {}} {}
+
+  /// Adds a point per predictor. draws: the relations by several draws of samples, of which the
+  /// conflict alone depends. losses: K x K; `what` follows the predictor's name.
+  void add(const std::vector<task_relations>& draws, const Eigen::MatrixXd& losses,
+           const std::string& what) {
+    const std::pair<const char*, Eigen::MatrixXd task_relations::*> predictors[] = {
+        {"conflict", &task_relations::conflict},
+        {"norms", &task_relations::norm},
+        {"cosine", &task_relations::cosine},
+        {"absolute cosine", &task_relations::absolute_cosine},
+        {"overlap", &task_relations::overlap}};
+    for (const auto& [name, values] : predictors) {
+      for (auto* line : {&rho, &low, &high}) line->points.push_back({name + what, {}, ""});
+      const bool uses_samples = values == &task_relations::conflict;
+      for (std::size_t i = 0; i < (uses_samples ? draws.size() : 1); ++i) {
+        const correlation found = correlate(draws[i].*values, losses);
+        rho.points.back().runs.push_back(found.rho);
+        low.points.back().runs.push_back(found.low);
+        high.points.back().runs.push_back(found.high);
+      }
     }
   }
-  for (auto* line : {&rho, &low, &high}) s.curves.push_back(std::move(*line));
-}
+};
 
 /// tau = sum_k w_k T_k.
 struct weighted_sum {
@@ -158,9 +164,10 @@ study laboratory::relatedness() {
   s.name = "relatedness";
   s.title = "What pairs of tasks lose";
   s.note =
-      "Every two experts are merged alone, by Task Arithmetic and by TSV-M, both at alpha 1: then "
-      "Task Arithmetic differs from either expert by the other's task vector and nothing else. A "
-      "task's loss is its expert's score on test minus the merged network's, in points or in "
+      "Every two experts are merged alone, at fixed alphas. At alpha 1 Task Arithmetic differs "
+      "from "
+      "either expert by the other's task vector and nothing else; at 0.5 it is their mean. A "
+      "task's loss is its expert's score on test minus the merged network's, in points, and in "
       "shares of what the expert gains over the base; nothing is chosen. Spearman's rank "
       "correlation of the loss of task k, merged with task i, with what is known beforehand, over "
       "all ordered pairs (k, i); 1: the order of the predictor is that of the losses. From, to: "
@@ -185,14 +192,17 @@ study laboratory::relatedness() {
     gains(static_cast<index_t>(k)) = alone[k] - base[k];
   if (gains.minCoeff() <= 0)
     notes_.insert("What pairs of tasks lose: in points alone, because an expert gains nothing.");
+  const std::pair<const char*, double> merges[] = {
+      {"task-arithmetic", 1}, {"task-arithmetic", 0.5}, {"tsv-m", 1}};
   index_t done = 0;
-  for (const auto* method : {"task-arithmetic", "tsv-m"}) {
-    terminal_.show("pairs of tasks", done++, 2);
-    const std::string& label = method_entry_of(method).label;
-    const Eigen::MatrixXd losses = pair_losses(method, 1);
-    add_correlations(label, draws, losses, s);
+  for (const auto& [method, alpha] : merges) {
+    terminal_.show("pairs of tasks", done++, std::ssize(merges));
+    const Eigen::MatrixXd losses = pair_losses(method, alpha);
+    correlation_curves found(method_entry_of(method).label + ", alpha " + shortest(alpha));
+    found.add(draws, losses, "");
     if (gains.minCoeff() > 0)
-      add_correlations(label + ", shares", draws, gains.cwiseInverse().asDiagonal() * losses, s);
+      found.add(draws, gains.cwiseInverse().asDiagonal() * losses, ", shares");
+    for (auto* line : {&found.rho, &found.low, &found.high}) s.curves.push_back(std::move(*line));
   }
   return s;
 }
