@@ -224,6 +224,27 @@ TEST_CASE("refit: rows and settings that do not fit are refused by name") {
   refit_case<double> bad = l;
   bad.features[0](1, 2) = std::numeric_limits<double>::infinity();
   CHECK(message(bad.problem(), {}) == "refit: features of task 0: a value is not finite");
+  p = l.problem();
+  p.energies = {1};
+  CHECK(message(p, {}) == "refit: energies of 1 tasks for 2 task vectors");
+  p.energies = {1, std::numeric_limits<double>::infinity()};
+  CHECK(message(p, {}) == "refit: a shift overflows float64");
+}
+
+TEST_CASE("refit: known energies of the shifts stand for the features") {
+  const refit_case<double> l(11, 5, 7, {4, 2, 6});
+  auto p = l.problem();
+  for (std::size_t k = 0; k < 3; ++k) {
+    p.energies.push_back((l.features[k] * l.vectors[k].transpose()).squaredNorm());
+    p.rows[k].features = {};
+  }
+  const Eigen::MatrixXd expected = refitted<double>(l.problem(), {});
+  CHECK((refitted<double>(p, {}) - expected).norm() <= 1e-12 * expected.norm());
+  p.energies = {1, 1, 1};  // weights of 1
+  const Eigen::MatrixXd by_rows =
+      refitted<double>(l.problem(), {1, 0.5, catmerge::refit_weighting::rows});
+  CHECK((refitted<double>(p, {}) - by_rows).norm() <= 1e-12 * by_rows.norm());
+  CHECK((by_rows - expected).norm() > 1e-3 * expected.norm());
 }
 
 TEST_CASE("refit: a prior or a bias that does not fit is refused by name") {

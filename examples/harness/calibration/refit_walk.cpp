@@ -124,8 +124,9 @@ class walk {
     std::optional<parameter> bias;
     bool is_in_out = false;
     weight base;
-    std::vector<host_matrix> vectors;  ///< T_k
-    std::vector<host_matrix> outputs;  ///< Y_k, in double
+    std::vector<host_matrix> vectors;           ///< T_k
+    std::vector<host_matrix> outputs;           ///< Y_k, in double
+    std::vector<std::vector<double>> energies;  ///< ||X T_k^T||^2 of each sample's rows X of X_k
 
     /// Stored values as a map from inputs to outputs.
     host_const_view as_map(const float* values) const {
@@ -152,34 +153,42 @@ class walk {
       one_input here(names.front());
       activations copy = run.state;
       net_.run(block, run.weights, copy, &here, threads_);
-      for (const auto& each : layers) refit_layer(each, group, here.rows(), run);
+      for (const auto& each : layers) refit_layer(each, here.rows(), run);
     });
-    for (const auto& each : layers) {
-      for (const auto& expert : experts_) expert->release(each.matrix);
-      refitted_.push_back(each.matrix.name);
-    }
+    for (const auto& each : layers) refitted_.push_back(each.matrix.name);
   }
 
   layer layer_of(const parameter& p, std::size_t group, const std::vector<parameter>& others) {
-    layer l{p, bias_of(p.name, others), false, base_.get(p), {}, {}};
+    layer l{p, bias_of(p.name, others), false, base_.get(p), {}, {}, {}};
     l.is_in_out = set_.class_of(p.name).layout == model::matrix_layout::in_out;
     const host_const_view base = l.as_map(l.base.data());
     for (std::size_t k = 0; k < experts_.size(); ++k) {
       const matrix& features = features_[k].inputs()[group].rows;
+      const auto x = view_of_rows(features.data(), features.rows(), base.columns);
       const weight expert = experts_[k]->get(p);
+      host_matrix outputs(scalar_type::f64, x.rows, base.rows);
+
       l.vectors.emplace_back(scalar_type::f32, base.rows, base.columns);
       c_.assign(l.as_map(expert.data()), l.vectors.back());
       c_.axpy(-1, base, l.vectors.back());
-      l.outputs.emplace_back(scalar_type::f64, features.rows(), base.rows);
-      c_.multiply(1, view_of_rows(features.data(), features.rows(), base.columns), op::none,
-                  l.as_map(expert.data()), op::transpose, 0, l.outputs.back());
-      if (l.bias) add_to_rows(experts_[k]->get(*l.bias), l.outputs.back());
+      c_.multiply(1, x, op::none, l.vectors.back(), op::transpose, 0, outputs);
+      l.energies.emplace_back();
+      const auto& offsets = states_[k].offsets;
+      for (index_t i = 0; i + 1 < std::ssize(offsets); ++i)
+        l.energies.back().push_back(
+            c_.squared_norm(c_.slice(host_const_view(outputs), offsets[at(i)],
+                                     offsets[at(i + 1)] - offsets[at(i)], 0, base.rows)));
+
+      c_.multiply(1, x, op::none, l.as_map(expert.data()), op::transpose, 0, outputs);
+      if (l.bias) add_to_rows(experts_[k]->get(*l.bias), outputs);
+      l.outputs.push_back(std::move(outputs));
+      experts_[k]->release(p);
     }
     return l;
   }
 
   /// inputs: those of all tasks in this run.
-  void refit_layer(const layer& l, std::size_t group, const matrix& inputs, refit_run& run) {
+  void refit_layer(const layer& l, const matrix& inputs, refit_run& run) {
     const host_const_view base = l.as_map(l.base.data());
     const index_t d_in = base.columns;
     refit_problem<context<host>> problem;
@@ -188,15 +197,16 @@ class walk {
     std::deque<host_matrix> room;  // of selected rows
     index_t row = 0;
     for (std::size_t k = 0; k < experts_.size(); ++k) {
-      const matrix& features = features_[k].inputs()[group].rows;
-      const index_t n = features.rows();
+      const index_t n = l.outputs[k].rows();
       const auto fitted = [&](const host_const_view& rows) {
         return fitted_rows(run.plan, states_[k].offsets, rows, room);
       };
       problem.vectors.push_back(l.vectors[k]);
-      problem.rows.push_back({fitted(view_of_rows(inputs.data() + row * d_in, n, d_in)),
-                              fitted(l.outputs[k]),
-                              fitted(view_of_rows(features.data(), n, d_in))});
+      problem.rows.push_back(
+          {fitted(view_of_rows(inputs.data() + row * d_in, n, d_in)), fitted(l.outputs[k]), {}});
+      problem.energies.push_back(0);
+      for (std::size_t i = 0; i < l.energies[k].size(); ++i)
+        if (run.plan.fits(static_cast<index_t>(i))) problem.energies.back() += l.energies[k][i];
       row += n;
     }
     weight shift;

@@ -55,7 +55,9 @@ struct refit_problem {
   std::vector<refit_rows<Context>> rows;              ///< one per task
   std::optional<typename Context::const_view> prior;  ///< tau_0, d_out x d_in; nothing: zero
   std::optional<typename Context::const_view> bias;   ///< b, d_out entries; nothing: zero
-  std::string name = "refit";                         ///< of the weight, in errors
+  /// ||X_k T_k^T||_F^2 of each task, if the caller has them; features are then not read.
+  std::vector<double> energies{};
+  std::string name = "refit";  ///< of the weight, in errors
 };
 
 namespace detail {
@@ -103,6 +105,9 @@ class refit_solver {
       if (!c_.all_finite(v)) throw error(p_.name + ": " + what + ": a value is not finite");
     };
     if (p_.vectors.empty()) throw error(p_.name + ": there are no task vectors");
+    if (!p_.energies.empty() && p_.energies.size() != p_.vectors.size())
+      throw error(p_.name + ": energies of " + std::to_string(p_.energies.size()) + " tasks for " +
+                  std::to_string(p_.vectors.size()) + " task vectors");
     if (p_.rows.size() != p_.vectors.size())
       throw error(p_.name + ": rows of " + std::to_string(p_.rows.size()) + " tasks for " +
                   std::to_string(p_.vectors.size()) + " task vectors");
@@ -112,7 +117,7 @@ class refit_solver {
       need(p_.vectors[k], d_out_, d_in_, "the task vector" + of);
       need(r.inputs, c_.rows(r.inputs), d_in_, "inputs" + of);
       if (options_.own > 0) need(r.outputs, c_.rows(r.inputs), d_out_, "outputs" + of);
-      if (options_.weighting == refit_weighting::shift)
+      if (options_.weighting == refit_weighting::shift && p_.energies.empty())
         need(r.features, c_.rows(r.features), d_in_, "features" + of);
     }
     if (p_.prior) need(*p_.prior, d_out_, d_in_, "the prior");
@@ -122,19 +127,23 @@ class refit_solver {
   /// w_k = min_i E_i / E_k, E_k = ||X_k T_k^T||^2: a common factor changes nothing. A task whose
   /// vector shifts nothing has no say.
   void weigh() {
+    std::vector<double> energies = p_.energies;
+    if (energies.empty())
+      for (std::size_t k = 0; k < weights_.size(); ++k) energies.push_back(energy_of(k));
     double least = 0;
-    std::vector<double> energies;
-    for (std::size_t k = 0; k < weights_.size(); ++k) {
-      const const_view x = p_.rows[k].features;
-      auto shift = make(c_.rows(x), d_out_);
-      c_.multiply(1, x, op::none, p_.vectors[k], op::transpose, 0, shift);
-      const double energy = c_.squared_norm(shift);
+    for (const double energy : energies) {
       if (!std::isfinite(energy)) throw error(p_.name + ": a shift overflows float64");
-      energies.push_back(energy);
       if (energy > 0 && (least == 0 || energy < least)) least = energy;
     }
     for (std::size_t k = 0; k < weights_.size(); ++k)
       weights_[k] = energies[k] > 0 ? least / energies[k] : 0;
+  }
+
+  double energy_of(std::size_t k) {
+    const const_view x = p_.rows[k].features;
+    auto shift = make(c_.rows(x), d_out_);
+    c_.multiply(1, x, op::none, p_.vectors[k], op::transpose, 0, shift);
+    return c_.squared_norm(shift);
   }
 
   /// R_k - Z_k tau_0^T with R_k = own (Y_k - 1 b^T - Z_k W_0^T) + (1 - own) Z_k T_k^T.
