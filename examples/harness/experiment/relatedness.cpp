@@ -1,14 +1,16 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <Eigen/SVD>
 #include <algorithm>
 #include <catmerge/features/conflict.hpp>
-#include <catmerge/numeric/thin_svd.hpp>
 #include <cmath>
 #include <harness/experiment/laboratory.hpp>
 #include <harness/experiment/rank_correlation.hpp>
 #include <iterator>
 #include <limits>
+#include <utility>
+#include <vector>
 
 namespace catmerge::harness {
 
@@ -71,18 +73,19 @@ struct measure_relations {
     const auto& first = vectors.front();
     const index_t tasks = std::ssize(vectors),
                   n = std::max<index_t>(1, std::min(c.rows(first), c.columns(first)) / tasks);
-    std::vector<catmerge::detail::thin_svd<context<host>>> leading;
-    for (const auto& t : vectors) leading.push_back(catmerge::detail::leading_singular(c, t, n));
-    const auto shared = [&](const host_const_view& a, const host_const_view& b) {
-      auto product = c.make(scalar_type::f64, c.columns(a), c.columns(b));
-      c.multiply(1, a, op::transpose, b, op::none, 0, product);
-      return c.squared_norm(product) / static_cast<double>(2 * n);
-    };
+    std::vector<std::pair<Eigen::MatrixXd, Eigen::MatrixXd>> leading;
+    for (const auto& t : vectors) {
+      const Eigen::BDCSVD<Eigen::MatrixXd> svd(c.to_host(t),
+                                               Eigen::ComputeThinU | Eigen::ComputeThinV);
+      leading.emplace_back(svd.matrixU().leftCols(n), svd.matrixV().leftCols(n));
+    }
     for (index_t k = 0; k < tasks; ++k)
       for (index_t i = 0; i < tasks; ++i) {
-        const auto &a = leading[static_cast<std::size_t>(k)],
-                   &b = leading[static_cast<std::size_t>(i)];
-        sums->overlap(k, i) += shared(a.left, b.left) + shared(a.right, b.right);
+        const auto& [left, right] = leading[static_cast<std::size_t>(k)];
+        const auto& [other_left, other_right] = leading[static_cast<std::size_t>(i)];
+        const double shared = (left.transpose() * other_left).squaredNorm() +
+                              (right.transpose() * other_right).squaredNorm();
+        sums->overlap(k, i) += shared / static_cast<double>(2 * n);
       }
   }
 };
