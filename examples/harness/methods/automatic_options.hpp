@@ -22,7 +22,7 @@ struct automatic_options {
   bool refit = true;   ///< false: the prior alone, with a gain of 1
 
   static constexpr index_t enough = 8;
-  static std::vector<double> gains() { return {1, 1.5, 2, 2.5}; }
+  static std::vector<double> gains() { return {1, 1.5, 2}; }
 };
 
 /// Reads the settings of --method auto.
