@@ -126,15 +126,17 @@ dense matrix_of(const table& t, const std::string& name) {
       values.data(), rows, columns);
 }
 
-/// J of one task by its formula.
-double distance(const fs::path& model, const std::string& task) {
+/// The logits of a task's samples in a network.
+dense logits(const fs::path& model, const std::string& task) {
   const table head(headed().head(task));
   const dense w = matrix_of(head, "weight"), b = matrix_of(head, "bias");
-  const auto logits = [&](const fs::path& network) {
-    const dense x = run_of_samples(network, task).outputs;
-    return dense(((x.rowwise().normalized() * w.transpose()).rowwise() + b.col(0).transpose()) / 2);
-  };
-  const dense z = logits(model), e = logits(headed().files.model(task));
+  const dense x = run_of_samples(model, task).outputs;
+  return (x.rowwise().normalized() * w.transpose()).rowwise() + b.col(0).transpose();
+}
+
+/// J of one task by its formula.
+double distance(const fs::path& model, const std::string& task) {
+  const dense z = logits(model, task) / 2, e = logits(headed().files.model(task), task) / 2;
   double sum = 0;
   for (index_t i = 0; i < z.rows(); ++i) {
     const Eigen::ArrayXd p = z.row(i).array().exp() / z.row(i).array().exp().sum();
@@ -260,6 +262,11 @@ TEST_CASE("auto: the prior is the mean of three merges, each at the alpha of the
           doctest::Approx(distance(headed().files.base_path(), task_names[k])).epsilon(1e-3));
     CHECK(prior.choice["distance"]["merged"][k].get<double>() ==
           doctest::Approx(distance(prior.path, task_names[k])).epsilon(1e-3));
+    const dense odds =
+        logits(headed().files.model(task_names[k]), task_names[k]).array().exp().matrix();
+    const double confidence =
+        (odds.rowwise().maxCoeff().array() / odds.rowwise().sum().array()).mean();
+    CHECK(prior.choice["confidence"][k].get<double>() == doctest::Approx(confidence).epsilon(1e-5));
   }
 }
 

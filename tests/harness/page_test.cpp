@@ -735,6 +735,7 @@ TEST_CASE("a merge: settings that outputs decided") {
       {"summary", "The prior is <b>a mean</b>."},
       {"alpha", {curve("TSV-M"), curve("Iso-C")}},
       {"gain_by_cross_fitting", curve("")},
+      {"confidence", {0.875, nullptr, 0.625}},
       {"distance",
        {{"base", {4.5, 5.5, 6.5}}, {"prior", {1.5, 2.5, 3.5}}, {"merged", {0.5, 0.25, 0.75}}}}};
   const std::string html = merge_page(report);
@@ -745,7 +746,8 @@ TEST_CASE("a merge: settings that outputs decided") {
   CHECK(contains(html, "TSV-M: 1 (0.5 to 1)"));
   CHECK(contains(html, "Distance over alpha"));
   CHECK(contains(html, "on left-out samples"));
-  for (const char* number : {"4.5", "0.25", "Iso-C, 1.5: 3.75"}) CHECK(contains(html, number));
+  for (const char* number : {"4.5", "0.25", "Iso-C, 1.5: 3.75", "0.875"})
+    CHECK(contains(html, number));
   CHECK_FALSE(contains(merge_page(synthetic(3, 2)), "id=\"choice\""));
   check_any_value(report, merge_page);
 }

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <harness/networks/data/average.hpp>
 #include <harness/networks/data/metrics.hpp>
 #include <harness/networks/data/output_distance.hpp>
 #include <random>
@@ -190,7 +191,7 @@ TEST_CASE("the distance of outputs from an expert's is the divergence of softene
   const auto distance = [](const matrix& z, const matrix& e) {
     const auto of_samples = harness::output_distances(harness::view(z), harness::view(e));
     CHECK(std::ssize(of_samples) == z.rows());
-    return harness::mean_distance(of_samples);
+    return harness::average_of(of_samples);
   };
   // By its definition, in plain loops.
   matrix z(3, 4), e(3, 4);

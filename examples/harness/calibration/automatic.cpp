@@ -89,7 +89,7 @@ automatic_merge make_prior(const std::optional<output_judge>& judge, const prior
         (*prior)->of_prior =
             of_tasks(judge->distances(merged_vectors::network((*prior)->tau), threads));
   if (!averaged || !matrices) return std::move(averaged ? *averaged : *matrices);
-  const bool closer = mean_distance(matrices->of_prior) < mean_distance(averaged->of_prior);
+  const bool closer = average_of(matrices->of_prior) < average_of(averaged->of_prior);
   auto &chosen = closer ? *matrices : *averaged, &other = closer ? *averaged : *matrices;
   chosen.of_other = std::move(other.of_prior);
   return std::move(chosen);
@@ -108,6 +108,7 @@ automatic_merge merge_automatically(const network& net, const std::vector<calibr
     return judge ? of_tasks(judge->distances(merged_vectors::network(tau), threads))
                  : std::vector<double>();
   };
+  if (judge) result.confidence = judge->confidences();
   result.of_base = distances(result.tau.without_values());
   result.of_result = result.of_prior;
   const index_t fewest = fewest_samples(tasks);

@@ -25,6 +25,7 @@ struct automatic_merge {
   std::optional<double> gain{};                ///< g; none: nothing was refitted
   std::optional<distance_curve> gain_curve{};  ///< J over g on left-out samples, if cross-fitted
   std::vector<std::string> refitted{};         ///< tensors, in forward order
+  std::vector<double> confidence{};            ///< output_judge::confidences, if there are heads
   std::vector<double> of_base{};               ///< the base's distance per task, if there are heads
   std::vector<double> of_prior{};              ///< that of the prior with a gain of 1
   std::vector<double> of_result{};             ///< that of the result

@@ -17,7 +17,7 @@ struct distance_curve {
   std::vector<sample_distances> distances;  ///< per setting
 
   /// J of a setting.
-  double mean(std::size_t i) const { return mean_distance(of_tasks(distances[i])); }
+  double mean(std::size_t i) const { return average_of(of_tasks(distances[i])); }
 
   /// The position of the least J; among equals the first.
   std::size_t best() const {

@@ -184,7 +184,7 @@ class merged_vectors::network final : public weight_source {
   void check(const parameter& wanted) const override { base_.check(wanted); }
 
   weight get(const parameter& wanted) const override {
-    const weight under = base_.get(wanted);
+    weight under = base_.get(wanted);
     if (!tau_.has(wanted.name)) return under;
     auto values = tau_.read(wanted.name);
     const float alpha = tau_.is_scaled(wanted.name) ? alpha_ : 1.0F;

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <harness/networks/batch.hpp>
+#include <harness/networks/data/average.hpp>
 #include <harness/networks/data/head.hpp>
 #include <harness/networks/data/output_distance.hpp>
 #include <harness/networks/network.hpp>
@@ -36,7 +38,7 @@ using sample_distances = std::vector<std::vector<double>>;
 /// The distance per task: the mean over its samples.
 inline std::vector<double> of_tasks(const sample_distances& of_samples) {
   std::vector<double> means;
-  for (const auto& task : of_samples) means.push_back(mean_distance(task));
+  for (const auto& task : of_samples) means.push_back(average_of(task));
   return means;
 }
 
@@ -69,6 +71,20 @@ class output_judge {
 
   /// The number of samples of each task.
   const std::vector<index_t>& counts() const { return counts_; }
+
+  /// The largest probability that an expert gives a class, the mean over the samples of its task;
+  /// NaN for a task without classes. Samples of another kind than the expert knows make it small.
+  std::vector<double> confidences() const {
+    std::vector<double> found;
+    for (const matrix& outputs : outputs_) {
+      std::vector<double> of_samples;
+      for (index_t i = 0; i < outputs.rows(); ++i)
+        of_samples.push_back(std::exp(log_softmax(outputs.row(i), 1).maxCoeff()));
+      found.push_back(outputs.cols() > 1 ? average_of(of_samples)
+                                         : std::numeric_limits<double>::quiet_NaN());
+    }
+    return found;
+  }
 
   /// The distances of a network; infinity for tasks whose outputs are not finite.
   sample_distances distances(const weight_source& weights, const executor& threads) const {

@@ -116,17 +116,10 @@ output_judge bench::judge(const task_inputs& samples) const {
 }
 
 double bench::confidence(const task_inputs& samples) const {
-  double sum = 0, tasks = 0;
-  for (index_t k = 0; k < size(); ++k) {
-    if (task(k).head.outputs() < 2) continue;
-    const matrix rows = run_all(net_, *experts_[at(k)], joined(samples[at(k)]), nullptr, run_);
-    const matrix outputs = task(k).head(view(rows));
-    for (index_t i = 0; i < outputs.rows(); ++i)
-      sum += 100 * std::exp(log_softmax(outputs.row(i), 1).maxCoeff()) /
-             static_cast<double>(outputs.rows());
-    tasks += 1;
-  }
-  return tasks > 0 ? sum / tasks : 0;
+  std::vector<double> of_tasks;
+  for (const double c : judge(samples).confidences())
+    if (!std::isnan(c)) of_tasks.push_back(100 * c);
+  return of_tasks.empty() ? 0 : average_of(of_tasks);
 }
 
 automatic_merge bench::merge_automatically(const task_inputs& samples,

@@ -258,12 +258,12 @@ study laboratory::other_samples() {
       const auto merged = add_merges(panel, samples, s);
       if (!merged) continue;
       const auto prior = bench_->merge_automatically(samples, plan_.alphas, {.refit = false});
-      const double of_base = mean_distance(merged->of_base);
+      const double of_base = average_of(merged->of_base);
       auto line = s.curves.begin() + std::ssize(panel) + 1;
       for (const double value :
            {average_of(bench_->test(prior.tau, 1)), of_base,
-            100 * mean_distance(merged->of_prior) / of_base,
-            100 * mean_distance(merged->of_result) / of_base, bench_->confidence(samples)})
+            100 * average_of(merged->of_prior) / of_base,
+            100 * average_of(merged->of_result) / of_base, bench_->confidence(samples)})
         (line++)->points.back().runs.push_back(value);
     }
   }

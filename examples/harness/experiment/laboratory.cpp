@@ -5,7 +5,6 @@
 #include <harness/experiment/laboratory.hpp>
 #include <limits>
 #include <map>
-#include <numeric>
 
 namespace catmerge::harness {
 
@@ -167,10 +166,6 @@ std::string setting_text(const std::string& spec, std::optional<double> alpha) {
   for (std::size_t at = 0; (at = text.find(',', at)) != std::string::npos; at += 2)
     text.replace(at, 1, ", ");
   return text;
-}
-
-double average_of(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 }  // namespace catmerge::harness

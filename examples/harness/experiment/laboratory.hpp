@@ -6,6 +6,7 @@
 #include <harness/experiment/bench.hpp>
 #include <harness/experiment/experiment_plan.hpp>
 #include <harness/experiment/results.hpp>
+#include <harness/networks/data/average.hpp>
 #include <harness/system/progress.hpp>
 #include <map>
 #include <memory>
@@ -110,8 +111,5 @@ inline contender one_setting(std::string spec) {
 
 /// "lambda=1, rank=4, alpha=0.3": a setting as tables show it.
 std::string setting_text(const std::string& spec, std::optional<double> alpha);
-
-/// The mean of some values.
-double average_of(const std::vector<double>& values);
 
 }  // namespace catmerge::harness

@@ -72,7 +72,7 @@ struct measure_relations {
   void add_overlap(context<host>& c, host_vectors vectors) const {
     const auto& first = vectors.front();
     const index_t tasks = std::ssize(vectors),
-                  n = std::max<index_t>(1, std::min(c.rows(first), c.columns(first)) / tasks);
+                  n = std::max<index_t>(1, std::min(first.rows, first.columns) / tasks);
     std::vector<std::pair<Eigen::MatrixXd, Eigen::MatrixXd>> leading;
     for (const auto& t : vectors) {
       const Eigen::BDCSVD<Eigen::MatrixXd> svd(c.to_host(t),

@@ -19,7 +19,7 @@ std::string short_number(double x) {
 }
 
 std::string mean_text(const std::vector<double>& of_tasks) {
-  return short_number(mean_distance(of_tasks));
+  return short_number(average_of(of_tasks));
 }
 
 /// "8 samples a task".
@@ -37,7 +37,7 @@ json to_json(const distance_curve& curve, const std::vector<std::string>& tasks)
   j["distance"] = means;
   for (std::size_t k = 0; k < tasks.size(); ++k) {
     std::vector<double> own;
-    for (const auto& of_samples : curve.distances) own.push_back(mean_distance(of_samples[k]));
+    for (const auto& of_samples : curve.distances) own.push_back(average_of(of_samples[k]));
     j["of_tasks"].push_back({{"task", tasks[k]}, {"distance", own}});
   }
   return j;
@@ -84,6 +84,7 @@ json numbers_of(const automatic_merge& merged, const std::vector<std::string>& t
   else
     j["distance"] = {
         {"base", merged.of_base}, {"prior", merged.of_prior}, {"merged", merged.of_result}};
+  if (!merged.confidence.empty()) j["confidence"] = merged.confidence;
   j["refitted"] = merged.refitted;
   return j;
 }

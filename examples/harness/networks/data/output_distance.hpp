@@ -42,11 +42,4 @@ inline std::vector<double> output_distances(const matrix_view& z, const matrix_v
   return found;
 }
 
-/// The mean of a distance over samples, or over tasks.
-inline double mean_distance(const std::vector<double>& all) {
-  double sum = 0;
-  for (const double d : all) sum += d;
-  return sum / static_cast<double>(all.size());
-}
-
 }  // namespace catmerge::harness

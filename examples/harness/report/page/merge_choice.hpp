@@ -48,8 +48,10 @@ inline std::string choice_figure(const std::string& name, const std::string& acr
           "of 100 resamplings of the samples.");
 }
 
-/// The distances per task of the base, the prior and the merged network.
-inline std::string choice_table(const merge_data& data, const json& distance) {
+/// The distances per task of the base, the prior and the merged network, and the largest
+/// probability that the expert gives a class.
+inline std::string choice_table(const merge_data& data, const json& distance,
+                                const json& confidence) {
   html_table table("Distance of the outputs from the experts\u2019");
   std::vector<std::string> head = {""};
   for (const auto& task : data.tasks) head.push_back(display_name(task, 40));
@@ -61,6 +63,12 @@ inline std::string choice_table(const merge_data& data, const json& distance) {
     table.begin_row();
     table.cell(label);
     for (const double v : values) table.cell(shown(v));
+    table.end_row();
+  }
+  if (confidence.is_array()) {
+    table.begin_row();
+    table.cell("Confidence of the expert");
+    for (const double v : numbers(confidence, data.tasks.size())) table.cell(shown(v));
     table.end_row();
   }
   return table.html();
@@ -79,7 +87,7 @@ inline std::string choice_section(const merge_data& data) {
                            "the factor of the prior", {&gain});
   if (!drawn.empty()) html += figures(drawn);
   if (const json& distance = member(choice, "distance"); distance.is_object())
-    html += choice_table(data, distance);
+    html += choice_table(data, distance, member(choice, "confidence"));
   return html;
 }
 
