@@ -90,8 +90,7 @@ class refit_solver {
     common_ = make(d_out_, d_in_);
     c_.axpy(-options_.own, p_.base, common_);
     if (p_.prior) c_.axpy(-1, *p_.prior, common_);
-    auto change = make(d_out_, d_in_);
-    all < d_in_ ? solve_rows(all, change) : solve_gram(change);
+    const matrix change = all < d_in_ ? solve_rows(all) : solve_gram();
     c_.axpy(1, change, tau);
   }
 
@@ -185,7 +184,7 @@ class refit_solver {
     c_.multiply(1, along, op::none, vectors, op::transpose, 0, y);
   }
 
-  void solve_rows(index_t all, const view& change) {
+  matrix solve_rows(index_t all) {
     auto z = make(all, d_in_), r = make(all, d_out_), gram = make(all, all);
     index_t row = 0;
     for (std::size_t k = 0; k < p_.rows.size(); ++k) {
@@ -198,16 +197,20 @@ class refit_solver {
       c_.scale(std::sqrt(weights_[k]), target);
       row += n;
     }
+    common_ = {};
     const double trace = c_.squared_norm(z);
-    if (trace == 0) return;
+    if (trace == 0) return make(d_out_, d_in_);
     c_.multiply(1, z, op::none, z, op::transpose, 0, gram);
     auto back = make(d_out_, all);
     c_.transpose(r, back);
+    r = {};
     divide(gram, trace, back);
+    auto change = make(d_out_, d_in_);
     c_.multiply(1, back, op::none, z, op::none, 0, change);
+    return change;
   }
 
-  void solve_gram(const view& change) {
+  matrix solve_gram() {
     auto gram = make(d_in_, d_in_), target = make(d_out_, d_in_);
     double trace = 0;
     for (std::size_t k = 0; k < p_.rows.size(); ++k) {
@@ -218,9 +221,9 @@ class refit_solver {
       c_.multiply(weights_[k], r, op::transpose, z, op::none, 1, target);
       trace += weights_[k] * c_.squared_norm(z);
     }
-    if (trace == 0) return;
-    divide(gram, trace, target);
-    c_.axpy(1, target, change);
+    common_ = {};
+    if (trace > 0) divide(gram, trace, target);
+    return target;
   }
 
   Context& c_;
