@@ -74,8 +74,8 @@ struct problem {
 }  // namespace
 
 TEST_CASE("refits side by side are the refits alone, to the samples that each of them fits") {
-  for (const std::string variant : {"clip_vision/projected", "clip_vision/grey", "convnet/grey",
-                                    "bert/bert", "bert/roberta"}) {
+  for (const std::string variant :
+       {"clip_vision/projected", "clip_vision/grey", "convnet/grey", "bert/bert", "bert/roberta"}) {
     CAPTURE(variant);
     const problem p(variant);
     std::vector<refit_plan> plans;
