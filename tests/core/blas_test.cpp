@@ -5,6 +5,7 @@
 // and results are what they are without it, within rounding.
 #include <doctest/doctest.h>
 
+#include <Eigen/Eigenvalues>
 #include <catmerge/catmerge.hpp>
 
 #include "support/data.hpp"
