@@ -100,6 +100,14 @@ TEST_CASE("symmetric_eigen: matrices that are diagonal or tridiagonal already, o
     }
 }
 
+TEST_CASE("symmetric_eigen: entries that are zero are exact zeros") {
+  host_context c;
+  dense m = dense::Zero(9, 9);
+  for (index_t i = 0; i < 9; ++i) m(i, i) = static_cast<double>((i * 4) % 9);
+  const eigen found(c, m, 9);
+  for (index_t j = 0; j < 9; ++j) CHECK((found.vectors.col(j).array() == 0).count() == 8);
+}
+
 TEST_CASE("symmetric_eigen: what is refused") {
   host_context c;
   dense m = dense::Identity(40, 40);

@@ -102,8 +102,10 @@ std::vector<double> solve_symmetric(Matrix m, index_t count, double* out, index_
   run((count + strip - 1) / strip, [&](index_t s) {
     const auto first = wanted.begin() + s * strip;
     const index_t columns = (std::min)(strip, count - s * strip);
-    // Not zeros: tails of vectors would become subnormal numbers, which are slow.
-    std::vector<double> room(static_cast<std::size_t>(product_rows<double>(n) * strip), 1e-30);
+    // Not zeros: tails of vectors would become subnormal numbers, which are slow. In the end all
+    // that is not above the size of their sums is zero.
+    constexpr double speck = 1e-30, nothing = 1e-25;
+    std::vector<double> room(static_cast<std::size_t>(product_rows<double>(n) * strip), speck);
     const auto at = [&](index_t i, index_t j) -> double& {
       return room[static_cast<std::size_t>(i * strip + j)];
     };
@@ -113,7 +115,8 @@ std::vector<double> solve_symmetric(Matrix m, index_t count, double* out, index_
     apply_reflections(m, reduced.factors, room.data(), strip, columns);
     for (index_t i = 0; i < n; ++i)
       for (index_t j = 0; j < columns; ++j)
-        out[i * row_stride + first[j].second * column_stride] = at(i, j);
+        out[i * row_stride + first[j].second * column_stride] =
+            std::abs(at(i, j)) > nothing ? at(i, j) : 0;
   });
   return values;
 }
