@@ -142,8 +142,9 @@ struct polar_factors {
     values = half.values();
     const index_t size = c.rows(half.shorter), n = std::ssize(squares);
     const double cut = gram_cut((std::max)(c.rows(m), c.columns(m)));
-    const double rounding = result == scalar_type::f64 ? std::numeric_limits<double>::epsilon()
-                                                       : std::numeric_limits<float>::epsilon();
+    const double rounding = result == scalar_type::f64
+                                ? std::numeric_limits<double>::epsilon()
+                                : double{std::numeric_limits<float>::epsilon()};
     typename Context::matrix longer, turned;
     if (n > 0 && cut * squares.back() / squares.front() <= rounding) {
       auto scaled = c.make(scalar_type::f64, size, n);
