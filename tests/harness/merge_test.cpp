@@ -495,6 +495,30 @@ TEST_CASE("the paper's preset never raises a conflict") {
   }
 }
 
+TEST_CASE("cat:resamples: the merge of cat, and the angles of its removed directions") {
+  const auto plain = with_report(clips().with_samples());
+  const auto measured = with_report(
+      arguments{"--method", "cat:resamples=2"} + clips().with_samples(), task_names, warning::any);
+  for (const auto& [name, entry] : plain.out.tensors)
+    if (is_float(entry)) CHECK(measured.out.values(name) == plain.out.values(name));
+  const json& report = measured.report;
+  std::size_t seen = 0;
+  double sum = 0;
+  for (const json& p : report.at("parameters"))
+    if (p.at("trimmed") && p.at("kind") == "linear")
+      for (const json& removed : p.at("removed")) {
+        const double angle = removed.at("angle");
+        CHECK(angle > 0);
+        CHECK(angle < 90);
+        sum += angle, ++seen;
+      }
+  CHECK(seen == 3 * 12);
+  CHECK(contains(report.at("summary"),
+                 "turn by " + std::to_string(std::lround(sum / static_cast<double>(seen))) +
+                     " degrees on average"));
+  CHECK_FALSE(parameter(plain.report, q0).at("removed").at(0).contains("angle"));
+}
+
 TEST_CASE("the report: settings, totals, what was copied") {
   SUBCASE("the paper") {
     const json report = with_report(clips().with_samples()).report;

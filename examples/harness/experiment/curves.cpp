@@ -235,6 +235,7 @@ study laboratory::other_samples() {
       "experts' own on the samples, of the base, and of the prior and of auto in percent of that; "
       "the largest probability that experts give a class, in percent.",
       "samples", "names");
+  s.quantity = "the quantity that a curve names, else the average";
   const auto panel = of_panel({"cat", "lot"});
   for (const auto& who : panel) s.curves.push_back({who.label, {}});
   if (is_wanted("auto"))

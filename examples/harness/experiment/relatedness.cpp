@@ -179,6 +179,7 @@ study laboratory::relatedness() {
       "task k; norms: ||T_i||^2 / ||T_k||^2; cosine: of T_k and T_i; overlap: of their leading "
       "singular vectors, as many as TSV-M keeps for all tasks.";
   s.x_label = "predictor";
+  s.quantity = "rank correlation";
   s.x_scale = "names";
   if (bench_->size() < 3) {
     notes_.insert("What pairs of tasks lose: left out, because it needs at least three tasks.");

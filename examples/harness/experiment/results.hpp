@@ -88,7 +88,8 @@ struct curve {
 struct study {
   std::string name, title, note;
   std::vector<table_row> rows;
-  std::string x_label, x_scale;  ///< of curves: "log", "linear" or "names"
+  std::string x_label, x_scale;      ///< of curves: "log", "linear" or "names"
+  std::string quantity = "average";  ///< the values of curves: of the tasks' scores, or another
   std::vector<curve> curves;
 
   json to_json() const {
@@ -114,6 +115,7 @@ struct study {
     }
     if (curves.empty()) return j;
     j["x"] = {{"label", x_label}, {"scale", x_scale}};
+    j["quantity"] = quantity;
     for (const auto& c : curves) {
       json points = json::array();
       for (const auto& p : c.points) {
@@ -216,7 +218,7 @@ struct study {
     for (const auto& c : curves)
       for (const auto& p : c.points)
         for (std::size_t run = 0; run < p.runs.size(); ++run)
-          line({name, c.label, p.setting, place_text(p.x), std::to_string(run), "average",
+          line({name, c.label, p.setting, place_text(p.x), std::to_string(run), quantity,
                 digits(p.runs[run])});
     return text;
   }

@@ -1,6 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <catmerge/cat/resampling.hpp>
 #include <catmerge/merge/mean_of.hpp>
 #include <catmerge/methods.hpp>
 #include <catmerge/methods/cat.hpp>
@@ -151,6 +152,11 @@ std::vector<method_entry> make_methods() {
                o = is_auto ? cat_options::automatic() : cat_options::paper();
              read_alpha(s, o.alpha);
              read_cat(s, o);
+             index_t draws = 0;
+             s.count("resamples", draws,
+                     "draws of the samples' rows that show how far the removed directions depend "
+                     "on them, in the report; each costs as much as the trim");
+             if (draws > 0) return any_method(checked(cat_with<resampled_bases<>>{o, {draws}}));
              return any_method(checked(cat_method{o}));
            }},
 

@@ -8,6 +8,7 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/report/report_json.hpp>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -69,6 +70,17 @@ inline std::string reason_of(const parameter_report& report, const merge_facts& 
   return "the method's rule is not for " + std::string(name_of(c.kind)) + "s";
 }
 
+/// The mean of the angles of removal bases (cat/resampling.hpp), if there are any.
+inline std::optional<double> mean_angle_of(const std::vector<parameter_report>& reports) {
+  double sum = 0, count = 0;
+  for (const auto& r : reports)
+    if (r.layer.trim)
+      for (const auto& p : r.layer.trim->protections)
+        if (p.angle) sum += *p.angle, ++count;
+  if (count == 0) return std::nullopt;
+  return sum / count;
+}
+
 /// "148 by the method's rule; 49 by the sum of the task vectors": the number of parameters by rule.
 inline std::string summary_of(const std::vector<parameter_report>& reports,
                               const merge_facts& facts) {
@@ -102,6 +114,9 @@ inline std::string summary_of(const std::vector<parameter_report>& reports,
     }
     text += ")";
   }
+  if (const auto angle = mean_angle_of(reports))
+    text += ". With other draws of the samples' rows the removed directions turn by " +
+            std::to_string(std::lround(*angle)) + " degrees on average (90: none is the same)";
   return text + ".";
 }
 
@@ -225,6 +240,10 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
              "experts x d_in x d_out)",
          names);
   warn("task vectors were trimmed to zero", emptied);
+  if (const auto angle = mean_angle_of(reports); angle && *angle > 45)
+    warnings.emplace_back(
+        "the samples do not determine the removed directions: with other draws of their rows these "
+        "turn by more than 45 degrees on average; more samples make them steadier");
   warn(
       "running statistics of normalisations are the mean of the experts': run some batches "
       "through the merged network to measure them anew",

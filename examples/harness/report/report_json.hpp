@@ -45,6 +45,7 @@ inline json to_json(const protection& p, const std::vector<std::string>& tasks, 
     j["residual"] = p.residual;
     j["products"] = p.products;
     j["solver"] = name_of(p.solver);
+    if (p.angle) j["angle"] = *p.angle;
   } else {
     j["coordinates"] = p.coordinates;
   }

@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <catmerge/cat/options.hpp>
 #include <catmerge/features/statistics_view.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct removal_basis_result {
   index_t products = 0;  ///< products of G_k with a vector in all searches, also abandoned ones
   basis_solver solver =
       basis_solver::dense;  ///< the solver used; dense also if Krylov did not converge
+  /// The mean principal angle to bases from other draws of the rows, in degrees; none if it was not
+  /// measured (resampling.hpp).
+  std::optional<double> angle{};
 };
 
 /// The input of a rule for removal bases: one linear weight of all tasks.

@@ -31,6 +31,7 @@ struct protection {
   index_t positive = 0;  ///< linear: number of positive eigenvalues among the known ones
   index_t products = 0;  ///< linear: number of products of G_k with a vector
   basis_solver solver = basis_solver::dense;  ///< linear: the eigensolver used
+  std::optional<double> angle{};              ///< linear: see cat/resampling.hpp
   std::vector<index_t> coordinates;           ///< scale, shift: the removed coordinates
 };
 

@@ -37,12 +37,12 @@ namespace catmerge {
 namespace detail {
 
 /// tau = sum_i T_i'. Only: as in trim_vectors.
-template <layer_kind Only, class Context>
+template <layer_kind Only, class Context, class Bases>
 void sum_trimmed(Context& c, const layer_problem<Context>& p, const cat_options& options,
-                 vector_list<Context> vectors, const typename Context::view& tau,
-                 layer_report& report) {
+                 const Bases& bases, vector_list<Context> vectors,
+                 const typename Context::view& tau, layer_report& report) {
   if (!cat_trims(p)) report.fallback = fallback_rule::sum;
-  trim_vectors<Only>(c, p, options, conflict_bases{}, vectors, report);
+  trim_vectors<Only>(c, p, options, bases, vectors, report);
   sum_vectors(c, vectors, tau);
 }
 
@@ -61,9 +61,11 @@ layer_report merge_trimmed(const M& m, Context& c, const layer_problem<Context>&
 
 /// CAT Merging as a method (merge/method.hpp): the trims, then the sum. Parameters of kind `other`,
 /// and linears and scales without statistics, become theta_0 + alpha sum_i T_i; their report has no
-/// trim, and fallback_rule::sum.
-struct cat_method {
+/// trim, and fallback_rule::sum. Bases: as in cat_trim_with.
+template <class Bases>
+struct cat_with {
   cat_options options{};  ///< checked by validate in each merge
+  Bases bases{};          ///< the rule for linear weights
 
   /// True for linears and scales.
   static constexpr bool needs_statistics(layer_kind kind) {
@@ -78,7 +80,7 @@ struct cat_method {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    detail::sum_trimmed<layer_kind::other>(c, p, options, vectors, tau, report);
+    detail::sum_trimmed<layer_kind::other>(c, p, options, bases, vectors, tau, report);
   }
 
   /// As merge_vectors, but without K vectors in memory for a parameter that is not trimmed.
@@ -88,6 +90,9 @@ struct cat_method {
     return detail::merge_trimmed(*this, c, p, out);
   }
 };
+
+/// CAT Merging, as in the paper.
+using cat_method = cat_with<conflict_bases>;
 
 namespace detail {
 
@@ -101,7 +106,7 @@ struct cat_of {
   template <class Context>
   void combine(Context& c, const layer_problem<Context>& p, vector_list<Context> vectors,
                const typename Context::view& tau, layer_report& report) const {
-    sum_trimmed<Kind>(c, p, options, vectors, tau, report);
+    sum_trimmed<Kind>(c, p, options, conflict_bases{}, vectors, tau, report);
   }
 
   template <class Context>

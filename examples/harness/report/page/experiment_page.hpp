@@ -228,10 +228,13 @@ inline std::string curves_study(const json& results, const json& study) {
   for (std::size_t c = 0; c < curves.size(); ++c)
     entries.push_back({series_class(c), c, label_of(curves[c])});
   const bool names = scale == "names";
-  std::string caption = names ? "Across: the mean over the tasks. Down: " + x_label + "."
-                              : "Up: the mean over the tasks. Across: " + x_label +
-                                    (scale == "log" ? " (logarithmic)." : ".");
-  caption += " The axis of the mean does not begin at zero.";
+  const std::string quantity = text(member(study, "quantity")),
+                    shown = quantity.empty() || quantity == "average" ? "the mean over the tasks"
+                                                                      : display_name(quantity, 60);
+  std::string caption =
+      names ? "Across: " + shown + ". Down: " + x_label + "."
+            : "Up: " + shown + ". Across: " + x_label + (scale == "log" ? " (logarithmic)." : ".");
+  caption += " Its axis does not begin at zero.";
   if (!names && curves.size() > 1)
     caption += " Marks stand a little apart, so that bars do not hide one another.";
   caption += bars_sentence(results);

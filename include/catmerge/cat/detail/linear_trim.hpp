@@ -122,6 +122,7 @@ class linear_trim final : public layer_trim<Context> {
       taken.positive = result.positive;
       taken.products = result.products;
       taken.solver = result.solver;
+      taken.angle = result.angle;
       bases.push_back(std::move(result.basis));
     }
     return bases;
