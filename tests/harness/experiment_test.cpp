@@ -325,7 +325,8 @@ TEST_CASE("exchanged pixels and words") {
 }
 
 TEST_CASE("rank correlations and their intervals") {
-  CHECK(h::ranks_of({10, 30, 20, 20}) == std::vector<double>{1, 4, 2.5, 2.5});
+  CHECK(h::average_ranks(std::vector<double>{10, 30, 20, 20}) ==
+        std::vector<double>{1, 4, 2.5, 2.5});
   // 1 - 6 sum d^2 / (n (n^2 - 1)) = 1 - 6 * 4 / 120
   CHECK(*h::rank_correlation({1, 2, 3, 4, 5}, {2, 1, 4, 3, 5}) == doctest::Approx(0.8));
   // Ranks 1, 2.5, 2.5, 4: 4.5 / sqrt(5 * 4.5)

@@ -5,47 +5,25 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <catmerge/tensor/scalar.hpp>
-#include <cmath>
 #include <cstdint>
+#include <functional>
+#include <harness/networks/data/metrics.hpp>
 #include <numeric>
 #include <optional>
 #include <random>
 #include <set>
-#include <utility>
 #include <vector>
 
 /// Rank correlations over ordered pairs of tasks, with intervals.
 namespace catmerge::harness {
 
-/// The ranks of some values, 1 for the smallest; equal values share the mean of their ranks.
-inline std::vector<double> ranks_of(const std::vector<double>& values) {
-  std::vector<std::size_t> order(values.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
-  std::vector<double> ranks(values.size());
-  for (std::size_t first = 0, last; first < order.size(); first = last) {
-    for (last = first; last < order.size() && values[order[last]] == values[order[first]];) ++last;
-    for (std::size_t i = first; i < last; ++i)
-      ranks[order[i]] = static_cast<double>(first + 1 + last) / 2;
-  }
-  return ranks;
-}
-
-/// Spearman's rho: Pearson's correlation of the ranks. None if one of the two is constant.
-/// Precondition: as many a as b.
+/// Spearman's rho, from -1 to 1. None if one of the two is constant. Precondition: as many a as b.
 inline std::optional<double> rank_correlation(const std::vector<double>& a,
                                               const std::vector<double>& b) {
-  const auto of_a = ranks_of(a), of_b = ranks_of(b);
-  const double mean = static_cast<double>(a.size() + 1) / 2;
-  double product = 0, square_a = 0, square_b = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    product += (of_a[i] - mean) * (of_b[i] - mean);
-    square_a += (of_a[i] - mean) * (of_a[i] - mean);
-    square_b += (of_b[i] - mean) * (of_b[i] - mean);
-  }
-  if (!(square_a > 0 && square_b > 0)) return std::nullopt;
-  return product / std::sqrt(square_a * square_b);
+  for (const auto* values : {&a, &b})
+    if (std::adjacent_find(values->begin(), values->end(), std::not_equal_to<>()) == values->end())
+      return std::nullopt;
+  return spearman(a, b) / 100;
 }
 
 /// Spearman's rho of the entries (k, i), k != i, of two K x K matrices, for k and i in a list of
