@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
-#include <cmath>
 #include <harness/experiment/bench.hpp>
 #include <harness/methods/token_tables.hpp>
 #include <limits>
@@ -113,13 +112,6 @@ std::vector<calibration_task> bench::calibration(const task_inputs& samples) con
 
 output_judge bench::judge(const task_inputs& samples) const {
   return output_judge(net_, calibration(samples), run_);
-}
-
-double bench::confidence(const task_inputs& samples) const {
-  std::vector<double> of_tasks;
-  for (const double c : judge(samples).confidences())
-    if (!std::isnan(c)) of_tasks.push_back(100 * c);
-  return of_tasks.empty() ? 0 : average_of(of_tasks);
 }
 
 automatic_merge bench::merge_automatically(const task_inputs& samples,

@@ -91,10 +91,6 @@ class bench {
   /// The distance from the experts' outputs on the samples.
   output_judge judge(const task_inputs& samples) const;
 
-  /// The mean over the tasks with classes of the expert's largest probability, in percent, on the
-  /// samples. 0 if no task has classes.
-  double confidence(const task_inputs& samples) const;
-
   /// The merge without labels from the samples. The merges of its prior are made once.
   automatic_merge merge_automatically(const task_inputs& samples, const std::vector<double>& grid,
                                       const automatic_options& options);

@@ -2,23 +2,13 @@
 // SPDX-License-Identifier: MIT
 
 #include <algorithm>
+#include <cmath>
 #include <harness/experiment/laboratory.hpp>
 #include <harness/experiment/scrambled.hpp>
 
 namespace catmerge::harness {
 
 namespace {
-
-study curves(const char* name, const char* title, std::string note, const char* x_label,
-             const char* x_scale) {
-  study s;
-  s.name = name;
-  s.title = title;
-  s.note = std::move(note);
-  s.x_label = x_label;
-  s.x_scale = x_scale;
-  return s;
-}
 
 void add_run(curve_point& point, const outcome& o) {
   point.runs.push_back(o.average());
@@ -41,14 +31,22 @@ std::vector<std::vector<std::size_t>> different(index_t count, const Draw& draw)
   return lists;
 }
 
+/// The experts' confidence, the mean over tasks with classes, in percent; 0 if none has.
+double confidence_of(const automatic_merge& merged) {
+  std::vector<double> of_tasks;
+  for (const double c : merged.confidence)
+    if (!std::isnan(c)) of_tasks.push_back(100 * c);
+  return of_tasks.empty() ? 0 : average_of(of_tasks);
+}
+
 }  // namespace
 
 study laboratory::samples() {
-  study s =
-      curves("samples", "Samples per task",
-             "Average on test; alpha chosen on validation for each point, other settings as in the "
-             "comparison. Each draw takes other samples; where all are taken there is one draw.",
-             "samples per task", "log");
+  study s = study::of_curves(
+      "samples", "Samples per task",
+      "Average on test; alpha chosen on validation for each point, other settings as in the "
+      "comparison. Each draw takes other samples; where all are taken there is one draw.",
+      "samples per task", "log");
   const auto panel = of_panel({"cat", "lot", "regmean"});
   for (const auto& who : panel) s.curves.push_back({who.label, {}});
   std::vector<index_t> counts;
@@ -69,13 +67,14 @@ study laboratory::samples() {
 }
 
 study laboratory::automatic() {
-  study s = curves("auto", "The merge without labels",
-                   "Average on test over the samples per task. No setting is chosen on labels. The "
-                   "prior is the mean of TSV-M, Iso-C and Iso-CTS, each at the alpha whose outputs "
-                   "are closest to the experts' own. The others refit its linear layers around g "
-                   "times the prior; auto cross-fits g with fewer than 8 samples a task, and has "
-                   "g = 2 with more. Each draw takes other samples.",
-                   "samples per task", "log");
+  study s = study::of_curves(
+      "auto", "The merge without labels",
+      "Average on test over the samples per task. No setting is chosen on labels. The "
+      "prior is the mean of TSV-M, Iso-C and Iso-CTS, each at the alpha whose outputs "
+      "are closest to the experts' own. The others refit its linear layers around g "
+      "times the prior; auto cross-fits g with fewer than 8 samples a task, and has "
+      "g = 2 with more. Each draw takes other samples.",
+      "samples per task", "log");
   const std::pair<const char*, automatic_options> lines[] = {{"the prior", {.refit = false}},
                                                              {"g = 1", {.gain = 1}},
                                                              {"g = 2", {.gain = 2}},
@@ -100,7 +99,7 @@ study laboratory::automatic() {
 }
 
 study laboratory::alpha() {
-  study s = curves(
+  study s = study::of_curves(
       "alpha", "Alpha",
       "Average on test over the coefficient of the merged task vector, in units of the method "
       "(1 where it sums task vectors, the number of tasks where it averages, 3 for spectra), "
@@ -133,10 +132,11 @@ study laboratory::rank() {
 
 study laboratory::of_setting(const char* key, const char* title,
                              const std::vector<std::string>& values) {
-  study s = curves(key, title,
-                   "CAT, other settings as in the comparison; average on test, alpha chosen on "
-                   "validation for each point, or 0.4 for all.",
-                   key, "linear");
+  study s =
+      study::of_curves(key, title,
+                       "CAT, other settings as in the comparison; average on test, alpha chosen on "
+                       "validation for each point, or 0.4 for all.",
+                       key, "linear");
   const std::string spec = cat_spec();
   s.curves = {{"alpha chosen", {}}, {"alpha 0.4", {}}};
   index_t done = 0;
@@ -159,7 +159,7 @@ study laboratory::of_setting(const char* key, const char* title,
 }
 
 study laboratory::order() {
-  study s = curves(
+  study s = study::of_curves(
       "order", "The order of the tasks",
       "CAT trims by one task after the other, or jointly, which has no order; average on test, "
       "alpha chosen on validation.",
@@ -187,11 +187,12 @@ study laboratory::order() {
 study laboratory::classes() {
   // At most as many samples as one class has, so that all columns have equally many.
   const index_t count = std::min<index_t>(4, samples_of_a_class());
-  study s = curves("classes", "Samples of few classes",
-                   std::to_string(count) +
-                       " samples per task, from so many of its classes (tasks whose labels are no "
-                       "classes: any samples); average on test, alpha chosen on validation.",
-                   "classes", "names");
+  study s = study::of_curves(
+      "classes", "Samples of few classes",
+      std::to_string(count) +
+          " samples per task, from so many of its classes (tasks whose labels are no "
+          "classes: any samples); average on test, alpha chosen on validation.",
+      "classes", "names");
   if (count < 2) {
     notes_.insert(
         "Samples of few classes: left out, because no class has two samples in every task.");
@@ -226,7 +227,7 @@ std::optional<automatic_merge> laboratory::add_merges(const std::vector<contende
 }
 
 study laboratory::other_samples() {
-  study s = curves(
+  study s = study::of_curves(
       "other-samples", "Samples of another distribution",
       "Average on test, for CAT and LOT with alpha chosen on validation, other settings as in the "
       "comparison. Half noise, noise: half or all of the pixels are those of random places of the "
@@ -264,7 +265,7 @@ study laboratory::other_samples() {
       for (const double value :
            {average_of(bench_->test(prior.tau, 1)), of_base,
             100 * average_of(merged->of_prior) / of_base,
-            100 * average_of(merged->of_result) / of_base, bench_->confidence(samples)})
+            100 * average_of(merged->of_result) / of_base, confidence_of(*merged)})
         (line++)->points.back().runs.push_back(value);
     }
   }
@@ -272,11 +273,12 @@ study laboratory::other_samples() {
 }
 
 study laboratory::task_count() {
-  study s = curves("tasks", "The number of tasks",
-                   "Average on test over the tasks that are merged, in percent of what their own "
-                   "experts reach; alpha chosen on validation, other settings as in the "
-                   "comparison. Each run takes other tasks; with all of them there is one.",
-                   "tasks", "linear");
+  study s = study::of_curves(
+      "tasks", "The number of tasks",
+      "Average on test over the tasks that are merged, in percent of what their own "
+      "experts reach; alpha chosen on validation, other settings as in the "
+      "comparison. Each run takes other tasks; with all of them there is one.",
+      "tasks", "linear");
   const auto panel = of_panel({"average", "task-arithmetic", "cat", "lot", "tsv-m"});
   for (const auto& who : panel) s.curves.push_back({who.label, {}});
   const auto alone = expert_values();

@@ -163,13 +163,10 @@ Eigen::MatrixXd laboratory::pair_losses(const std::string& spec, double alpha) {
 }
 
 study laboratory::relatedness() {
-  study s;
-  s.name = "relatedness";
-  s.title = "What pairs of tasks lose";
-  s.note =
+  study s = study::of_curves(
+      "relatedness", "What pairs of tasks lose",
       "Every two experts are merged alone, at fixed alphas. At alpha 1 Task Arithmetic differs "
-      "from "
-      "either expert by the other's task vector and nothing else; at 0.5 it is their mean. A "
+      "from either expert by the other's task vector and nothing else; at 0.5 it is their mean. A "
       "task's loss is its expert's score on test minus the merged network's, in points, and in "
       "shares of what the expert gains over the base; nothing is chosen. Spearman's rank "
       "correlation of the loss of task k, merged with task i, with what is known beforehand, over "
@@ -177,10 +174,9 @@ study laboratory::relatedness() {
       "the 95 % interval, from 2,000 resamples of the tasks. Predictors are means over the linear "
       "layers; conflict: ||X_k T_i^T||^2 / ||X_k T_k^T||^2, for each draw of unlabeled samples of "
       "task k; norms: ||T_i||^2 / ||T_k||^2; cosine: of T_k and T_i; overlap: of their leading "
-      "singular vectors, as many as TSV-M keeps for all tasks.";
-  s.x_label = "predictor";
+      "singular vectors, as many as TSV-M keeps for all tasks.",
+      "predictor", "names");
   s.quantity = "rank correlation";
-  s.x_scale = "names";
   if (bench_->size() < 3) {
     notes_.insert("What pairs of tasks lose: left out, because it needs at least three tasks.");
     return s;

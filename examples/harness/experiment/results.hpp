@@ -92,6 +92,17 @@ struct study {
   std::string quantity = "average";  ///< the values of curves: of the tasks' scores, or another
   std::vector<curve> curves;
 
+  static study of_curves(std::string name, std::string title, std::string note, std::string x_label,
+                         std::string x_scale) {
+    study s;
+    s.name = std::move(name);
+    s.title = std::move(title);
+    s.note = std::move(note);
+    s.x_label = std::move(x_label);
+    s.x_scale = std::move(x_scale);
+    return s;
+  }
+
   json to_json() const {
     json j;
     j["name"] = name;
