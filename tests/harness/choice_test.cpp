@@ -1,7 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
-// What samples say of a setting, and the file that merged networks are kept in, in this process.
+// In this process: the choice of a setting by distances of samples, its interval, and the temporary
+// file of merged networks.
 
 #include <doctest/doctest.h>
 

@@ -27,11 +27,24 @@ std::string samples_text(index_t count) {
   return std::to_string(count) + (count == 1 ? " sample" : " samples") + " a task";
 }
 
-json to_json(const distance_curve& curve, const std::vector<std::string>& tasks) {
+/// "0.3 to 0.4 in 95 of 100 resamplings of the samples".
+std::string in_words(const choice_interval& range) {
+  return shortest(range.low) + " to " + shortest(range.high) +
+         " in 95 of 100 resamplings of the samples";
+}
+
+/// The curve as JSON, with the interval of its choice; warns, naming the setting, if the samples
+/// leave the choice open.
+json told(const distance_curve& curve, const std::optional<choice_interval>& range,
+          const std::string& setting, const std::vector<std::string>& tasks,
+          choice_account& account) {
   json j;
   j["values"] = curve.settings;
   j["chosen"] = curve.choice();
-  if (const auto range = interval_of(curve)) j["interval"] = {range->low, range->high};
+  if (range) j["interval"] = {range->low, range->high};
+  if (range && range->is_wide())
+    account.warnings.push_back(setting + " is not determined by these samples: " +
+                               in_words(*range) + "; more samples narrow it");
   std::vector<double> means;
   for (std::size_t i = 0; i < curve.settings.size(); ++i) means.push_back(curve.mean(i));
   j["distance"] = means;
@@ -43,42 +56,34 @@ json to_json(const distance_curve& curve, const std::vector<std::string>& tasks)
   return j;
 }
 
-/// "0.3 to 0.4 in 95 of 100 resamplings of the samples"; empty if there is no interval.
-std::string interval_text(const distance_curve& curve) {
+/// Adds a curve over alpha to the account, and the warnings about it. Returns its interval.
+std::optional<choice_interval> add_curve(const distance_curve& curve, const std::string& method,
+                                         const std::string& setting,
+                                         const std::vector<std::string>& tasks,
+                                         choice_account& account) {
   const auto range = interval_of(curve);
-  if (!range) return {};
-  return shortest(range->low) + " to " + shortest(range->high) +
-         " in 95 of 100 resamplings of the samples";
-}
-
-void warn_if_open(const distance_curve& curve, const std::string& what, choice_account& account) {
-  const auto range = interval_of(curve);
-  if (range && range->is_wide())
-    account.warnings.push_back(what + " is not determined by these samples: " +
-                               interval_text(curve) + "; more samples narrow it");
-}
-
-void add_curve(const distance_curve& curve, const std::string& method, const std::string& what,
-               const std::vector<std::string>& tasks, choice_account& account) {
-  json j = to_json(curve, tasks);
+  if (curve.at_edge())
+    account.warnings.push_back(setting + ": " + shortest(curve.choice()) +
+                               " is the smallest or largest value that was tried");
+  json j = told(curve, range, setting, tasks, account);
   j["method"] = method;
   account.numbers["alpha"].push_back(std::move(j));
-  if (curve.at_edge())
-    account.warnings.push_back(what + ": " + shortest(curve.choice()) +
-                               " is the smallest or largest value that was tried");
-  warn_if_open(curve, what, account);
+  return range;
 }
 
 const std::string& label_of_prior(std::size_t i) {
   return method_entry_of(prior_methods()[i].first).label;
 }
 
-json numbers_of(const automatic_merge& merged, const std::vector<std::string>& tasks) {
-  json j;
+void add_numbers(const automatic_merge& merged, const std::vector<std::string>& tasks,
+                 choice_account& account) {
+  json& j = account.numbers;
   if (merged.tables_averaged || !merged.of_other.empty())
     j["token_tables"] = merged.tables_averaged ? "mean" : "matrix";
   if (merged.gain) j["gain"] = *merged.gain;
-  if (merged.gain_curve) j["gain_by_cross_fitting"] = to_json(*merged.gain_curve, tasks);
+  if (merged.gain_curve)
+    j["gain_by_cross_fitting"] = told(*merged.gain_curve, interval_of(*merged.gain_curve),
+                                      "the factor of the prior", tasks, account);
   if (merged.curves.empty())
     j["alpha_not_chosen"] = merged.alphas;
   else
@@ -86,7 +91,6 @@ json numbers_of(const automatic_merge& merged, const std::vector<std::string>& t
         {"base", merged.of_base}, {"prior", merged.of_prior}, {"merged", merged.of_result}};
   if (!merged.confidence.empty()) j["confidence"] = merged.confidence;
   j["refitted"] = merged.refitted;
-  return j;
 }
 
 std::string sentences_of(const automatic_merge& merged, index_t fewest) {
@@ -128,8 +132,7 @@ choice_account account_of(const automatic_merge& merged, const std::vector<std::
   for (std::size_t i = 0; i < merged.curves.size(); ++i)
     add_curve(merged.curves[i], label_of_prior(i), "the alpha of " + label_of_prior(i), tasks,
               account);
-  if (merged.gain_curve) warn_if_open(*merged.gain_curve, "the factor of the prior", account);
-  account.numbers.update(numbers_of(merged, tasks));
+  add_numbers(merged, tasks, account);
   account.sentences = sentences_of(merged, fewest);
   if (merged.curves.empty())
     account.warnings.emplace_back(
@@ -153,10 +156,9 @@ choice_account account_of(const distance_curve& curve, const std::string& method
                           const std::vector<std::string>& tasks) {
   choice_account account;
   account.numbers["samples"] = samples;
-  add_curve(curve, method, "alpha", tasks, account);
-  const std::string range = interval_text(curve);
+  const auto range = add_curve(curve, method, "alpha", tasks, account);
   account.sentences = "Alpha is " + shortest(curve.choice()) +
-                      (range.empty() ? "" : " (" + range + ")") +
+                      (range ? " (" + in_words(*range) + ")" : "") +
                       ": there the outputs are closest to the experts' own (distance " +
                       short_number(curve.mean(curve.best())) + ").";
   return account;

@@ -9,7 +9,7 @@
 
 namespace catmerge::harness {
 
-/// What outputs on unlabeled samples decided, for people and programs.
+/// The settings that outputs on unlabeled samples chose, as sentences and as JSON.
 struct choice_account {
   json numbers;           ///< "choice" of the report
   std::string sentences;  ///< the choices and their reasons
