@@ -132,6 +132,8 @@ void merge_plan::find_outputs(const merge_request& request) {
   is_automatic = name_in_spec(request.method) == "auto";
   settings given = blaming("--method", [&] { return settings_in(request.method); });
   alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request, given);
+  for (const auto& [key, value] : given.given())
+    if (key == "resamples") measures_bases = value != "0";
   uses_outputs = (is_automatic || alpha_by_outputs) && !request.samples.empty();
   if (is_automatic) read_automatic(given, automatic);
   if (is_automatic && automatic.refit && !request.features.empty())

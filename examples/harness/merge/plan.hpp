@@ -39,6 +39,7 @@ struct merge_plan {
   bool is_automatic = false;      ///< --method auto
   automatic_options automatic;    ///< its settings
   bool alpha_by_outputs = false;  ///< --alpha auto, or a preset that has it
+  bool measures_bases = false;    ///< cat:resamples
   /// True if outputs on samples decide settings before the merge (outputs_choice.hpp).
   bool uses_outputs = false;
   bool uses_statistics = false;    ///< by a method or transform, or for a report's drift

@@ -84,6 +84,7 @@ merge_result run_merge(const merge_request& request) {
 
   merge_facts facts{set, method.needs_statistics(layer_kind::linear)};
   if (chosen) facts.refitted = chosen->refitted;
+  facts.wants_angles = plan.measures_bases;
   auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
   if (chosen)

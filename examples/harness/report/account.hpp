@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@ struct merge_facts {
   const checkpoint_set& set;
   bool uses_features = false;        ///< the method uses features
   std::set<std::string> refitted{};  ///< tensors that were refitted around what the method merged
+  bool wants_angles = false;         ///< removal bases were to be measured on other draws of rows
 };
 
 /// The rule that merged a parameter, in words that follow "merged by".
@@ -71,7 +73,7 @@ inline std::string reason_of(const parameter_report& report, const merge_facts& 
 }
 
 /// The mean of the angles of removal bases (cat/resampling.hpp), if there are any.
-inline std::optional<double> mean_angle_of(const std::vector<parameter_report>& reports) {
+inline std::optional<double> mean_angle_of(std::span<const parameter_report> reports) {
   double sum = 0, count = 0;
   for (const auto& r : reports)
     if (r.layer.trim)
@@ -193,7 +195,7 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
   };
   // By the rule of the fallback.
   std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
-  std::vector<std::string> emptied, absent, resized, running;
+  std::vector<std::string> emptied, absent, resized, running, without_angle;
   for (const auto& r : reports) {
     const auto kind = facts.set.class_of(facts.set.tensor_of(r.name)).kind;
     const std::string instead = name_of(r.layer.fallback);
@@ -206,6 +208,11 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
     else if (is_unknown(r, facts))
       unknown[instead].push_back(r.name);
     if (kind == model::parameter_kind::running_statistics) running.push_back(r.name);
+    if (facts.wants_angles && r.layer.trim && r.layer.kind == layer_kind::linear &&
+        std::any_of(r.layer.trim->protections.begin(), r.layer.trim->protections.end(),
+                    [](const auto& p) { return !p.eigenvalues.empty(); }) &&
+        !mean_angle_of({&r, 1}))
+      without_angle.push_back(r.name);
     if (r.layer.trim)
       for (const index_t i : r.layer.trim->emptied)
         emptied.push_back(r.name + " of '" + facts.set.tasks()[static_cast<std::size_t>(i)] + "'");
@@ -240,6 +247,11 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
              "experts x d_in x d_out)",
          names);
   warn("task vectors were trimmed to zero", emptied);
+  warn(
+      "parameters have more rows of features than inputs, kept as a Gram matrix, from which no "
+      "rows "
+      "can be drawn: resamples says nothing about them (--sample-count takes fewer samples)",
+      without_angle);
   if (const auto angle = mean_angle_of(reports); angle && *angle > 45)
     warnings.emplace_back(
         "the samples do not determine the removed directions: with other draws of their rows these "
