@@ -120,19 +120,32 @@ class walk {
  private:
   /// A layer, and the experts' side of its least squares.
   struct layer {
-    parameter matrix;
+    parameter kernel;
     std::optional<parameter> bias;
     bool is_in_out = false;
+    bool by_first_rows = false;  ///< the other rows of a sample do not reach the output
     weight base;
-    std::vector<host_matrix> vectors;           ///< T_k
-    std::vector<host_matrix> outputs;           ///< Y_k, in double
+    std::vector<host_matrix> vectors;  ///< T_k
+    std::vector<host_matrix> outputs;  ///< Y_k, in double
+    std::vector<std::vector<index_t>>
+        offsets;  ///< the first row of each sample in Y_k, and the end
     std::vector<std::vector<double>> energies;  ///< ||X T_k^T||^2 of each sample's rows X of X_k
 
     /// Stored values as a map from inputs to outputs.
     host_const_view as_map(const float* values) const {
-      const index_t first = matrix.shape.front();
+      const index_t first = kernel.shape.front();
       const auto stored = view_of_rows(values, first, first == 0 ? 0 : base.size() / first);
       return is_in_out ? stored.transposed() : stored;
+    }
+
+    /// The rows of samples that reach the output: all, or the first of each, copied to `room`.
+    /// begins: the first row of each sample, and the end; on return those of the result.
+    const matrix& rows_that_count(const matrix& rows, std::vector<index_t>& begins,
+                                  matrix& room) const {
+      if (!by_first_rows) return rows;
+      room = first_rows(rows, {0, begins});
+      begins = equal_offsets(std::ssize(begins) - 1, 1);
+      return room;
     }
   };
 
@@ -155,15 +168,22 @@ class walk {
       net_.run(block, run.weights, copy, &here, threads_);
       for (const auto& each : layers) refit_layer(each, here.rows(), run);
     });
-    for (const auto& each : layers) refitted_.push_back(each.matrix.name);
+    for (const auto& each : layers) refitted_.push_back(each.kernel.name);
   }
 
   layer layer_of(const parameter& p, std::size_t group, const std::vector<parameter>& others) {
-    layer l{p, bias_of(p.name, others), false, base_.get(p), {}, {}, {}};
+    layer l;
+    l.kernel = p;
+    l.bias = bias_of(p.name, others);
     l.is_in_out = set_.class_of(p.name).layout == model::matrix_layout::in_out;
+    l.by_first_rows = net_.first_rows_suffice(p.name);
+    l.base = base_.get(p);
     const host_const_view base = l.as_map(l.base.data());
     for (std::size_t k = 0; k < experts_.size(); ++k) {
-      const matrix& features = features_[k].inputs()[group].rows;
+      l.offsets.push_back(states_[k].offsets);
+      matrix room;
+      const matrix& features =
+          l.rows_that_count(features_[k].inputs()[group].rows, l.offsets.back(), room);
       const auto x = view_of_rows(features.data(), features.rows(), base.columns);
       const weight expert = experts_[k]->get(p);
       host_matrix outputs(scalar_type::f64, x.rows, base.rows);
@@ -173,7 +193,7 @@ class walk {
       c_.axpy(-1, base, l.vectors.back());
       c_.multiply(1, x, op::none, l.vectors.back(), op::transpose, 0, outputs);
       l.energies.emplace_back();
-      const auto& offsets = states_[k].offsets;
+      const auto& offsets = l.offsets.back();
       for (index_t i = 0; i + 1 < std::ssize(offsets); ++i)
         l.energies.back().push_back(
             c_.squared_norm(c_.slice(host_const_view(outputs), offsets[at(i)],
@@ -187,19 +207,22 @@ class walk {
     return l;
   }
 
-  /// inputs: those of all tasks in this run.
-  void refit_layer(const layer& l, const matrix& inputs, refit_run& run) {
+  /// recorded: the inputs of all tasks in this run.
+  void refit_layer(const layer& l, const matrix& recorded, refit_run& run) {
+    auto begins = run.state.offsets;
+    matrix first_of_samples;
+    const matrix& inputs = l.rows_that_count(recorded, begins, first_of_samples);
     const host_const_view base = l.as_map(l.base.data());
     const index_t d_in = base.columns;
     refit_problem<context<host>> problem;
     problem.base = base;
-    problem.name = l.matrix.name;
+    problem.name = l.kernel.name;
     std::deque<host_matrix> room;  // of selected rows
     index_t row = 0;
     for (std::size_t k = 0; k < experts_.size(); ++k) {
       const index_t n = l.outputs[k].rows();
       const auto fitted = [&](const host_const_view& rows) {
-        return fitted_rows(run.plan, states_[k].offsets, rows, room);
+        return fitted_rows(run.plan, l.offsets[k], rows, room);
       };
       problem.vectors.push_back(l.vectors[k]);
       problem.rows.push_back(
@@ -214,16 +237,16 @@ class walk {
       shift = run.weights.get(*l.bias);
       problem.bias = view_of_rows(shift.data(), base.rows, 1);
     }
-    auto values = run.tau.read(l.matrix.name);
+    auto values = run.tau.read(l.kernel.name);
     host_matrix result(scalar_type::f32, base.rows, d_in);
     problem.prior = l.as_map(values.data());
     refit_linear(c_, problem, run.plan.options, result);
-    const index_t first = l.matrix.shape.front();
+    const index_t first = l.kernel.shape.front();
     const host_view stored(values.data(), scalar_type::f32, first, l.is_in_out ? base.rows : d_in,
                            l.is_in_out ? base.rows : d_in, 1);
     const host_const_view logical = result;
     c_.assign(l.is_in_out ? logical.transposed() : logical, stored);
-    run.tau.write(l.matrix.name, values);
+    run.tau.write(l.kernel.name, values);
   }
 
   /// The rows of the samples that a plan fits: copied to `room`, or as they are if it fits all.

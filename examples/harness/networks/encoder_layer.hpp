@@ -121,6 +121,14 @@ inline std::vector<parameter> encoder_parameters(const encoder_names& n, const e
   return list;
 }
 
+/// True for a linear weight of the layer whose result for a token enters later results for that
+/// token only: all but those of keys and values, which every token of the sample attends to.
+inline bool acts_within_tokens(const encoder_names& n, const std::string& weight) {
+  const bool queries_apart = n.qkv.size() == 3;
+  return (queries_apart && weight == n.qkv.front().weight) || weight == n.out.weight ||
+         weight == n.fc1.weight || weight == n.fc2.weight;
+}
+
 /// One half of an encoder layer, for all rows x of `state` in place: x += layer(norm(x)), or x =
 /// norm(x + layer(x)). Nothing changes if the recorder stops at the layer.
 template <class Layer>

@@ -79,6 +79,11 @@ class network {
 
   virtual output_kind output() const = 0;
 
+  /// True for a linear weight whose inputs reach the output by the first row of each sample alone:
+  /// in the last layer of a transformer whose output is the first token's row, all weights but
+  /// those of keys and values.
+  virtual bool first_rows_suffice(const std::string& /*weight*/) const { return false; }
+
   /// Opens a file of this network's inputs and checks that they fit.
   virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;
 

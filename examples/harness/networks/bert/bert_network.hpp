@@ -43,6 +43,10 @@ class bert : public network {
     return pools() ? output_kind::pooled : output_kind::first_token;
   }
 
+  bool first_rows_suffice(const std::string& weight) const override {
+    return !names_.layers.empty() && acts_within_tokens(names_.layers.back(), weight);
+  }
+
   std::vector<parameter> parameters(std::size_t block) const override {
     if (block >= 1 && block <= names_.layers.size()) {
       return encoder_parameters(names_.layers[block - 1], shape_);

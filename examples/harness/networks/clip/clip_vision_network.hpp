@@ -50,6 +50,10 @@ class clip_vision : public network {
 
   output_kind output() const override { return output_kind::embedding; }
 
+  bool first_rows_suffice(const std::string& weight) const override {
+    return !names_.layers.empty() && acts_within_tokens(names_.layers.back(), weight);
+  }
+
   std::vector<parameter> parameters(std::size_t block) const override {
     if (block >= 1 && block <= names_.layers.size()) {
       return encoder_parameters(names_.layers[block - 1], shape_);
