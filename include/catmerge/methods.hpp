@@ -8,6 +8,7 @@
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/dc_merge.hpp>
+#include <catmerge/methods/esm_layers.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lines.hpp>

@@ -10,6 +10,7 @@
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>
 #include <catmerge/methods/dc_merge.hpp>
+#include <catmerge/methods/esm_layers.hpp>
 #include <catmerge/methods/fisher.hpp>
 #include <catmerge/methods/iso.hpp>
 #include <catmerge/methods/lines.hpp>
@@ -22,6 +23,7 @@
 #include <catmerge/methods/tsv_m.hpp>
 #include <catmerge/methods/weight_average.hpp>
 #include <catmerge/methods/wudi.hpp>
+#include <catmerge/model/layer_depths.hpp>
 #include <catmerge/model/networks.hpp>
 #include <harness/features/input_statistics.hpp>
 #include <harness/methods/any_method.hpp>
@@ -227,6 +229,10 @@ TEST_CASE("every method by its name is the library's") {
            catmerge::task_arithmetic_method{0.8},
            catmerge::lines_transform{
                {0.5, 2}, [](const std::string& n) { return n.starts_with(layer1) ? 1.0 : 0.0; }}})},
+      {{"--method", "tsv-m:alpha=0.9", "--after", "esm-layers:exponent=1"},
+       any_method(catmerge::then{
+           catmerge::tsv_m_method{{0.9}},
+           catmerge::esm_layers_transform{{1}, catmerge::model::role_in_layer}})},
       // A filter of the whole model looks at all of it, whichever method comes after it where.
       {{"--method", "average", "--before", "tatr:zero-shot=yes,quantile=0.8", "--method-for",
         "@linear=task-arithmetic:alpha=0.3"},
@@ -307,6 +313,7 @@ TEST_CASE("methods lists all that --method and --before take, with their setting
                            "dc-merge",
                            "svc",
                            "lines",
+                           "esm-layers",
                            "mean",
                            "dare"})
     CHECK(list.out.find(std::string("\n  ") + name + " ") != std::string::npos);
@@ -337,7 +344,8 @@ TEST_CASE("settings that make no sense are refused, and named") {
       {{"--method", "average", "--before", "dare:drop=1"}, "--before: DARE: the probability"},
       {{"--method", "average", "--after", "svc:floor=0"}, "--after: SVC: floor must be"},
       {{"--method", "average", "--after", "dare"},
-       "--after: there is no transform of what was merged 'dare': expected svc or lines"},
+       "--after: there is no transform of what was merged 'dare': expected svc, lines or "
+       "esm-layers"},
       {{"--method", "ties:"}, "--method: expected settings behind 'ties:'"},
       {{"--method", "ties:density=0.1,"}, "the settings of ties end with a comma"},
       {{"--method", "ties:density=0.1,density=0.2"}, "the settings of ties give 'density' twice"},

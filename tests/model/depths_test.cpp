@@ -35,3 +35,12 @@ TEST_CASE("depths: the first number counts, and only whole parts of a name are n
        {"fc1.weight", "stage2a.weight", "ends.in.3", "h.-2.w", "h.99999999999.w", ""})
     CHECK_FALSE(depth(name));
 }
+
+TEST_CASE("roles: the name without the number of its layer") {
+  using catmerge::model::role_in_layer;
+  CHECK(role_in_layer("encoder.layers.11.mlp.fc1.weight") == "encoder.layers.*.mlp.fc1.weight");
+  CHECK(role_in_layer("h.0.experts.7.w") == "h.*.experts.7.w");
+  CHECK(role_in_layer("0.weight") == "*.weight");
+  CHECK_FALSE(role_in_layer("fc1.weight"));
+  CHECK_FALSE(role_in_layer("ends.in.3"));
+}

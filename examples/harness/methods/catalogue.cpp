@@ -126,7 +126,7 @@ std::vector<method_entry> make_methods() {
        .unit = alpha_unit::sum,
        .trials = {{}},
        .before = {"dare:drop=0.5"},
-       .after = {"svc", "lines"},
+       .after = {"svc", "lines", "esm-layers"},
        .make =
            [](settings& s, const cat_options&) {
              task_arithmetic_method m;
@@ -314,7 +314,7 @@ std::vector<method_entry> make_methods() {
        .unit = alpha_unit::spectrum,
        .trials = {{}},
        .before = {trimmed_by_cat},
-       .after = {"svc"},
+       .after = {"svc", "esm-layers"},
        .make =
            [](settings& s, const cat_options&) {
              tsv_m_options o;
@@ -538,6 +538,19 @@ std::vector<merged_transform_entry> make_merged_transforms() {
              s.number("last", o.last, "the factor of the last layer", -settings::no_limit,
                       settings::no_limit);
              return any_merged_transform(checked(named_lines{{o}}));
+           }},
+
+      {.name = "esm-layers",
+       .label = "ESM's factors",
+       .summary = "layers that changed much grow, the others shrink, within their role",
+       .source = {"Li et al., CVPR 2026", "2602.20208"},
+       .calls = "`esm_layers_transform`",
+       .make =
+           [](settings& s) {
+             esm_layers_options o;
+             s.number("exponent", o.exponent, "of a layer's share of the mean norm", 0,
+                      settings::no_limit);
+             return any_merged_transform(checked(esm_layers_transform{o, model::role_in_layer}));
            }},
   };
 }
