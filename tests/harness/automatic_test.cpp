@@ -334,6 +334,67 @@ TEST_CASE("alpha auto: the bits of the merge at the alpha that it names") {
   }
 }
 
+TEST_CASE("settings that are auto: the bits of the merge at the settings of the least J") {
+  struct one {
+    std::string method;
+    arguments more;
+    std::vector<std::string> tried;
+  };
+  const std::vector<std::string> trims = {"lambda=1,rank=1", "lambda=1,rank=4", "lambda=5,rank=1",
+                                          "lambda=5,rank=4"};
+  const std::vector<one> all = {
+      one{"ties:density=auto", {}, {"density=0.1", "density=0.2", "density=0.4"}},
+      one{"ties:density=auto,merge=sum,alpha=auto",
+          {},
+          {"density=0.1,merge=sum", "density=0.2,merge=sum", "density=0.4,merge=sum"}},
+      one{"pcb:alpha=1.2,ratio=auto",
+          {},
+          {"alpha=1.2,ratio=0.05", "alpha=1.2,ratio=0.1", "alpha=1.2,ratio=0.2"}},
+      one{"breadcrumbs:gamma=auto", {"--alpha", "0.3"}, {"gamma=0.01", "gamma=0.1"}},
+      one{"regmean:off-diagonal=auto",
+          {},
+          {"off-diagonal=0.1", "off-diagonal=0.5", "off-diagonal=0.9", "off-diagonal=1"}},
+      one{"cat:lambda=auto,rank=auto", {}, trims},
+      one{"cat", {"--lambda", "auto", "--rank", "auto"}, trims}};
+  for (const auto& [method, more, tried] : all) {
+    CAPTURE(method);
+    const auto chosen = headed().merge(arguments{"--method", method} + more);
+    const json& settings = chosen.choice["settings"];
+    const std::string name = method.substr(0, method.find(':'));
+    std::vector<double> distances;
+    std::vector<std::string> texts;
+    for (const auto& t : settings["tried"]) {
+      texts.push_back(t["settings"]);
+      const auto same =
+          headed().merge({"--method", name + ":" + texts.back(), "--alpha", t["alpha"].dump()});
+      distances.push_back(mean_distance(same.path));
+      CHECK(distances.back() == doctest::Approx(t["distance"].get<double>()).epsilon(1e-3));
+      CHECK(same_values(chosen.merged, same.merged) == (texts.back() == settings["chosen"]));
+    }
+    CHECK(texts == tried);
+    CHECK(texts[least(distances)] == settings["chosen"]);
+    CHECK(contains(chosen.run.out, "Of " + std::to_string(texts.size()) + " settings of "));
+    CHECK(contains(chosen.run.out, settings["chosen"].get<std::string>()));
+    const bool alpha_is_given =
+        contains(method, "alpha=1.2") || more == arguments{"--alpha", "0.3"};
+    CHECK(chosen.choice.contains("alpha") == (!alpha_is_given && name != "regmean"));
+  }
+}
+
+TEST_CASE("settings that are auto: the report has the chosen ones") {
+  const fs::path output = headed().files.fresh(), report = headed().files.fresh("report.json");
+  REQUIRE(run(headed().files.merge(output) + headed().with_outputs() +
+              arguments{"--method", "cat:rank=auto", "--report", report})
+              .status == 0);
+  const json all = json::parse(get(report));
+  const json& settings = all["catmerge"]["settings"];
+  CHECK("rank=" + settings["rank"].dump() == all["choice"]["settings"]["chosen"]);
+  CHECK(settings["alpha"] == all["choice"]["alpha"][0]["chosen"]);
+  const double share = all["choice"]["settings"]["share_of_resamplings"];
+  CHECK(share > 0);
+  CHECK(share <= 1);
+}
+
 TEST_CASE("cat:auto: lambda 1, half of the energy, and alpha by outputs") {
   const auto chosen = headed().merge({"--method", "cat:auto"});
   const json& curve = chosen.choice["alpha"][0];
@@ -378,6 +439,15 @@ TEST_CASE("auto: what does not go with outputs is refused") {
   };
   const arguments outputs = headed().with_outputs(), samples = headed().files.with_samples();
   CHECK(contains(refused({"--method", "ties", "--alpha", "auto"}), "--samples"));
+  CHECK(contains(refused({"--method", "ties:density=auto"}), "--samples"));
+  CHECK(contains(refused(arguments{"--method", "ties:density=auto"} + samples), "--head"));
+  CHECK(contains(refused(arguments{"--method", "ties:merge=auto"} + outputs),
+                 "--method: ties: outputs cannot choose 'merge': expected density"));
+  CHECK(contains(refused(arguments{"--method", "iso-cts:common=auto"} + outputs),
+                 "they can choose no setting of it but an alpha"));
+  CHECK(contains(refused(arguments{"--method", "ties", "--lambda", "auto"} + outputs), "--lambda"));
+  CHECK(contains(refused(arguments{"--method", "average:density=auto"} + outputs),
+                 "outputs cannot choose 'density'"));
   const outcome onto_a_head =
       run(headed().files.merge(headed().head("a")) + outputs + arguments{"--overwrite"});
   CHECK(onto_a_head.status != 0);

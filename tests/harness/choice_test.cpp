@@ -58,6 +58,16 @@ TEST_CASE("the interval of a choice: a point for equal samples, all for two that
   CHECK_FALSE(interval_of(curve_of({{4, 5}, {4}})));
 }
 
+TEST_CASE("the share of resamplings with the same choice: all, a half, or unknown") {
+  CHECK(share_of_choice(curve_of({{4, 4, 4}, {4, 4}})) == 1.0);
+  // Between two samples that disagree: only draws of one copy of each choose it, half of 1,000
+  // draws, 0.5 +- 4 * 0.016.
+  const auto middle = share_of_choice(curve_of({{2, 8}}));
+  REQUIRE(middle);
+  CHECK(std::abs(*middle - 0.5) < 0.064);
+  CHECK_FALSE(share_of_choice(curve_of({{4, 5}, {4}})));
+}
+
 TEST_CASE("the interval of a choice: the mean's, by the normal distribution") {
   // The choice follows the mean of the minima; of 400 of variance 4 its deviation is a tenth. A
   // second task with one minimum halves it. 1.96 deviations to each side, on a fine grid.

@@ -19,15 +19,14 @@ struct choice_interval {
   bool is_wide() const { return high >= 2 * low; }
 };
 
-/// The range in which the choice of a curve lies in 95 of 100 resamplings of each task's samples,
-/// with replacement (the percentile bootstrap; 1,000 resamplings of a fixed seed). None if a task
-/// has one sample.
-inline std::optional<choice_interval> interval_of(const distance_curve& curve) {
-  constexpr std::size_t repetitions = 1000, tail = 25;
+/// The positions that a curve would choose in 1,000 resamplings of each task's samples, with
+/// replacement (a bootstrap of a fixed seed). Empty if a task has one sample.
+inline std::vector<std::size_t> resampled_choices(const distance_curve& curve) {
+  constexpr std::size_t repetitions = 1000;
   for (const auto& task : curve.distances.front())
-    if (task.size() < 2) return std::nullopt;
+    if (task.size() < 2) return {};
   std::mt19937_64 random(1);
-  std::vector<double> choices;
+  std::vector<std::size_t> choices;
   while (choices.size() < repetitions) {
     std::vector<double> sums(curve.settings.size());
     for (std::size_t k = 0; k < curve.distances.front().size(); ++k) {
@@ -39,10 +38,29 @@ inline std::optional<choice_interval> interval_of(const distance_curve& curve) {
       }
     }
     const auto best = std::min_element(sums.begin(), sums.end()) - sums.begin();
-    choices.push_back(curve.settings[static_cast<std::size_t>(best)]);
+    choices.push_back(static_cast<std::size_t>(best));
   }
+  return choices;
+}
+
+/// The range in which the choice of a curve lies in 95 of 100 resamplings (percentiles). None if a
+/// task has one sample.
+inline std::optional<choice_interval> interval_of(const distance_curve& curve) {
+  std::vector<double> choices;
+  for (const std::size_t position : resampled_choices(curve))
+    choices.push_back(curve.settings[position]);
+  if (choices.empty()) return std::nullopt;
   std::sort(choices.begin(), choices.end());
-  return choice_interval{choices[tail], choices[repetitions - 1 - tail]};
+  const std::size_t tail = choices.size() / 40;
+  return choice_interval{choices[tail], choices[choices.size() - 1 - tail]};
+}
+
+/// The share of resamplings that choose what the curve chooses. None if a task has one sample.
+inline std::optional<double> share_of_choice(const distance_curve& curve) {
+  const auto choices = resampled_choices(curve);
+  if (choices.empty()) return std::nullopt;
+  return static_cast<double>(std::count(choices.begin(), choices.end(), curve.best())) /
+         static_cast<double>(choices.size());
 }
 
 }  // namespace catmerge::harness

@@ -78,7 +78,8 @@ void add_method(CLI::App& command, merge_request& request, merge_words& words) {
   command
       .add_option("--method", request.method,
                   "The merging method, with settings if need be: ties:density=0.1 (`catmerge "
-                  "methods` lists them). auto needs none: --samples and --head decide everything")
+                  "methods` lists them). A setting that is auto is chosen by outputs, as --alpha "
+                  "auto. The method auto needs no settings: --samples and --head decide everything")
       ->type_name("METHOD")
       ->capture_default_str();
   add_list(command, "--before", request.before, "TRANSFORM",

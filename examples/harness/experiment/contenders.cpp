@@ -8,18 +8,6 @@ namespace catmerge::harness {
 
 namespace {
 
-/// The texts of a method at every point of a grid; the last key varies fastest.
-std::vector<std::string> texts_of(const std::string& name, const setting_grid& grid) {
-  std::vector<std::string> texts = {name};
-  for (const auto& [key, values] : grid) {
-    std::vector<std::string> longer;
-    for (const auto& text : texts)
-      for (const auto& value : values) longer.push_back(with_settings(text, key + "=" + value));
-    texts = std::move(longer);
-  }
-  return texts;
-}
-
 /// CAT's grid with the values of the plan.
 setting_grid with_plan(setting_grid grid, const experiment_plan& plan) {
   for (auto& [key, values] : grid) {
@@ -53,7 +41,7 @@ void laboratory::make_contenders() {
     if (!is_wanted(m.name)) continue;
     for (const auto& t : m.trials) {
       const std::string label = t.label.empty() ? m.label : t.label;
-      const auto texts = texts_of(m.name, m.name == "cat" ? with_plan(t.grid, plan_) : t.grid);
+      const auto texts = texts_at(m.name, m.name == "cat" ? with_plan(t.grid, plan_) : t.grid);
       const auto importance = needed(m, texts.front());
       if (importance != importance_kind::none && !files_.has(importance)) {
         notes_.insert(label + ": left out, because the family has no files of importances for it.");

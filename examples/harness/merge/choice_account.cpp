@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <harness/calibration/choice_interval.hpp>
 #include <harness/merge/choice_account.hpp>
@@ -123,6 +124,37 @@ std::string sentences_of(const automatic_merge& merged, index_t fewest) {
   return text;
 }
 
+/// "TIES, density=0.2"; the label alone without settings.
+std::string label_of(const std::string& label, const std::string& text) {
+  const std::string given = settings_in(text).text();
+  return label + (given.empty() ? "" : ", " + given);
+}
+
+/// Adds the choice among several settings, each at its alpha; warns if the samples leave it open.
+void add_settings(const std::vector<tried_setting>& tried, const distance_curve& over_settings,
+                  const std::string& label, choice_account& account) {
+  const std::string chosen = settings_in(tried[over_settings.best()].text).text();
+  json& j = account.numbers["settings"];
+  for (std::size_t i = 0; i < tried.size(); ++i)
+    j["tried"].push_back({{"settings", settings_in(tried[i].text).text()},
+                          {"alpha", tried[i].curve.choice()},
+                          {"distance", over_settings.mean(i)}});
+  j["chosen"] = chosen;
+  account.sentences = "Of " + std::to_string(tried.size()) + " settings of " + label + " " +
+                      chosen + " has the outputs closest to the experts'";
+  const auto share = share_of_choice(over_settings);
+  if (share) {
+    j["share_of_resamplings"] = *share;
+    account.sentences += ", in " + std::to_string(std::lround(100 * *share)) +
+                         " of 100 resamplings of the samples, too";
+    if (*share < 0.5)
+      account.warnings.push_back("the settings " + chosen +
+                                 " are not determined by these samples: other draws of them choose "
+                                 "others; more samples would decide");
+  }
+  account.sentences += '.';
+}
+
 }  // namespace
 
 choice_account account_of(const automatic_merge& merged, const std::vector<std::string>& tasks) {
@@ -151,16 +183,25 @@ choice_account account_of(const automatic_merge& merged, const std::vector<std::
   return account;
 }
 
-choice_account account_of(const distance_curve& curve, const std::string& method,
+choice_account account_of(const std::vector<tried_setting>& tried, const std::string& label,
                           const std::vector<index_t>& samples,
                           const std::vector<std::string>& tasks) {
   choice_account account;
   account.numbers["samples"] = samples;
-  const auto range = add_curve(curve, method, "alpha", tasks, account);
-  account.sentences = "Alpha is " + shortest(curve.choice()) +
-                      (range ? " (" + in_words(*range) + ")" : "") +
-                      ": there the outputs are closest to the experts' own (distance " +
-                      short_number(curve.mean(curve.best())) + ").";
+  distance_curve over_settings;  // each at its alpha
+  for (const auto& [text, curve] : tried) {
+    over_settings.settings.push_back(static_cast<double>(over_settings.settings.size()));
+    over_settings.distances.push_back(curve.distances[curve.best()]);
+  }
+  const std::size_t best = over_settings.best();
+  const auto& chosen = tried[best].curve;
+  if (tried.size() > 1) add_settings(tried, over_settings, label, account);
+  if (chosen.settings.size() == 1) return account;
+  const auto range = add_curve(chosen, label_of(label, tried[best].text), "alpha", tasks, account);
+  account.sentences += std::string(account.sentences.empty() ? "" : " ") + "Alpha is " +
+                       shortest(chosen.choice()) + (range ? " (" + in_words(*range) + ")" : "") +
+                       ": there the outputs are closest to the experts' own (distance " +
+                       short_number(chosen.mean(chosen.best())) + ").";
   return account;
 }
 

@@ -19,8 +19,15 @@ struct choice_account {
 /// Of --method auto.
 choice_account account_of(const automatic_merge& merged, const std::vector<std::string>& tasks);
 
-/// Of --alpha auto. samples: per task.
-choice_account account_of(const distance_curve& curve, const std::string& method,
+/// A method's text, and the distances of its merge over alpha.
+struct tried_setting {
+  std::string text;
+  distance_curve curve;
+};
+
+/// Of settings that are auto: the text of the least distance is chosen, among equals the first.
+/// label: the method's. samples: per task.
+choice_account account_of(const std::vector<tried_setting>& tried, const std::string& label,
                           const std::vector<index_t>& samples,
                           const std::vector<std::string>& tasks);
 

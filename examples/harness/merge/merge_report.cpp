@@ -40,7 +40,7 @@ void add_settings_of_cat(json& j, const cat_options& o, const std::string& prese
 }
 
 /// The settings of the request.
-json settings_of(const merge_request& request, const merge_plan& plan) {
+json settings_of(const merge_request& request, const merge_plan& plan, any_method method) {
   json j;
   j["method"] = request.method;
   const std::pair<const char*, const std::vector<std::string>&> lists[] = {
@@ -60,7 +60,6 @@ json settings_of(const merge_request& request, const merge_plan& plan) {
     j["weight"].push_back(task + "=" + shortest(weight));
   if (request.base_for_missing) j["missing"] = "base";
   if (request.contradictions_pass) j["contradictions"] = "warn";
-  any_method method = plan.method;
   std::vector<any_transform> before = plan.before;
   if (const double* const alpha = method.find_alpha()) j["alpha"] = *alpha;
   if (const auto* const trims = trims_in(method, before))
@@ -101,14 +100,14 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
   return whole;
 }
 
-json merge_report(const merge_request& request, const merge_plan& plan, const merge_facts& facts,
-                  const std::vector<parameter_report>& reports,
+json merge_report(const merge_request& request, const merge_plan& plan, const any_method& method,
+                  const merge_facts& facts, const std::vector<parameter_report>& reports,
                   const std::vector<std::string>& warnings) {
   const checkpoint_set& set = facts.set;
   json report;
   report["catmerge"] = {{"version", version_text},
                         {"label", method_entry_of(request.method).label},
-                        {"settings", settings_of(request, plan)}};
+                        {"settings", settings_of(request, plan, method)}};
   report["run"] = nullptr;  // its place
   report["tasks"] = set.tasks();
   report["summary"] = summary_of(reports, facts);

@@ -17,9 +17,10 @@ namespace catmerge::harness {
 std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
                                             const checkpoint_set& set);
 
-/// The report of a merge as JSON, without "run". reports: as whole_tensors returns them.
-json merge_report(const merge_request& request, const merge_plan& plan, const merge_facts& facts,
-                  const std::vector<parameter_report>& reports,
+/// The report of a merge as JSON, without "run". method: the plan's, with the settings that were
+/// chosen. reports: as whole_tensors returns them.
+json merge_report(const merge_request& request, const merge_plan& plan, const any_method& method,
+                  const merge_facts& facts, const std::vector<parameter_report>& reports,
                   const std::vector<std::string>& warnings);
 
 }  // namespace catmerge::harness

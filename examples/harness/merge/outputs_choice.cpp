@@ -170,24 +170,42 @@ chosen_merge automatic(const merge_plan& plan, checkpoint_set& set, const networ
   return chosen;
 }
 
-chosen_merge with_alpha(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
-                        const network& net, const task_outputs& outputs, merge_inputs& inputs,
-                        context<host>& c, const executor& threads) {
-  any_method unscaled = plan.method;
-  *unscaled.find_alpha() = 1;
-  auto fixed = averaged_token_tables(unscaled, set);
-  fixed.merge(running_statistics_of(set));
-  const auto tau = std::make_shared<merged_vectors>(set, std::move(fixed));
-  chosen_merge chosen;
-  chosen.reports =
-      merge_stream(tau_of{plan.composed(set, unscaled)}, set, inputs.knowledge(), *tau, c);
+/// The plan's method at each of its candidate settings, and at each alpha if alpha is open.
+chosen_merge with_settings_by_outputs(const merge_request& request, const merge_plan& plan,
+                                      checkpoint_set& set, const network& net,
+                                      const task_outputs& outputs, merge_inputs& inputs,
+                                      context<host>& c, const executor& threads) {
   const auto& entry = method_entry_of(request.method);
   const output_judge judge(net, outputs.tasks(), threads);
-  const auto curve = curve_over_alpha(
-      judge, *tau, in_units(alpha_grid(), entry.unit, std::ssize(set.tasks())), threads);
-  chosen.alpha = curve.choice();
-  chosen.tau = tau;
-  chosen.account = account_of(curve, entry.label, judge.counts(), set.tasks());
+  std::vector<tried_setting> tried;
+  chosen_merge chosen;
+  double least = 0;
+  for (const auto& text : plan.candidates) {
+    any_method one = parse_method(text, plan.cat);
+    std::vector<double> alphas = {1};
+    if (double* const alpha = one.find_alpha()) {
+      if (request.alpha) *alpha = *request.alpha;
+      alphas = {*alpha};
+      *alpha = 1;
+    }
+    if (plan.alpha_by_outputs) alphas = in_units(alpha_grid(), entry.unit, std::ssize(set.tasks()));
+    auto fixed = averaged_token_tables(one, set);
+    fixed.merge(running_statistics_of(set));
+    const auto tau = std::make_shared<merged_vectors>(set, std::move(fixed));
+    auto reports = merge_stream(tau_of{plan.composed(set, one)}, set, inputs.knowledge(), *tau, c);
+    auto curve = curve_over_alpha(judge, *tau, alphas, threads);
+    const double distance = curve.mean(curve.best());
+    if (tried.empty() || distance < least) {
+      least = distance;
+      chosen.alpha = curve.choice();
+      chosen.tau = tau;
+      chosen.reports = std::move(reports);
+      if (double* const alpha = one.find_alpha()) *alpha = chosen.alpha;
+      chosen.settled = std::move(one);
+    }
+    tried.push_back({text, std::move(curve)});
+  }
+  chosen.account = account_of(tried, entry.label, judge.counts(), set.tasks());
   return chosen;
 }
 
@@ -224,9 +242,10 @@ std::optional<chosen_merge> choose_by_outputs(const merge_request& request, cons
   };
   if (plan.is_automatic) return told(automatic(plan, set, net, outputs, c, threads.runner()));
   if (outputs.have_heads())
-    return told(with_alpha(request, plan, set, net, outputs, inputs, c, threads.runner()));
-  if (request.alpha_by_outputs)
-    throw option_error("--alpha",
+    return told(
+        with_settings_by_outputs(request, plan, set, net, outputs, inputs, c, threads.runner()));
+  if (plan.demands_outputs)
+    throw option_error(request.alpha_by_outputs ? "--alpha" : "--method",
                        "auto compares outputs with the experts': give --head for every expert");
   return std::nullopt;
 }

@@ -20,6 +20,7 @@ namespace catmerge::harness {
 struct chosen_merge {
   std::shared_ptr<const merged_vectors> tau;
   double alpha = 1;                       ///< theta = theta_0 + alpha tau
+  std::optional<any_method> settled;      ///< the method with its chosen settings; none for auto
   std::vector<parameter_report> reports;  ///< of the merge, without drift
   std::set<std::string> refitted;         ///< tensors
   choice_account account;

@@ -62,13 +62,28 @@ merge_policy policy_of(const merge_request& request) {
 cat_options cat_of(const merge_request& request) {
   cat_options o = cat_options::paper();
   if (!request.preset.empty()) o = blaming("--preset", [&] { return cat_preset(request.preset); });
-  settings given(request.cat);
+  auto decided = request.cat;
+  std::erase_if(decided, [](const auto& one) { return one.second == "auto"; });
+  settings given(decided);
   read_cat(given, o);
   given.require_all_known();
   o.alpha = request.alpha.value_or(o.alpha);
   o.diagnostics = !request.reports.empty();
   validate(o);
   return o;
+}
+
+/// The method, with the settings of CAT that are left to outputs: "cat:lambda=auto".
+std::string method_text(const merge_request& request) {
+  std::string text = request.method;
+  for (const auto& [key, value] : request.cat) {
+    if (value != "auto") continue;
+    if (name_in_spec(text) != "cat")
+      throw option_error("--" + key,
+                         "outputs choose settings of --method cat alone, not of " + request.method);
+    text = with_settings(text, key + "=auto");
+  }
+  return text;
 }
 
 bool is_port(const merge_request& request) {
@@ -104,6 +119,13 @@ bool leaves_alpha_to_outputs(const merge_request& request, const settings& given
   return is_auto;
 }
 
+/// The value of a setting; empty if it is not given.
+std::string given_value(const settings& given, const std::string& key) {
+  for (const auto& [known, value] : given.given())
+    if (known == key) return value;
+  return {};
+}
+
 bool needs_statistics(const auto& m) {
   return m.needs_statistics(layer_kind::linear) || m.needs_statistics(layer_kind::scale);
 }
@@ -114,7 +136,8 @@ merge_plan::merge_plan(const merge_request& request)
     : cat(cat_of(request)),
       policy(policy_of(request)),
       weights(weights_of(request)),
-      method(blaming("--method", [&] { return parse_method(request.method, cat); })),
+      candidates(blaming("--method", [&] { return texts_to_try(method_text(request)); })),
+      method(blaming("--method", [&] { return parse_method(candidates.front(), cat); })),
       output(output_of(request)) {
   find_outputs(request);
   read_methods(request);
@@ -131,21 +154,27 @@ void merge_plan::find_outputs(const merge_request& request) {
   require_one_per_expert("--head", request.heads, request.experts);
   is_automatic = name_in_spec(request.method) == "auto";
   settings given = blaming("--method", [&] { return settings_in(request.method); });
-  alpha_by_outputs = request.alpha_by_outputs || leaves_alpha_to_outputs(request, given);
-  for (const auto& [key, value] : given.given())
-    if (key == "resamples") measures_bases = value != "0";
-  uses_outputs = (is_automatic || alpha_by_outputs) && !request.samples.empty();
+  const std::string own_alpha = given_value(given, "alpha");
+  const bool chooses_settings = candidates.size() > 1;
+  const bool alpha_is_open = !request.alpha && own_alpha.empty() && method.find_alpha() != nullptr;
+  demands_outputs = request.alpha_by_outputs || own_alpha == "auto" || chooses_settings;
+  alpha_by_outputs = request.alpha_by_outputs || (own_alpha == "auto" && !request.alpha) ||
+                     (chooses_settings && alpha_is_open) || leaves_alpha_to_outputs(request, given);
+  const std::string draws = given_value(given, "resamples");
+  measures_bases = !draws.empty() && draws != "0";
+  uses_outputs = (is_automatic || alpha_by_outputs || demands_outputs) && !request.samples.empty();
   if (is_automatic) read_automatic(given, automatic);
   if (is_automatic && automatic.refit && !request.features.empty())
     method = automatic_from_features(automatic);
   if (!request.heads.empty() && !uses_outputs)
     notes.emplace_back(
         "--head: has no meaning without --samples, for --method auto or --alpha auto");
-  if (request.alpha_by_outputs && request.samples.empty())
-    throw option_error("--alpha", "auto needs --samples and, for their outputs, --head");
+  if (demands_outputs && request.samples.empty())
+    throw option_error(request.alpha_by_outputs ? "--alpha" : "--method",
+                       "auto needs --samples and, for their outputs, --head");
   const std::string rule = is_automatic
                                ? "--method auto merges all parameters by one rule"
-                               : "--alpha auto scales what one method merges, and nothing else";
+                               : "outputs choose the settings of one method, for all parameters";
   for (const auto& [option, list] : {std::pair{"--method-for", &request.method_for},
                                      {"--set", &request.set},
                                      {"--after", &request.after}})

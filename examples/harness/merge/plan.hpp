@@ -29,7 +29,9 @@ struct merge_plan {
   cat_options cat;  ///< settings of CAT
   merge_policy policy;
   std::vector<double> weights;  ///< of the task vectors, per expert; empty if none is given
-  any_method method;
+  /// The texts of the method among which outputs choose; one if they choose no setting.
+  std::vector<std::string> candidates;
+  any_method method;  ///< the first of them
   std::vector<any_transform> before;
   std::vector<any_merged_transform> after;
   std::vector<method_rule> others;
@@ -39,6 +41,7 @@ struct merge_plan {
   bool is_automatic = false;      ///< --method auto
   automatic_options automatic;    ///< its settings
   bool alpha_by_outputs = false;  ///< --alpha auto, or a preset that has it
+  bool demands_outputs = false;   ///< --alpha auto or another setting is auto: an error without
   bool measures_bases = false;    ///< cat:resamples
   /// True if outputs on samples decide settings before the merge (outputs_choice.hpp).
   bool uses_outputs = false;

@@ -94,7 +94,8 @@ merge_result run_merge(const merge_request& request) {
   tell(warnings, request.how);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   if (!request.reports.empty()) {
-    json report = merge_report(request, plan, facts, reports, warnings);
+    const any_method& settled = chosen && chosen->settled ? *chosen->settled : plan.method;
+    json report = merge_report(request, plan, settled, facts, reports, warnings);
     if (chosen) {
       report["choice"] = chosen->account.numbers;
       report["choice"]["summary"] = chosen->account.sentences;

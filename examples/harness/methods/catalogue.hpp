@@ -107,6 +107,14 @@ std::string name_in_spec(const std::string& text);
 /// form.
 settings settings_in(const std::string& text);
 
+/// The texts of a method at every point of a grid; the last key varies fastest.
+std::vector<std::string> texts_at(const std::string& name, const setting_grid& grid);
+
+/// The texts that stand for one in which settings are "auto": "ties:density=auto" is one text per
+/// value of an experiment's grid. The text itself if no setting is. alpha=auto is left out. Throws
+/// catmerge::error for settings without a grid, listing those with one.
+std::vector<std::string> texts_to_try(const std::string& text);
+
 /// Such a text with more settings, "KEY=VALUE,..."; they replace values of the same keys.
 std::string with_settings(const std::string& text, const std::string& more);
 

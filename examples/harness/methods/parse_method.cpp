@@ -3,6 +3,7 @@
 
 #include <catmerge/error.hpp>
 #include <harness/methods/catalogue.hpp>
+#include <utility>
 
 namespace catmerge::harness {
 
@@ -24,6 +25,19 @@ auto made(const std::string& text, const auto& entry, const auto&... defaults) {
   auto m = entry.make(s, defaults...);
   s.require_all_known();
   return m;
+}
+
+/// The values of a setting in the method's experiments.
+const std::vector<std::string>& values_to_try(const method_entry& m, const std::string& key) {
+  std::vector<std::string> keys;
+  for (const auto& trial : m.trials)
+    for (const auto& [known, values] : trial.grid) {
+      if (known == key && values.size() > 1) return values;
+      if (values.size() > 1) keys.push_back(known);
+    }
+  throw error(m.name + ": outputs cannot choose '" + key + "': " +
+              (keys.empty() ? "they can choose no setting of it but an alpha"
+                            : "expected " + listed(keys)));
 }
 
 }  // namespace
@@ -62,6 +76,29 @@ settings settings_in(const std::string& text) {
   std::string given = text.size() > name.size() ? text.substr(name.size() + 1) : "";
   if (name == "cat" && (given == "auto" || given.starts_with("auto,"))) given = "preset=" + given;
   return {name, given};
+}
+
+std::vector<std::string> texts_at(const std::string& name, const setting_grid& grid) {
+  std::vector<std::string> texts = {name};
+  for (const auto& [key, values] : grid) {
+    std::vector<std::string> longer;
+    for (const auto& text : texts)
+      for (const auto& value : values) longer.push_back(with_settings(text, key + "=" + value));
+    texts = std::move(longer);
+  }
+  return texts;
+}
+
+std::vector<std::string> texts_to_try(const std::string& text) {
+  setting_grid grid;
+  const settings given = settings_in(text);
+  for (const auto& [key, value] : given.given()) {
+    if (value != "auto" || key == "preset")
+      grid.push_back({key, {value}});
+    else if (key != "alpha")
+      grid.push_back({key, values_to_try(method_entry_of(text), key)});
+  }
+  return texts_at(name_in_spec(text), grid);
 }
 
 std::string with_settings(const std::string& text, const std::string& more) {
