@@ -8,6 +8,11 @@ find_package(Threads REQUIRED)
 # catmerge_program(NAME SOURCE...): an executable with the project's warnings and sanitizers.
 function(catmerge_program name)
   add_executable(${name} ${ARGN})
+  catmerge_compile(${name})
+endfunction()
+
+# catmerge_compile(NAME): the same for a target that exists.
+function(catmerge_compile name)
   target_link_libraries(${name} PRIVATE catmerge Threads::Threads)
   set_target_properties(${name} PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF)
   target_compile_options(${name} PRIVATE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
