@@ -3,12 +3,15 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
+#include <harness/merge/request.hpp>
 
 /// The program's subcommands. Each add_... declares the options of one, fills a request with them,
 /// and makes one call, which does not depend on the command line.
 namespace catmerge::harness {
 
-void add_merge(CLI::App& program);       ///< calls run_merge (merge/run_merge.hpp)
+/// calls `run` with the request: run_merge (merge/run_merge.hpp) and a summary by default
+void add_merge(CLI::App& program, std::function<void(const merge_request&)> run = {});
 void add_features(CLI::App& program);    ///< calls record_features (features/record_features.hpp)
 void add_evaluate(CLI::App& program);    ///< calls evaluate (experiment/evaluate.hpp)
 void add_inspect(CLI::App& program);     ///< calls inspect (checkpoints/inspect.hpp)

@@ -280,7 +280,12 @@ void read(const merge_words& words, merge_request& request) {
 
 }  // namespace
 
-void add_merge(CLI::App& program) {
+void add_merge(CLI::App& program, std::function<void(const merge_request&)> run) {
+  if (!run)
+    run = [](const merge_request& request) {
+      const merge_result result = run_merge(request);
+      if (request.how != verbosity::quiet) std::cout << result.summary << '\n';
+    };
   auto request = std::make_shared<merge_request>();
   auto words = std::make_shared<merge_words>();
   auto& command = *program.add_subcommand("merge", "Merge experts into one checkpoint");
@@ -310,10 +315,9 @@ void add_merge(CLI::App& program) {
       ->type_name("A")
       ->check(finite_number(true))
       ->group(samples_group);
-  command.callback([request, words] {
+  command.callback([request, words, run] {
     read(*words, *request);
-    const merge_result result = run_merge(*request);
-    if (request->how != verbosity::quiet) std::cout << result.summary << '\n';
+    run(*request);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <string>
 
@@ -53,6 +54,12 @@ inline std::string clock_text(double seconds) {
   return text;
 }
 
+/// A function that sees all progress, of a phase so many steps done of so many, in the place of the
+/// terminal: for a host such as the Python module. What it throws ends the work. One per thread.
+using progress_observer =
+    std::function<void(const std::string& phase, std::ptrdiff_t done, std::ptrdiff_t total)>;
+inline thread_local progress_observer observed_by;
+
 /// Progress of long work. On a terminal: one line, overwritten, with the phase, the steps done, the
 /// time left and the memory in use. If verbose: a line per phase. Otherwise nothing.
 class progress {
@@ -66,6 +73,7 @@ class progress {
 
   /// Shows `done` of `total` steps of a phase. A new name begins a new phase.
   void show(const std::string& phase, std::ptrdiff_t done, std::ptrdiff_t total) {
+    if (observed_by) return observed_by(phase, done, total);
     if (!on_terminal_ && !logs_phases_) return;
     const auto now = clock::now();
     if (phase != phase_) {
