@@ -9,6 +9,7 @@
 #include <harness/checkpoints/comparison.hpp>
 #include <harness/checkpoints/contradictions.hpp>
 #include <harness/checkpoints/merge_policy.hpp>
+#include <harness/checkpoints/network_names.hpp>
 #include <harness/checkpoints/quantised.hpp>
 #include <harness/checkpoints/task_file.hpp>
 #include <harness/checkpoints/tensor_windows.hpp>
@@ -26,7 +27,7 @@ namespace catmerge::harness {
 /// A parameter is a whole tensor or a window of its rows. Large untrimmed tables come in pieces
 /// ("table[0:4096]"), so that only the current piece is in memory. Each matrix or vector of a stack
 /// is a parameter of its own ("experts.w1[3]").
-class checkpoint_set {
+class checkpoint_set : public network_names {
  public:
   /// A whole tensor, or its rows first ... first + count - 1 as a matrix of extents_of.
   struct piece {
@@ -74,11 +75,11 @@ class checkpoint_set {
   }
   const merge_policy& policy() const { return policy_; }
   /// The tensors of the merged network, in the order of the base.
-  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<std::string>& names() const override { return names_; }
   /// Tensors that are copied from the base, bit for bit.
-  const std::vector<std::string>& fixed() const { return fixed_; }
+  const std::vector<std::string>& fixed() const override { return fixed_; }
   /// The reason for copying a tensor of fixed().
-  std::string why_copied(const std::string& name) const {
+  std::string why_copied(const std::string& name) const override {
     if (!policy_.merged(name)) return "--include or --exclude";
     if (codes_[0].is_copied_scale(name)) return "the scale of codes that are copied";
     const auto& c = classes_.at(name);
@@ -87,11 +88,11 @@ class checkpoint_set {
     return "the rule '" + c.rule + "'";
   }
   /// Second names of tied tensors of the base, each with the name whose merged values it gets.
-  const std::map<std::string, std::string>& tied() const { return tied_; }
+  const std::map<std::string, std::string>& tied() const override { return tied_; }
   /// Warnings about the files, a sentence each.
-  const std::vector<std::string>& warnings() const { return warnings_; }
+  const std::vector<std::string>& warnings() const override { return warnings_; }
   /// Unmerged tensors that only experts have, integers or fixed by a rule: "NAME of 'TASK'".
-  const std::vector<std::string>& ignored() const { return ignored_; }
+  const std::vector<std::string>& ignored() const override { return ignored_; }
   /// True if a tensor of the base is stored as 8-bit floats and written in another type.
   bool decoded(const std::string& name) const { return codes_[0].has_scale(base_.at(name)); }
   /// A tensor of the base as it enters the merge: codes with scales are BF16.
@@ -99,7 +100,9 @@ class checkpoint_set {
     const auto& entry = base_.at(name);
     return {name, decoded(name) ? io::dtype::bf16 : entry.type, entry.shape};
   }
-  const model::classification& class_of(const std::string& name) const { return classes_.at(name); }
+  const model::classification& class_of(const std::string& name) const override {
+    return classes_.at(name);
+  }
   /// The tensor and rows of a parameter.
   piece piece_of(const parameter_info& p) const {
     const auto found = pieces_.find(p.name);
@@ -120,13 +123,13 @@ class checkpoint_set {
            found->second.source == model::rule_source::user;
   }
   /// The name of the tensor of a parameter or a piece.
-  const std::string& tensor_of(const std::string& parameter) const {
+  const std::string& tensor_of(const std::string& parameter) const override {
     const auto found = pieces_.find(parameter);
     return found == pieces_.end() ? parameter : found->second.tensor;
   }
 
   /// All names of a tensor: its own, and those tied to it, in the base or in an expert alone.
-  std::vector<std::string> names_of(const std::string& tensor) const {
+  std::vector<std::string> names_of(const std::string& tensor) const override {
     std::vector<std::string> list{tensor};
     for (const auto& [alias, owner] : owner_of_)
       if (owner == tensor) list.push_back(alias);
@@ -145,6 +148,24 @@ class checkpoint_set {
     return nullptr;
   }
 
+  std::vector<std::string> absent() const override {
+    std::vector<std::string> list;
+    for_tensors(
+        [&](const std::string& tensor, const io::tensor_entry* entry, const std::string& of) {
+          if (entry == nullptr) list.push_back(tensor + of);
+        });
+    return list;
+  }
+  std::vector<std::string> resized() const override {
+    std::vector<std::string> list;
+    for_tensors(
+        [&](const std::string& tensor, const io::tensor_entry* entry, const std::string& of) {
+          if (entry != nullptr && entry->shape != base_.at(tensor).shape)
+            list.push_back(tensor + of + " " + io::to_string(entry->shape));
+        });
+    return list;
+  }
+
   /// Sorts the groups by rank(name) of their first members, keeping the order among equals.
   template <class Rank>
   void sort_groups(const Rank& rank) {
@@ -155,8 +176,8 @@ class checkpoint_set {
   }
 
   // The parameter_source of merge_stream.
-  const std::vector<std::string>& tasks() const { return tasks_; }
-  const std::vector<parameter_group>& groups() const { return groups_; }
+  const std::vector<std::string>& tasks() const override { return tasks_; }
+  const std::vector<parameter_group>& groups() const override { return groups_; }
   host_const_view base(const parameter_info& p) {
     read_ahead();
     return as_read(rows_of(base_.at(tensor_of(p.name)), p, codes_[0]), p);
@@ -185,6 +206,18 @@ class checkpoint_set {
   }
 
  private:
+  /// Calls act(tensor, expert's entry, " of 'TASK'") for every expert and merged tensor.
+  template <class Act>
+  void for_tensors(const Act& act) const {
+    for (index_t k = 0; k < std::ssize(tasks_); ++k)
+      for (const auto& group : groups_)
+        for (const auto& p : group) {
+          if (piece_of(p).first != 0) continue;  // its first piece counts for all
+          const auto& tensor = tensor_of(p.name);
+          act(tensor, expert_entry(k, tensor), " of '" + tasks_[static_cast<std::size_t>(k)] + "'");
+        }
+  }
+
   /// Rows and columns of a tensor as a matrix.
   std::pair<index_t, index_t> extents(const io::tensor_entry& entry,
                                       const std::string& tensor) const {

@@ -36,8 +36,9 @@ struct tie_evidence {
   bool same_shape = true;  ///< in all files
 };
 
-inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
-                                const std::string& one, const std::string& other) {
+template <class File>
+tie_evidence evidence_of(const std::vector<const File*>& files, const std::string& one,
+                         const std::string& other) {
   tie_evidence found;
   const io::tensor_entry* first = nullptr;
   for (const auto* file : files) {
@@ -69,10 +70,12 @@ inline tie_evidence evidence_of(const std::vector<const io::checkpoint*>& files,
 /// Finds tied names in the base and every expert: pairs that model::tie_class_of knows, unless
 /// config.json says that output and table are not tied (`declared` is false), or a file holds both
 /// with different values. A file may hold either name. The owner is a name of the base, and of a
-/// table if there is one. `names`: the candidates.
-inline tie_list find_ties(const io::checkpoint& base, const std::vector<io::checkpoint>& experts,
-                          const std::vector<std::string>& names, std::optional<bool> declared) {
-  std::vector<const io::checkpoint*> files{&base};
+/// table if there is one. `names`: the candidates. File: io::checkpoint, or another type with its
+/// find, path and release.
+template <class File>
+tie_list find_ties(const File& base, const std::vector<File>& experts,
+                   const std::vector<std::string>& names, std::optional<bool> declared) {
+  std::vector<const File*> files{&base};
   for (const auto& expert : experts) files.push_back(&expert);
   // Owners come first: names of the base, tables before heads.
   std::vector<std::pair<std::string, model::tie_class>> candidates, owners;

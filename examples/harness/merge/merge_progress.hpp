@@ -3,7 +3,7 @@
 #pragma once
 
 #include <catmerge/merge/stream.hpp>
-#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/checkpoints/network_names.hpp>
 #include <harness/system/progress.hpp>
 #include <memory>
 #include <string>
@@ -13,7 +13,7 @@ namespace catmerge::harness {
 /// Observes merge_stream: shows the progress of scans of the whole model, and of the merge.
 class merge_progress {
  public:
-  merge_progress(verbosity how, const checkpoint_set& set) : state_(std::make_shared<state>(how)) {
+  merge_progress(verbosity how, const network_names& set) : state_(std::make_shared<state>(how)) {
     for (const auto& group : set.groups()) state_->total += std::ssize(group);
   }
 

@@ -83,7 +83,7 @@ json totals_of(const std::vector<parameter_report>& reports,
 }  // namespace
 
 std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
-                                            const checkpoint_set& set) {
+                                            const network_names& set) {
   const auto add = [](double& norm, double more) { norm = std::hypot(norm, more); };
   std::vector<parameter_report> whole;
   for (auto& report : reports) {
@@ -103,7 +103,7 @@ std::vector<parameter_report> whole_tensors(std::vector<parameter_report> report
 json merge_report(const merge_request& request, const merge_plan& plan, const any_method& method,
                   const merge_facts& facts, const std::vector<parameter_report>& reports,
                   const std::vector<std::string>& warnings) {
-  const checkpoint_set& set = facts.set;
+  const network_names& set = facts.set;
   json report;
   report["catmerge"] = {{"version", version_text},
                         {"label", method_entry_of(request.method).label},

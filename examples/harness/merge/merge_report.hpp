@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/checkpoints/network_names.hpp>
 #include <harness/merge/plan.hpp>
 #include <harness/merge/request.hpp>
 #include <harness/report/account.hpp>
@@ -15,7 +15,7 @@ namespace catmerge::harness {
 /// Joins the reports of a table's pieces. Pieces are never trimmed: their reports differ only in
 /// sizes, which are added. Members of a stack stay apart.
 std::vector<parameter_report> whole_tensors(std::vector<parameter_report> reports,
-                                            const checkpoint_set& set);
+                                            const network_names& set);
 
 /// The report of a merge as JSON, without "run". method: the plan's, with the settings that were
 /// chosen. reports: as whole_tensors returns them.

@@ -44,12 +44,12 @@ class override_rule {
   bool has_trim() const { return given_.given().size() > (has_alpha() ? 1 : 0); }
 
   /// True if the selector matches a parameter of the set.
-  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
+  bool applies(const network_names& set, const std::string& parameter, layer_kind kind) const {
     return selector_.applies(set, parameter, kind);
   }
 
   /// Throws if the rule applies to no merged parameter.
-  void require_use(const checkpoint_set& set) const {
+  void require_use(const network_names& set) const {
     selector_.require_use(set, "--set '" + text_ + "'");
   }
 
@@ -79,7 +79,7 @@ class override_rule {
 /// The method, with other settings for the parameters that rules apply to; of rules for the same
 /// setting the last one counts. `set` knows the tensor of a piece; it must outlive the result.
 inline auto with_overrides(any_method method, std::vector<override_rule> rules,
-                           const checkpoint_set& set) {
+                           const network_names& set) {
   return adjusted{std::move(method),
                   [rules = std::move(rules), &set](const host_problem& p, any_method& m) {
                     for (const auto& rule : rules)

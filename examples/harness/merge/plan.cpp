@@ -276,16 +276,16 @@ tables_in_pieces merge_plan::pieces() const {
   return tokens_whole ? tables_in_pieces::none : tables_in_pieces::tokens;
 }
 
-any_method merge_plan::with_own_settings(any_method one, const checkpoint_set& set) const {
+any_method merge_plan::with_own_settings(any_method one, const network_names& set) const {
   if (overrides.empty()) return one;
   return any_method(with_overrides(std::move(one), overrides, set));
 }
 
-any_method merge_plan::composed(const checkpoint_set& set) const {
+any_method merge_plan::composed(const network_names& set) const {
   return composed(set, method);
 }
 
-any_method merge_plan::composed(const checkpoint_set& set, const any_method& main) const {
+any_method merge_plan::composed(const network_names& set, const any_method& main) const {
   any_method all = with_token_tables(with_own_settings(main, set), set);
   for (const auto& other : others)
     all = any_method(where{[selector = other.selector(), &set](const host_problem& p) {

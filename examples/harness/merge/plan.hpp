@@ -22,9 +22,9 @@ struct merge_plan {
 
   /// The whole method for `set`, which must outlive the result: weights and transforms come first,
   /// and some parameters have other settings or other methods.
-  any_method composed(const checkpoint_set& set) const;
+  any_method composed(const network_names& set) const;
   /// The same with another method in place of `method`.
-  any_method composed(const checkpoint_set& set, const any_method& main) const;
+  any_method composed(const network_names& set, const any_method& main) const;
 
   cat_options cat;  ///< settings of CAT
   merge_policy policy;
@@ -50,7 +50,7 @@ struct merge_plan {
   std::vector<std::string> notes;  ///< a sentence per option that the method does not use
 
  private:
-  any_method with_own_settings(any_method one, const checkpoint_set& set) const;
+  any_method with_own_settings(any_method one, const network_names& set) const;
   tables_in_pieces pieces() const;
 
   /// True if `is` holds for the method or another method; any_is: or for a transform before or

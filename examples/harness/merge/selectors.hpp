@@ -33,7 +33,7 @@ class parameter_selector {
   }
 
   /// True for a parameter, or a piece of one, of the kind or with a matching name of its tensor.
-  bool applies(const checkpoint_set& set, const std::string& parameter, layer_kind kind) const {
+  bool applies(const network_names& set, const std::string& parameter, layer_kind kind) const {
     if (kind_) return *kind_ == kind;
     const auto names = set.names_of(set.tensor_of(parameter));
     return std::any_of(names.begin(), names.end(),
@@ -41,7 +41,7 @@ class parameter_selector {
   }
 
   /// Throws, naming `what`, if no merged parameter matches.
-  void require_use(const checkpoint_set& set, const std::string& what) const {
+  void require_use(const network_names& set, const std::string& what) const {
     for (const auto& group : set.groups())
       for (const auto& p : group)
         if (applies(set, p.name, p.kind)) return;
@@ -67,7 +67,7 @@ class method_rule {
   const any_method& method() const { return method_; }
 
   /// Throws if the rule applies to no merged parameter.
-  void require_use(const checkpoint_set& set) const {
+  void require_use(const network_names& set) const {
     selector_.require_use(set, "--method-for '" + text_ + "'");
   }
 

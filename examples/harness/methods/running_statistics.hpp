@@ -13,7 +13,7 @@
 namespace catmerge::harness {
 
 /// The running means and variances of normalisations in a set.
-inline std::set<std::string> running_statistics_of(const checkpoint_set& set) {
+inline std::set<std::string> running_statistics_of(const network_names& set) {
   std::set<std::string> names;
   for (const auto& name : set.names())
     if (set.class_of(name).kind == model::parameter_kind::running_statistics) names.insert(name);
@@ -23,7 +23,7 @@ inline std::set<std::string> running_statistics_of(const checkpoint_set& set) {
 /// The method, with the mean of the experts for running means and variances. These are neither
 /// weights nor shifts, and extrapolation can make a variance negative. `set` must outlive the
 /// result.
-inline any_method with_running_statistics(any_method method, const checkpoint_set& set) {
+inline any_method with_running_statistics(any_method method, const network_names& set) {
   auto names = running_statistics_of(set);
   if (names.empty()) return method;
   return any_method(where{[&set, names = std::move(names)](const host_problem& p) {

@@ -31,7 +31,7 @@ struct average_of_experts {
 };
 
 /// True for a table of tokens; `tensor` is a name in the set.
-inline bool is_token_table(const checkpoint_set& set, const std::string& tensor) {
+inline bool is_token_table(const network_names& set, const std::string& tensor) {
   return set.class_of(tensor).kind == model::parameter_kind::token_table;
 }
 
@@ -45,7 +45,7 @@ inline bool has_token_tables(const checkpoint_set& set) {
 /// The tables of tokens to which no alpha of the method applies: all, or none if the method merges
 /// no table as a matrix.
 inline std::set<std::string> averaged_token_tables(const any_method& method,
-                                                   const checkpoint_set& set) {
+                                                   const network_names& set) {
   std::set<std::string> tables;
   if (!method.sees_matrices()) return tables;
   for (const auto& name : set.names())
@@ -55,7 +55,7 @@ inline std::set<std::string> averaged_token_tables(const any_method& method,
 
 /// The method, with the mean of the experts for tables of tokens if the method merges tables as
 /// matrices. `set` must outlive the result.
-inline any_method with_token_tables(any_method method, const checkpoint_set& set) {
+inline any_method with_token_tables(any_method method, const network_names& set) {
   if (averaged_token_tables(method, set).empty()) return method;
   return any_method(where{[&set](const host_problem& p) {
                             return is_token_table(set, set.tensor_of(p.names.parameter));

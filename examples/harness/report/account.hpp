@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <catmerge/merge/stream.hpp>
 #include <cmath>
-#include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/checkpoints/network_names.hpp>
+#include <harness/checkpoints/tensor_windows.hpp>
 #include <harness/report/report_json.hpp>
 #include <map>
 #include <optional>
@@ -20,7 +21,7 @@ namespace catmerge::harness {
 
 /// The facts about a merge that the reports of its parameters lack.
 struct merge_facts {
-  const checkpoint_set& set;
+  const network_names& set;
   bool uses_features = false;        ///< the method uses features
   std::set<std::string> refitted{};  ///< tensors that were refitted around what the method merged
   bool wants_angles = false;         ///< removal bases were to be measured on other draws of rows
@@ -195,7 +196,7 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
   };
   // By the rule of the fallback.
   std::map<std::string, std::vector<std::string>> missing, unimportant, unknown, stacks;
-  std::vector<std::string> emptied, absent, resized, running, without_angle;
+  std::vector<std::string> emptied, running, without_angle;
   for (const auto& r : reports) {
     const auto kind = facts.set.class_of(facts.set.tensor_of(r.name)).kind;
     const std::string instead = name_of(r.layer.fallback);
@@ -217,22 +218,9 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
       for (const index_t i : r.layer.trim->emptied)
         emptied.push_back(r.name + " of '" + facts.set.tasks()[static_cast<std::size_t>(i)] + "'");
   }
-  for (index_t k = 0; k < std::ssize(facts.set.tasks()); ++k) {
-    const std::string of = " of '" + facts.set.tasks()[static_cast<std::size_t>(k)] + "'";
-    for (const auto& group : facts.set.groups())
-      for (const auto& p : group) {
-        const auto& tensor = facts.set.tensor_of(p.name);
-        if (facts.set.piece_of(p).first != 0) continue;  // its first piece counts for all
-        const auto* entry = facts.set.expert_entry(k, tensor);
-        if (entry == nullptr)
-          absent.push_back(tensor + of);
-        else if (entry->shape != facts.set.base_file().at(tensor).shape)
-          resized.push_back(tensor + of + " " + io::to_string(entry->shape));
-      }
-  }
-  warn("tensors are missing from experts and replaced by the base's", absent);
+  warn("tensors are missing from experts and replaced by the base's", facts.set.absent());
   warn("tensors of experts have more or fewer rows than the base's: the common ones were merged",
-       resized);
+       facts.set.resized());
   for (const auto& [instead, names] : missing)
     warn("linear or scale parameters have no features and were merged by " + instead, names);
   for (const auto& [instead, names] : unimportant)
