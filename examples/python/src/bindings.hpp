@@ -1,0 +1,17 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+/// The parts of the module catmerge._core, a file each. The functions are called by the package's
+/// Python files, which document them.
+namespace catmerge::python {
+
+void bind_statistics(nanobind::module_& m);  ///< accumulators of a layer's inputs
+void bind_steps(nanobind::module_& m);       ///< task vectors, features, the steps of CAT
+void bind_catalogue(nanobind::module_& m);   ///< the methods, transforms and settings there are
+void bind_words(nanobind::module_& m);       ///< the options of a merge
+void bind_parameter(nanobind::module_& m);   ///< one parameter by any method
+
+}  // namespace catmerge::python
