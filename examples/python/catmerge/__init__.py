@@ -1,12 +1,15 @@
 """Merges fine-tuned networks without training: CAT Merging, and the other methods beside it.
 
-Two levels, as in the C++ library: steps (`task_vector`, `removal_basis`, ...) and one parameter
-(`merge_parameter`, `cat_linear`, `ties`, ...). `methods` lists the methods and their settings.
+Three levels, as in the C++ library: steps (`task_vector`, `removal_basis`, ...), one parameter
+(`merge_parameter`, `cat_linear`, `ties`, ...), whole networks (`merge` for mappings of names to
+arrays). `methods` lists the methods and their settings.
 """
 
 from . import _core
 from ._core import Error
 from .catalogue import merged_transforms, methods, transforms
+from .checkpoint import Checkpoint, StatisticsFile, open, open_statistics
+from .network import merge
 from .parameter import (
     breadcrumbs,
     cat_group,
@@ -29,7 +32,7 @@ from .parameter import (
     weight_average,
     wudi,
 )
-from .report import MergeWarning
+from .report import MergeWarning, Report
 from .steps import (
     add_task_vector,
     conflict_matrix,

@@ -13,5 +13,8 @@ void bind_steps(nanobind::module_& m);       ///< task vectors, features, the st
 void bind_catalogue(nanobind::module_& m);   ///< the methods, transforms and settings there are
 void bind_words(nanobind::module_& m);       ///< the options of a merge
 void bind_parameter(nanobind::module_& m);   ///< one parameter by any method
+void bind_network(nanobind::module_& m);     ///< networks as mappings of names to arrays
+void bind_report(nanobind::module_& m);      ///< pages of reports
+void bind_files(nanobind::module_& m);       ///< checkpoints and statistics on the disk
 
 }  // namespace catmerge::python

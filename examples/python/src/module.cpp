@@ -21,4 +21,7 @@ NB_MODULE(_core, m) {
   catmerge::python::bind_catalogue(m);
   catmerge::python::bind_words(m);
   catmerge::python::bind_parameter(m);
+  catmerge::python::bind_network(m);
+  catmerge::python::bind_report(m);
+  catmerge::python::bind_files(m);
 }

@@ -1,0 +1,255 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+#include "network_set.hpp"
+
+#include <algorithm>
+#include <catmerge/model/layer_of.hpp>
+#include <harness/checkpoints/comparison.hpp>
+#include <harness/checkpoints/tensor_windows.hpp>
+#include <harness/checkpoints/tied.hpp>
+#include <utility>
+
+namespace catmerge::python {
+
+using harness::comes_apart;
+using harness::is_matrix_kind;
+
+namespace {
+
+/// True if two arrays without floating-point weights hold the same. Needs the lock.
+bool same_values(nb::handle a, nb::handle b) {
+  if (nb::hasattr(a, "equal") && nb::hasattr(b, "equal")) return nb::cast<bool>(a.attr("equal")(b));
+  return nb::cast<bool>(
+      nb::object(nb::bool_(nb::module_::import_("numpy").attr("array_equal")(a, b))));
+}
+
+}  // namespace
+
+network_set::network_set(network_file base, std::vector<network_file> experts,
+                         std::vector<std::string> tasks, const model::name_rules& rules,
+                         harness::merge_policy policy, std::optional<bool> tied)
+    : base_(std::move(base)),
+      experts_(std::move(experts)),
+      tasks_(std::move(tasks)),
+      policy_(std::move(policy)) {
+  std::vector<std::string> all = base_.names();
+  for (const auto& expert : experts_)
+    all.insert(all.end(), expert.names().begin(), expert.names().end());
+  for (const auto* patterns : {&policy_.include, &policy_.exclude, &policy_.drop})
+    patterns->require_use(all);
+  for (const auto& name : base_.names())
+    if (!policy_.left_out(name)) names_.push_back(name);
+  if (names_.empty()) throw error("the base has no tensor to merge");
+  for (const auto& name : names_) classes_.emplace(name, rules.classify(info_of(name)));
+  tie(tied);
+  for (std::size_t k = 0; k < experts_.size(); ++k) compare(experts_[k], tasks_[k], rules);
+  for (const auto& name : names_)
+    if (is_copied(name)) {
+      fixed_.push_back(name);
+      tied_.erase(name);
+    }
+  make_groups(rules);
+}
+
+const std::string& network_set::tensor_of(const std::string& parameter) const {
+  const auto found = pieces_.find(parameter);
+  return found == pieces_.end() ? parameter : found->second.tensor;
+}
+
+std::vector<std::string> network_set::names_of(const std::string& tensor) const {
+  std::vector<std::string> list{tensor};
+  for (const auto& [alias, owner] : owner_of_)
+    if (owner == tensor) list.push_back(alias);
+  return list;
+}
+
+std::string network_set::why_copied(const std::string& name) const {
+  if (!policy_.merged(name)) return "--include or --exclude";
+  const auto& c = classes_.at(name);
+  if (c.kind == model::parameter_kind::packed)
+    return "not floating-point, and the same in every expert that has it";
+  return "the rule '" + c.rule + "'";
+}
+
+std::vector<std::string> network_set::absent() const {
+  std::vector<std::string> list;
+  for (std::size_t k = 0; k < experts_.size(); ++k)
+    for (const auto& group : groups_)
+      for (const auto& p : group)
+        if (rows_of(p).first == 0 && name_in(experts_[k], tensor_of(p.name)) == nullptr)
+          list.push_back(tensor_of(p.name) + " of '" + tasks_[k] + "'");
+  return list;
+}
+
+std::pair<index_t, index_t> network_set::extents(const std::string& tensor) const {
+  return harness::extents_of(info_of(tensor).shape, classes_.at(tensor));
+}
+
+std::pair<index_t, index_t> network_set::rows_of(const parameter_info& p) const {
+  const auto found = pieces_.find(p.name);
+  if (found != pieces_.end()) return {found->second.first, found->second.count};
+  return {0, extents(p.name).first};
+}
+
+/// The name under which a file has a tensor of the base, in its shape; null if it has none.
+const std::string* network_set::name_in(const network_file& file, const std::string& tensor) const {
+  const auto& wanted = info_of(tensor);
+  for (const auto& name : names_of(tensor))
+    if (const auto* info = file.info(name); info != nullptr && info->shape == wanted.shape)
+      return &info->name;
+  return nullptr;
+}
+
+host_const_view network_set::window(network_file& file, const std::string& name,
+                                    const parameter_info& p) {
+  const auto [rows, columns] = extents(tensor_of(p.name));
+  const auto [first, count] = rows_of(p);
+  const host_const_view stored = file.matrix(name, rows, columns).window(first, count, 0, columns);
+  return p.transposed ? stored.transposed() : stored;
+}
+
+host_const_view network_set::expert(index_t k, const parameter_info& p) {
+  network_file& file = experts_[static_cast<std::size_t>(k)];
+  const auto* const name = name_in(file, tensor_of(p.name));
+  return name == nullptr ? base(p) : window(file, *name, p);
+}
+
+void network_set::release(const parameter_group& group) {
+  for (const auto& p : group) {
+    base_.let_go(tensor_of(p.name));
+    for (auto& expert : experts_)
+      for (const auto& name : names_of(tensor_of(p.name))) expert.let_go(name);
+  }
+}
+
+bool network_set::is_copied(const std::string& name) const {
+  const auto kind = classes_.at(name).kind;
+  return !policy_.merged(name) || kind == model::parameter_kind::fixed ||
+         kind == model::parameter_kind::packed;
+}
+
+void network_set::compare(network_file& expert, const std::string& task,
+                          const model::name_rules& rules) {
+  harness::expert_differences found;
+  std::size_t merged = 0;
+  for (const auto& name : names_) {
+    const auto kind = classes_.at(name).kind;
+    if (!policy_.merged(name) || kind == model::parameter_kind::fixed) continue;
+    const io::tensor_info* info = nullptr;
+    for (const auto& one : names_of(name))
+      if (info == nullptr) info = expert.info(one);
+    const auto& wanted = info_of(name);
+    if (kind == model::parameter_kind::packed) {
+      if (info == nullptr) continue;
+      if (info->type != wanted.type || info->shape != wanted.shape)
+        found.others.push_back("'" + name + "': expected " + io::describe(wanted) + ", found " +
+                               io::describe(*info));
+      else if (!same_values(base_.object(name), expert.object(info->name)))
+        found.copied.push_back("'" + name + "', " + io::describe(wanted));
+      continue;
+    }
+    if (info == nullptr && tied_.contains(name)) continue;  // its owner is compared
+    if (info == nullptr) {
+      if (!policy_.base_for_missing) found.missing.push_back(name);
+    } else if (info->shape != wanted.shape || !io::scalar_of(info->type)) {
+      found.others.push_back("'" + name + "': expected " + io::describe(wanted) + ", found " +
+                             io::describe(*info));
+    } else {
+      ++merged;
+    }
+  }
+  for (const auto& name : expert.names()) {
+    if (base_.info(name) != nullptr || policy_.left_out(name) || !policy_.merged(name) ||
+        owner_of_.contains(name))
+      continue;
+    const auto& info = *expert.info(name);
+    if (!io::scalar_of(info.type) || rules.classify(info).kind == model::parameter_kind::fixed)
+      ignored_.push_back(name + " of '" + task + "'");
+    else
+      found.extra.push_back(name);
+  }
+  found.require_none(expert.words(), task, "");
+  if (merged == 0)
+    throw error(expert.words() +
+                " takes part with no tensor: its names differ from the base's, or its tensors are "
+                "left out");
+}
+
+void network_set::tie(std::optional<bool> declared) {
+  std::vector<std::string> all = names_;
+  for (const auto& expert : experts_)
+    for (const auto& name : expert.names())
+      if (base_.info(name) == nullptr && !policy_.left_out(name) &&
+          model::tie_class_of(name) != model::tie_class::none &&
+          std::find(all.begin() + std::ssize(names_), all.end(), name) == all.end())
+        all.push_back(name);
+  auto found = harness::find_ties(base_, experts_, all, declared);
+  owner_of_ = std::move(found.owner_of);
+  warnings_ = std::move(found.contradictions);
+  for (const auto& [alias, owner] : owner_of_) {
+    if (base_.info(alias) == nullptr) continue;
+    if (policy_.merged(alias) != policy_.merged(owner))
+      throw error("'" + alias + "' and '" + owner +
+                  "' are tied: include and exclude must take both or neither");
+    tied_.emplace(alias, owner);
+  }
+}
+
+void network_set::make_groups(const model::name_rules& rules) {
+  for (const auto& group : rules.groups(names_)) {
+    parameter_group infos;
+    for (const auto& name : group.names) {
+      const auto& c = classes_.at(name);
+      if (is_copied(name) || tied_.contains(name)) continue;
+      const bool transposed = c.layout == model::matrix_layout::in_out && is_matrix_kind(c.kind) &&
+                              (!c.stacked || comes_apart(c));
+      const parameter_info whole{name, layer_of(c), c.parts, transposed};
+      const bool may_be_cut = policy_.pieces == harness::tables_in_pieces::all ||
+                              (policy_.pieces == harness::tables_in_pieces::tokens &&
+                               c.kind == model::parameter_kind::token_table);
+      if (comes_apart(c))
+        add_stack(whole);
+      else if (may_be_cut && whole.kind == layer_kind::other && !transposed)
+        add_pieces(whole);
+      else
+        infos.push_back(whole);
+    }
+    if (!infos.empty()) groups_.push_back(std::move(infos));
+  }
+}
+
+void network_set::add_stack(const parameter_info& whole) {
+  const auto& shape = info_of(whole.name).shape;
+  const index_t count = shape.front();
+  const index_t height = count == 0 ? 0 : extents(whole.name).first / count;
+  for (index_t e = 0; e < count; ++e) {
+    parameter_info one = whole;
+    one.name += "[" + std::to_string(e) + "]";
+    pieces_.emplace(one.name, piece{whole.name, e * height, height});
+    groups_.push_back({one});
+  }
+}
+
+/// Pieces of at most 8 MiB of the base, as on the disk.
+void network_set::add_pieces(const parameter_info& whole) {
+  constexpr index_t most = index_t{8} << 20;
+  const auto [height, width] = extents(whole.name);
+  const auto row = width * static_cast<index_t>(io::size_of(info_of(whole.name).type));
+  if (row * height <= most || height < 2) {
+    groups_.push_back({whole});
+    return;
+  }
+  const index_t rows = std::max<index_t>(1, most / row);
+  for (index_t first = 0; first < height; first += rows) {
+    const index_t count = std::min(rows, height - first);
+    parameter_info part = whole;
+    part.name += "[" + std::to_string(first) + ":" + std::to_string(first + count) + "]";
+    part.whole = whole.name;
+    part.first_row = first;
+    pieces_.emplace(part.name, piece{whole.name, first, count});
+    groups_.push_back({part});
+  }
+}
+
+}  // namespace catmerge::python
