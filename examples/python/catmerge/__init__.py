@@ -2,13 +2,13 @@
 
 Three levels, as in the C++ library: steps (`task_vector`, `removal_basis`, ...), one parameter
 (`merge_parameter`, `cat_linear`, `ties`, ...), whole networks (`merge` for mappings of names to
-arrays). `methods` lists the methods and their settings.
+arrays, `merge_checkpoints` for files). `methods` lists the methods and their settings.
 """
 
 from . import _core
 from ._core import Error
 from .catalogue import merged_transforms, methods, transforms
-from .checkpoint import Checkpoint, StatisticsFile, open, open_statistics
+from .checkpoint import Checkpoint, StatisticsFile, merge_checkpoints, open, open_statistics
 from .network import merge
 from .parameter import (
     breadcrumbs,

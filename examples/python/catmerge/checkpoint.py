@@ -1,13 +1,15 @@
-"""Checkpoints and statistics on the disk, opened lazily."""
+"""Checkpoints and statistics on the disk, opened lazily, and the merge of whole checkpoints."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Iterator
+from typing import Any, Callable, Iterator, Optional
 
 from . import _core
 from ._arrays import from_bits
+from ._words import named_experts, per_task, plain_errors, words_of
+from .report import Report
 
 
 class Checkpoint(Mapping):
@@ -116,3 +118,77 @@ def open_statistics(path, like: str = "numpy") -> StatisticsFile:
         If there is none, or if it breaks the format.
     """
     return StatisticsFile(path, like)
+
+
+# Keyword arguments that take a path per task.
+_PER_TASK = {
+    "features": "features",
+    "samples": "samples",
+    "heads": "head",
+    "head": "head",
+    "importance": "importance",
+}
+
+
+def merge_checkpoints(
+    base: Any,
+    experts: Any,
+    output: Any,
+    method: str = "auto",
+    *,
+    report: Any = None,
+    progress: Optional[Callable[[str, int, int], None]] = None,
+    **options: Any,
+) -> Report:
+    """Merge checkpoints on the disk into one: the command `catmerge merge`, with all its options.
+
+    Parameters
+    ----------
+    base : path
+        The pretrained network: a safetensors file, a folder of .npy files or a Hugging Face folder.
+    experts : mapping of task names to paths, or sequence of paths
+        The fine-tuned networks. CAT trims by the tasks in this order.
+    output : path
+        A file if the name ends in .safetensors, else in the format of the base.
+    method : str
+        A name of `methods`, with settings if need be. ``"auto"`` needs none: with ``samples`` (and
+        ``heads``) it chooses everything.
+    report : bool, path or sequence of paths, optional
+        True: the full report in `Report.data`. Paths that end in .html or .json: written there, too.
+    progress : callable, optional
+        Called as ``progress(phase, done, total)``, in this thread, after each parameter. What it
+        raises ends the merge.
+    **options
+        Settings of the method, or options of `catmerge merge` (its ``--help`` explains them) with
+        underscores for dashes: ``samples={"cars": "cars.safetensors"}``, ``features``, ``heads``,
+        ``importance``, ``weights`` (mappings by task), ``max_shard_size="2GB"``,
+        ``overwrite=True``, ``out_dtype="bf16"``, ``rules``, ``alpha``, ``before``, ``after``,
+        ``method_for``, ``set``, ``include``, ``exclude``, ``drop``, ``rename``, ``threads``, ...
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    Error
+        For options that contradict each other, and for files that cannot be merged. Nothing is
+        then half written, nor after Ctrl-C.
+    """
+    tasks, paths = named_experts(experts)
+    words = [f"--base={os.fspath(base)}", f"--output={os.fspath(output)}"]
+    words += [f"--expert={task}={os.fspath(path)}" for task, path in zip(tasks, paths)]
+    for name, option in _PER_TASK.items():
+        given = options.pop(name, None)
+        if given is not None:
+            values = per_task(name, given, tasks)
+            words += [f"--{option}={task}={os.fspath(one)}" for task, one in zip(tasks, values)]
+    words += words_of(method, options, ("quiet", "verbose"))
+    wanted = report is True
+    if report is not None and not isinstance(report, bool):
+        wanted = True
+        files = [report] if isinstance(report, (str, os.PathLike)) else report
+        words += [f"--report={os.fspath(file)}" for file in files]
+    with plain_errors():
+        result = _core.merge_checkpoints(words, wanted, progress)
+    return Report(*result)

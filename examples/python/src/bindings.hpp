@@ -16,5 +16,6 @@ void bind_parameter(nanobind::module_& m);   ///< one parameter by any method
 void bind_network(nanobind::module_& m);     ///< networks as mappings of names to arrays
 void bind_report(nanobind::module_& m);      ///< pages of reports
 void bind_files(nanobind::module_& m);       ///< checkpoints and statistics on the disk
+void bind_program(nanobind::module_& m);     ///< the program and its command `merge`
 
 }  // namespace catmerge::python

@@ -24,4 +24,5 @@ NB_MODULE(_core, m) {
   catmerge::python::bind_network(m);
   catmerge::python::bind_report(m);
   catmerge::python::bind_files(m);
+  catmerge::python::bind_program(m);
 }
