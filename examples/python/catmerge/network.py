@@ -34,12 +34,13 @@ def merge(
     ----------
     base : mapping, or path
         theta_0: a state dict, a network that `open` opened, or anything with ``keys()`` and
-        ``__getitem__``. Tensors are asked for when their turn comes, by methods that look at the
-        whole model more than once, and let go of afterwards. A path is opened.
+        ``__getitem__``. A tensor is asked for when its turn comes, and let go of afterwards; by
+        methods that look at the whole model, several times. A path is opened.
     experts : mapping of task names to such networks, or sequence
         CAT trims by the tasks in this order.
     method : str
-        A name of `methods`, with settings if need be: ``"ties:density=0.1"``.
+        A name of `methods`, with settings if need be: ``"ties:density=0.1"``. (``"auto"`` has no
+        samples here to choose its alphas by: they are constants.)
     statistics : mapping by task or sequence, optional
         Per task a mapping of parameter names to rows (n x d_in), `feature_statistics`,
         `moment_statistics` or `statistics_view` of the inputs that reach the parameter in the
