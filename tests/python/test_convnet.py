@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tests examples/families/convnet: python3 tests/python/test_convnet.py
 
-The network and the functions of train.py on a tiny configuration, the rows that
-examples/export/record_features.py records of it, and the files of the committed family.
+The network and the functions of train.py on a tiny configuration, and the files of the committed
+family. (The rows that enter its layers: examples/python/tests/test_record.py.)
 Prints one line per failure and 'N passed, N failed' at the end; exits 1 if anything failed.
 Without torch, numpy, pillow and safetensors it says so and exits 0.
 """
@@ -20,7 +20,6 @@ FAMILY = ROOT / "examples" / "families" / "convnet" / "family"
 FIXTURES = ROOT / "tests" / "fixtures" / "convnet"
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "examples" / "families" / "convnet"))
-sys.path.insert(0, str(ROOT / "examples" / "export"))
 
 try:
     import numpy as np
@@ -28,7 +27,6 @@ try:
     import torch.nn.functional as F
     import train
     from convnet import Config, ConvNet
-    from record_features import FeatureRecorder, read_samples
     from safetensors import safe_open
     from safetensors.torch import load_file
     from torch import Tensor
@@ -74,32 +72,6 @@ def configurations_are_read_as_written(folder: Path) -> None:
         assert "catmerge_convnet" in str(error)
     else:
         raise AssertionError("another network's configuration was read")
-
-
-@test
-def recorded_rows_are_the_fixtures() -> None:
-    """The C++ recorder's rows equal the same fixtures, in tests/networks/convnet_test.cpp."""
-    for folder in sorted(FIXTURES.iterdir()):
-        model = open_network(folder, folder / "model.safetensors")
-        expected = load_file(folder / "expected.safetensors")
-        pixels = read_samples(folder / "samples.safetensors", None)
-        assert torch.allclose(pixels, expected["pixel_values"], atol=1e-6)
-        prefix = "model." if folder.name == "colour" else ""
-        with FeatureRecorder(model) as recorder, torch.no_grad():
-            embeds = model(expected["pixel_values"])
-        assert (embeds - expected["image_embeds"]).abs().max() <= 1e-5
-        stages = len(model.config.channels)
-        assert len(recorder.statistics) == 2 * stages + 1
-        for name, statistics in recorder.statistics.items():
-            rows = expected[prefix + name].double()
-            assert statistics.count == len(rows), name
-            form, found = statistics.entry(name)
-            if form.endswith("::gram"):
-                rows = rows.T @ rows
-            elif form.endswith("::second_moment"):
-                rows = rows.square().mean(0)
-            # Rows are rounded to float32 twice, and entries here are at most some tens.
-            assert (found.double() - rows).abs().max() <= 1e-6 * rows.abs().max() + 1e-5, name
 
 
 @test

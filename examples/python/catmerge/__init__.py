@@ -32,6 +32,7 @@ from .parameter import (
     weight_average,
     wudi,
 )
+from .recording import record
 from .report import MergeWarning, Report
 from .steps import (
     add_task_vector,

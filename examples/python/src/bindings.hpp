@@ -17,5 +17,7 @@ void bind_network(nanobind::module_& m);     ///< networks as mappings of names 
 void bind_report(nanobind::module_& m);      ///< pages of reports
 void bind_files(nanobind::module_& m);       ///< checkpoints and statistics on the disk
 void bind_program(nanobind::module_& m);     ///< the program and its command `merge`
+void bind_writing(nanobind::module_& m);     ///< files of arrays
+void bind_kinds(nanobind::module_& m);       ///< the roles of parameters by their names
 
 }  // namespace catmerge::python

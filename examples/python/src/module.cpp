@@ -25,4 +25,6 @@ NB_MODULE(_core, m) {
   catmerge::python::bind_report(m);
   catmerge::python::bind_files(m);
   catmerge::python::bind_program(m);
+  catmerge::python::bind_writing(m);
+  catmerge::python::bind_kinds(m);
 }
