@@ -23,6 +23,7 @@ def merge(
     importance: Any = None,
     model_type: Optional[str] = None,
     tied: Optional[bool] = None,
+    partial: bool = False,
     report: bool = False,
     progress: Optional[Callable[[str, int, int], None]] = None,
     threads: int = 0,
@@ -53,6 +54,9 @@ def merge(
         stored. Default: that of an opened base, if it has one.
     tied : bool, optional
         Whether the output is tied to the table of tokens (``tie_word_embeddings``), likewise.
+    partial : bool
+        The mappings are parts of networks, such as one shard or one tensor: statistics of other
+        parameters are no reason for a warning, nor is it an error if the part does not change.
     report : bool
         Make the full report: conflicts, drift of outputs, removed directions.
     progress : callable, optional
@@ -109,7 +113,16 @@ def merge(
     networks = [_opened(network) for network in networks]
     with plain_errors():
         merged, summary, warnings, text = _core.merge(
-            base, networks, tasks, statistics, importance, model_type, tied, words, progress
+            base,
+            networks,
+            tasks,
+            statistics,
+            importance,
+            model_type,
+            tied,
+            partial,
+            words,
+            progress,
         )
     return merged, Report(summary, warnings, text)
 

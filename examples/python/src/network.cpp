@@ -35,22 +35,22 @@ model::name_rules rules_of(const std::string& model_type, const harness::merge_r
   return rules;
 }
 
-std::vector<std::string> warnings_of(const std::vector<parameter_report>& reports,
-                                     const harness::merge_facts& facts,
-                                     const network_knowledge& knowledge) {
-  auto warnings = harness::warnings_of(reports, facts);
+/// Adds a sentence per task with statistics that no parameter used.
+void add_unused(const harness::merge_facts& facts, const network_knowledge& knowledge,
+                std::vector<std::string>& warnings) {
   const auto unused = knowledge.unused();
   for (std::size_t k = 0; k < unused.size(); ++k)
     for (auto& text : harness::unused_sentence("statistics", facts.set.tasks()[k], unused[k]))
       warnings.push_back(std::move(text));
-  return warnings;
 }
 
 /// (merged, summary, warnings, report as JSON or None). words: the options, as of the program.
+/// is_part: the networks are parts, so that some statistics are of others, and a part without any
+/// change is no sign of an error.
 nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std::string>& tasks,
                         nb::list statistics, nb::list importance, const std::string& model_type,
-                        std::optional<bool> tied, const std::vector<std::string>& words,
-                        nb::object progress) {
+                        std::optional<bool> tied, bool is_part,
+                        const std::vector<std::string>& words, nb::object progress) {
   const auto began = std::chrono::steady_clock::now();
   const auto request = request_of(words);
   const harness::merge_plan plan(request);
@@ -79,12 +79,13 @@ nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std
     const harness::merge_progress seen(request.how, set);
     reports = with_report ? merge_stream(with_drift{method}, set, knowledge, output, s.c(), seen)
                           : merge_stream(method, set, knowledge, output, s.c(), seen);
-    harness::require_change(reports, request.method);
+    if (!is_part) harness::require_change(reports, request.method);
     reports = harness::whole_tensors(std::move(reports), set);
   }
   harness::merge_facts facts{set, method.needs_statistics(layer_kind::linear)};
   facts.wants_angles = plan.measures_bases;
-  auto warnings = warnings_of(reports, facts, knowledge);
+  auto warnings = harness::warnings_of(reports, facts);
+  if (!is_part) add_unused(facts, knowledge, warnings);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());
   nb::object json = nb::none();
   if (with_report) {
@@ -101,7 +102,7 @@ nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std
 void bind_network(nb::module_& m) {
   m.def("merge", &merge_network, nb::arg("base"), nb::arg("experts"), nb::arg("tasks"),
         nb::arg("statistics"), nb::arg("importance"), nb::arg("model_type"), nb::arg("tied").none(),
-        nb::arg("words"), nb::arg("progress").none());
+        nb::arg("is_part"), nb::arg("words"), nb::arg("progress").none());
 }
 
 }  // namespace catmerge::python
