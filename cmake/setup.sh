@@ -1,7 +1,7 @@
 # Installs the programs and libraries of this project's scripts from Debian's own packages. To be sourced:
 #
 #     . cmake/setup.sh
-#     catmerge_install build test      # any of: build test torch clang browser ci
+#     catmerge_install build test      # any of: build test torch python clang browser ci
 #
 # Names the missing packages, then installs them, as root or through sudo. Prints nothing if all are there.
 
@@ -18,6 +18,9 @@ catmerge_packages_ci="clang-format clang-tidy libbenchmark-dev doxygen python3"
 # A browser, to look at the pages of reports, and the font that their text is measured for.
 catmerge_packages_browser="chromium fonts-dejavu-core"
 
+# The Python module of examples/: a compiler for it is in "build".
+catmerge_packages_python="python3-venv python3-dev"
+
 # The other compiler, with its sanitizers and libFuzzer.
 catmerge_packages_clang="clang libclang-rt-14-dev"
 
@@ -27,7 +30,7 @@ catmerge_install() {
   for purpose in "$@"; do
     list="catmerge_packages_$purpose"
     if [ -z "${!list:-}" ]; then
-      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch, clang, browser or ci)" >&2
+      echo "catmerge_install: unknown purpose '$purpose' (build, test, torch, python, clang, browser or ci)" >&2
       return 2
     fi
     for package in ${!list}; do
