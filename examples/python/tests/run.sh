@@ -49,11 +49,16 @@ status=0
 (cd "$build" && TRANSFORMERS_VERBOSITY=error "$environment/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}") \
   > "$build/pytest.log" 2>&1 || status=$?
 cat "$build/pytest.log"
-awk 'END {
-  for (i = 2; i <= NF; ++i) {
-    if ($i ~ /^passed/) passed = $(i - 1)
-    if ($i ~ /^(failed|error)/) failed += $(i - 1)
+# The summary, "2 failed, 130 passed, 1 skipped in 43.21s", is the last line of this form.
+awk '
+  / in [0-9.]+s/ { summary = $0 }
+  END {
+    count = split(summary, word)
+    for (i = 2; i <= count; ++i) {
+      if (word[i] ~ /^passed/) passed = word[i - 1]
+      if (word[i] ~ /^(failed|error)/) failed += word[i - 1]
+    }
+    printf "%d passed, %d failed\n", passed, failed
   }
-  printf "%d passed, %d failed\n", passed, failed
-}' "$build/pytest.log"
+' "$build/pytest.log"
 exit "$status"
