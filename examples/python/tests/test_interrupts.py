@@ -15,9 +15,13 @@ from support import write_safetensors
 SIZE, COUNT = 768, 24
 
 CHILD = """
+import signal
 import sys
 import numpy as np
 import catmerge
+
+# (A shell's background job starts with interrupts ignored, and so would this program.)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 kind, folder = sys.argv[1:]
 started = []
