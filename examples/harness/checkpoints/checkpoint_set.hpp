@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
-#include <catmerge/model/layer_of.hpp>
 #include <catmerge/model/name_rules.hpp>
 #include <harness/checkpoints/comparison.hpp>
 #include <harness/checkpoints/contradictions.hpp>
 #include <harness/checkpoints/merge_policy.hpp>
 #include <harness/checkpoints/network_names.hpp>
+#include <harness/checkpoints/parameter_pieces.hpp>
 #include <harness/checkpoints/quantised.hpp>
 #include <harness/checkpoints/task_file.hpp>
 #include <harness/checkpoints/tensor_windows.hpp>
@@ -24,16 +24,10 @@ namespace catmerge::harness {
 
 /// A base and its experts, opened and compared: the source of a merge's parameters.
 ///
-/// A parameter is a whole tensor or a window of its rows. Large untrimmed tables come in pieces
-/// ("table[0:4096]"), so that only the current piece is in memory. Each matrix or vector of a stack
-/// is a parameter of its own ("experts.w1[3]").
+/// A parameter is a whole tensor or a window of its rows (parameter_pieces.hpp).
 class checkpoint_set : public network_names {
  public:
-  /// A whole tensor, or its rows first ... first + count - 1 as a matrix of extents_of.
-  struct piece {
-    std::string tensor;
-    index_t first = 0, count = 0;
-  };
+  using piece = parameter_pieces::piece;
 
   /// Throws if, against the policy, an expert lacks tensors of the base or has other shapes; if an
   /// expert contradicts the base (contradictions.hpp); if copied tensors differ; if no tensor of an
@@ -105,8 +99,7 @@ class checkpoint_set : public network_names {
   }
   /// The tensor and rows of a parameter.
   piece piece_of(const parameter_info& p) const {
-    const auto found = pieces_.find(p.name);
-    if (found != pieces_.end()) return found->second;
+    if (const auto* const part = parameters_.find(p.name)) return *part;
     return {p.name, 0, extents(base_.at(p.name), p.name).first};
   }
   /// Rows and columns of a parameter as stored.
@@ -124,8 +117,7 @@ class checkpoint_set : public network_names {
   }
   /// The name of the tensor of a parameter or a piece.
   const std::string& tensor_of(const std::string& parameter) const override {
-    const auto found = pieces_.find(parameter);
-    return found == pieces_.end() ? parameter : found->second.tensor;
+    return parameters_.tensor_of(parameter);
   }
 
   /// All names of a tensor: its own, and those tied to it, in the base or in an expert alone.
@@ -169,7 +161,8 @@ class checkpoint_set : public network_names {
   /// Sorts the groups by rank(name) of their first members, keeping the order among equals.
   template <class Rank>
   void sort_groups(const Rank& rank) {
-    std::stable_sort(groups_.begin(), groups_.end(),
+    auto& groups = parameters_.groups();
+    std::stable_sort(groups.begin(), groups.end(),
                      [&](const parameter_group& a, const parameter_group& b) {
                        return rank(tensor_of(a.front().name)) < rank(tensor_of(b.front().name));
                      });
@@ -177,7 +170,7 @@ class checkpoint_set : public network_names {
 
   // The parameter_source of merge_stream.
   const std::vector<std::string>& tasks() const override { return tasks_; }
-  const std::vector<parameter_group>& groups() const override { return groups_; }
+  const std::vector<parameter_group>& groups() const override { return parameters_.groups(); }
   host_const_view base(const parameter_info& p) {
     read_ahead();
     return as_read(rows_of(base_.at(tensor_of(p.name)), p, codes_[0]), p);
@@ -202,7 +195,7 @@ class checkpoint_set : public network_names {
     for (const auto& p : group)
       for_bytes_of(
           p, [](const io::checkpoint& file, auto name, auto part) { file.release(name, part); });
-    if (++released_ == groups_.size()) released_ = ahead_ = 0;  // the next pass begins
+    if (++released_ == groups().size()) released_ = ahead_ = 0;  // the next pass begins
   }
 
  private:
@@ -210,7 +203,7 @@ class checkpoint_set : public network_names {
   template <class Act>
   void for_tensors(const Act& act) const {
     for (index_t k = 0; k < std::ssize(tasks_); ++k)
-      for (const auto& group : groups_)
+      for (const auto& group : groups())
         for (const auto& p : group) {
           if (piece_of(p).first != 0) continue;  // its first piece counts for all
           const auto& tensor = tensor_of(p.name);
@@ -299,25 +292,12 @@ class checkpoint_set : public network_names {
            std::equal(a.shape.begin() + 1, a.shape.end(), b.shape.begin() + 1);
   }
 
-  /// Finds parameters under two names; see tied.hpp.
+  /// Finds parameters under two names.
   void tie() {
-    std::vector<std::string> all = names_;
-    for (const auto& expert : experts_)
-      for (const auto& name : expert.names())
-        if (base_.find(name) == nullptr && !policy_.left_out(name) &&
-            model::tie_class_of(name) != model::tie_class::none &&
-            std::find(all.begin() + std::ssize(names_), all.end(), name) == all.end())
-          all.push_back(name);
-    auto found = find_ties(base_, experts_, all, declared_ties(base_));
+    auto found = merged_ties(base_, experts_, names_, policy_, declared_ties(base_));
     owner_of_ = std::move(found.owner_of);
+    tied_ = std::move(found.in_base);
     warnings_.insert(warnings_.end(), found.contradictions.begin(), found.contradictions.end());
-    for (const auto& [alias, owner] : owner_of_) {
-      if (base_.find(alias) == nullptr) continue;
-      if (policy_.merged(alias) != policy_.merged(owner))
-        throw error(base_.path().string() + ": '" + alias + "' and '" + owner +
-                    "' are tied: --include and --exclude must take both or neither");
-      tied_.emplace(alias, owner);
-    }
   }
 
   bool is_copied(const std::string& name) const {
@@ -400,64 +380,12 @@ class checkpoint_set : public network_names {
 
   void make_groups(const model::name_rules& rules) {
     for (const auto& group : rules.groups(names_)) {
-      parameter_group infos;
       for (const auto& name : group.names) {
-        const auto& c = classes_.at(name);
-        if (is_copied(name) || tied_.contains(name)) continue;
-        const bool transposed = c.layout == model::matrix_layout::in_out &&
-                                is_matrix_kind(c.kind) && (!c.stacked || comes_apart(c));
-        const parameter_info whole{name, layer_of(c), c.parts, transposed};
-        if (comes_apart(c))
-          add_stack(whole);
-        else if (may_be_cut(c) && whole.kind == layer_kind::other && !transposed)
-          add_pieces(whole);
-        else
-          infos.push_back(whole);
+        const auto& entry = base_.at(name);
+        if (!is_copied(name) && !tied_.contains(name))
+          parameters_.add({name, entry.type, entry.shape}, classes_.at(name), policy_.pieces);
       }
-      if (!infos.empty()) groups_.push_back(std::move(infos));
-    }
-  }
-
-  /// True if the policy lets a table of this class come in pieces.
-  bool may_be_cut(const model::classification& c) const {
-    return policy_.pieces == tables_in_pieces::all ||
-           (policy_.pieces == tables_in_pieces::tokens &&
-            c.kind == model::parameter_kind::token_table);
-  }
-
-  /// Adds a group for each matrix or vector of a stack.
-  void add_stack(const parameter_info& whole) {
-    const auto& entry = base_.at(whole.name);
-    const index_t count = entry.shape.front();
-    const index_t height = count == 0 ? 0 : extents(entry, whole.name).first / count;
-    for (index_t e = 0; e < count; ++e) {
-      parameter_info one = whole;
-      one.name += "[" + std::to_string(e) + "]";
-      pieces_.emplace(one.name, piece{whole.name, e * height, height});
-      groups_.push_back({one});
-    }
-  }
-
-  /// Adds a group for each piece of at most 8 MiB of the base, or one for a smaller tensor. (With
-  /// eight experts, 72 MiB of files at a time, as much as an attention's weights.)
-  void add_pieces(const parameter_info& whole) {
-    constexpr std::size_t most = std::size_t{8} << 20;
-    const auto& entry = base_.at(whole.name);
-    const auto height = extents(entry, whole.name).first;
-    if (entry.bytes.size() <= most || height < 2) {
-      groups_.push_back({whole});
-      return;
-    }
-    const auto row = entry.bytes.size() / static_cast<std::size_t>(height);
-    const auto rows = static_cast<index_t>(std::max<std::size_t>(1, most / row));
-    for (index_t first = 0; first < height; first += rows) {
-      const index_t count = std::min(rows, height - first);
-      parameter_info part = whole;
-      part.name += "[" + std::to_string(first) + ":" + std::to_string(first + count) + "]";
-      part.whole = whole.name;
-      part.first_row = first;
-      pieces_.emplace(part.name, piece{whole.name, first, count});
-      groups_.push_back({part});
+      parameters_.end_group();
     }
   }
 
@@ -506,8 +434,8 @@ class checkpoint_set : public network_names {
   void read_ahead() {
     if (ahead_ > released_) return;
     ahead_ = released_ + 1;
-    if (ahead_ >= groups_.size()) return;
-    for (const auto& p : groups_[ahead_])
+    if (ahead_ >= groups().size()) return;
+    for (const auto& p : groups()[ahead_])
       for_bytes_of(
           p, [](const io::checkpoint& file, auto name, auto part) { file.prefetch(name, part); });
   }
@@ -521,8 +449,7 @@ class checkpoint_set : public network_names {
   std::unordered_map<std::string, model::classification> classes_;
   std::map<std::string, std::string> owner_of_;  // by alias, in the base or in an expert
   std::map<std::string, std::string> tied_;      // the aliases in the base
-  std::unordered_map<std::string, piece> pieces_;
-  std::vector<parameter_group> groups_;
+  parameter_pieces parameters_;
   windows windows_;
   std::size_t released_ = 0, ahead_ = 0;  // groups: the first unreleased one, the last prefetched
                                           // one

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/ties.hpp>
+#include <harness/checkpoints/merge_policy.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@ namespace catmerge::harness {
 /// The ties of a base and its experts.
 struct tie_list {
   std::map<std::string, std::string> owner_of;  ///< by alias: the first name, with the same values
+  std::map<std::string, std::string> in_base;   ///< those of aliases that the base has
   std::vector<std::string> contradictions;      ///< sentences on declared ties with different
                                                 ///< values
 };
@@ -113,6 +115,29 @@ tie_list find_ties(const File& base, const std::vector<File>& experts,
     }
     if (!ties.owner_of.contains(name)) owners.emplace_back(name, what);
   }
+  for (const auto& [alias, owner] : ties.owner_of)
+    if (base.find(alias) != nullptr) ties.in_base.emplace(alias, owner);
+  return ties;
+}
+
+/// The ties of a merged network with the given names; experts may have other second names. Throws
+/// catmerge::error if the policy merges one of two tied names alone.
+template <class File>
+tie_list merged_ties(const File& base, const std::vector<File>& experts,
+                     const std::vector<std::string>& names, const merge_policy& policy,
+                     std::optional<bool> declared) {
+  std::vector<std::string> all = names;
+  for (const auto& expert : experts)
+    for (const auto& name : expert.names())
+      if (model::tie_class_of(name) != model::tie_class::none && base.find(name) == nullptr &&
+          !policy.left_out(name) &&
+          std::find(all.begin() + std::ssize(names), all.end(), name) == all.end())
+        all.push_back(name);
+  auto ties = find_ties(base, experts, all, declared);
+  for (const auto& [alias, owner] : ties.in_base)
+    if (policy.merged(alias) != policy.merged(owner))
+      throw error(base.path().string() + ": '" + alias + "' and '" + owner +
+                  "' are tied: --include and --exclude must take both or neither");
   return ties;
 }
 

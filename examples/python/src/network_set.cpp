@@ -4,16 +4,12 @@
 #include "network_set.hpp"
 
 #include <algorithm>
-#include <catmerge/model/layer_of.hpp>
 #include <harness/checkpoints/comparison.hpp>
 #include <harness/checkpoints/tensor_windows.hpp>
 #include <harness/checkpoints/tied.hpp>
 #include <utility>
 
 namespace catmerge::python {
-
-using harness::comes_apart;
-using harness::is_matrix_kind;
 
 namespace {
 
@@ -52,11 +48,6 @@ network_set::network_set(network_file base, std::vector<network_file> experts,
   make_groups(rules);
 }
 
-const std::string& network_set::tensor_of(const std::string& parameter) const {
-  const auto found = pieces_.find(parameter);
-  return found == pieces_.end() ? parameter : found->second.tensor;
-}
-
 std::vector<std::string> network_set::names_of(const std::string& tensor) const {
   std::vector<std::string> list{tensor};
   for (const auto& [alias, owner] : owner_of_)
@@ -75,7 +66,7 @@ std::string network_set::why_copied(const std::string& name) const {
 std::vector<std::string> network_set::absent() const {
   std::vector<std::string> list;
   for (std::size_t k = 0; k < experts_.size(); ++k)
-    for (const auto& group : groups_)
+    for (const auto& group : groups())
       for (const auto& p : group)
         if (rows_of(p).first == 0 && name_in(experts_[k], tensor_of(p.name)) == nullptr)
           list.push_back(tensor_of(p.name) + " of '" + tasks_[k] + "'");
@@ -87,8 +78,7 @@ std::pair<index_t, index_t> network_set::extents(const std::string& tensor) cons
 }
 
 std::pair<index_t, index_t> network_set::rows_of(const parameter_info& p) const {
-  const auto found = pieces_.find(p.name);
-  if (found != pieces_.end()) return {found->second.first, found->second.count};
+  if (const auto* const part = parameters_.find(p.name)) return {part->first, part->count};
   return {0, extents(p.name).first};
 }
 
@@ -177,78 +167,18 @@ void network_set::compare(network_file& expert, const std::string& task,
 }
 
 void network_set::tie(std::optional<bool> declared) {
-  std::vector<std::string> all = names_;
-  for (const auto& expert : experts_)
-    for (const auto& name : expert.names())
-      if (base_.info(name) == nullptr && !policy_.left_out(name) &&
-          model::tie_class_of(name) != model::tie_class::none &&
-          std::find(all.begin() + std::ssize(names_), all.end(), name) == all.end())
-        all.push_back(name);
-  auto found = harness::find_ties(base_, experts_, all, declared);
+  auto found = harness::merged_ties(base_, experts_, names_, policy_, declared);
   owner_of_ = std::move(found.owner_of);
+  tied_ = std::move(found.in_base);
   warnings_ = std::move(found.contradictions);
-  for (const auto& [alias, owner] : owner_of_) {
-    if (base_.info(alias) == nullptr) continue;
-    if (policy_.merged(alias) != policy_.merged(owner))
-      throw error("'" + alias + "' and '" + owner +
-                  "' are tied: include and exclude must take both or neither");
-    tied_.emplace(alias, owner);
-  }
 }
 
 void network_set::make_groups(const model::name_rules& rules) {
   for (const auto& group : rules.groups(names_)) {
-    parameter_group infos;
-    for (const auto& name : group.names) {
-      const auto& c = classes_.at(name);
-      if (is_copied(name) || tied_.contains(name)) continue;
-      const bool transposed = c.layout == model::matrix_layout::in_out && is_matrix_kind(c.kind) &&
-                              (!c.stacked || comes_apart(c));
-      const parameter_info whole{name, layer_of(c), c.parts, transposed};
-      const bool may_be_cut = policy_.pieces == harness::tables_in_pieces::all ||
-                              (policy_.pieces == harness::tables_in_pieces::tokens &&
-                               c.kind == model::parameter_kind::token_table);
-      if (comes_apart(c))
-        add_stack(whole);
-      else if (may_be_cut && whole.kind == layer_kind::other && !transposed)
-        add_pieces(whole);
-      else
-        infos.push_back(whole);
-    }
-    if (!infos.empty()) groups_.push_back(std::move(infos));
-  }
-}
-
-void network_set::add_stack(const parameter_info& whole) {
-  const auto& shape = info_of(whole.name).shape;
-  const index_t count = shape.front();
-  const index_t height = count == 0 ? 0 : extents(whole.name).first / count;
-  for (index_t e = 0; e < count; ++e) {
-    parameter_info one = whole;
-    one.name += "[" + std::to_string(e) + "]";
-    pieces_.emplace(one.name, piece{whole.name, e * height, height});
-    groups_.push_back({one});
-  }
-}
-
-/// Pieces of at most 8 MiB of the base, as on the disk.
-void network_set::add_pieces(const parameter_info& whole) {
-  constexpr index_t most = index_t{8} << 20;
-  const auto [height, width] = extents(whole.name);
-  const auto row = width * static_cast<index_t>(io::size_of(info_of(whole.name).type));
-  if (row * height <= most || height < 2) {
-    groups_.push_back({whole});
-    return;
-  }
-  const index_t rows = std::max<index_t>(1, most / row);
-  for (index_t first = 0; first < height; first += rows) {
-    const index_t count = std::min(rows, height - first);
-    parameter_info part = whole;
-    part.name += "[" + std::to_string(first) + ":" + std::to_string(first + count) + "]";
-    part.whole = whole.name;
-    part.first_row = first;
-    pieces_.emplace(part.name, piece{whole.name, first, count});
-    groups_.push_back({part});
+    for (const auto& name : group.names)
+      if (!is_copied(name) && !tied_.contains(name))
+        parameters_.add(info_of(name), classes_.at(name), policy_.pieces);
+    parameters_.end_group();
   }
 }
 

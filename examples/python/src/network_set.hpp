@@ -6,6 +6,7 @@
 #include <catmerge/model/name_rules.hpp>
 #include <harness/checkpoints/merge_policy.hpp>
 #include <harness/checkpoints/network_names.hpp>
+#include <harness/checkpoints/parameter_pieces.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -31,7 +32,9 @@ class network_set final : public harness::network_names {
   const model::classification& class_of(const std::string& name) const override {
     return classes_.at(name);
   }
-  const std::string& tensor_of(const std::string& parameter) const override;
+  const std::string& tensor_of(const std::string& parameter) const override {
+    return parameters_.tensor_of(parameter);
+  }
   std::vector<std::string> names_of(const std::string& tensor) const override;
   const std::vector<std::string>& fixed() const override { return fixed_; }
   std::string why_copied(const std::string& name) const override;
@@ -51,25 +54,18 @@ class network_set final : public harness::network_names {
 
   // The parameter_source of merge_stream.
   const std::vector<std::string>& tasks() const override { return tasks_; }
-  const std::vector<parameter_group>& groups() const override { return groups_; }
+  const std::vector<parameter_group>& groups() const override { return parameters_.groups(); }
   host_const_view base(const parameter_info& p) { return window(base_, tensor_of(p.name), p); }
   host_const_view expert(index_t k, const parameter_info& p);
   void release(const parameter_group& group);
 
  private:
-  struct piece {
-    std::string tensor;
-    index_t first = 0, count = 0;
-  };
-
   const std::string* name_in(const network_file& file, const std::string& tensor) const;
   host_const_view window(network_file& file, const std::string& name, const parameter_info& p);
   bool is_copied(const std::string& name) const;
   void compare(network_file& expert, const std::string& task, const model::name_rules& rules);
   void tie(std::optional<bool> declared);
   void make_groups(const model::name_rules& rules);
-  void add_stack(const parameter_info& whole);
-  void add_pieces(const parameter_info& whole);
 
   network_file base_;
   std::vector<network_file> experts_;
@@ -78,8 +74,7 @@ class network_set final : public harness::network_names {
   std::vector<std::string> names_, fixed_, ignored_, warnings_;
   std::unordered_map<std::string, model::classification> classes_;
   std::map<std::string, std::string> owner_of_, tied_;
-  std::unordered_map<std::string, piece> pieces_;
-  std::vector<parameter_group> groups_;
+  harness::parameter_pieces parameters_;
 };
 
 }  // namespace catmerge::python
