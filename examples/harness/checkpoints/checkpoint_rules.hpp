@@ -20,11 +20,16 @@
 /// The name rules of a checkpoint: those of its network, and --rule PATTERN=KIND.
 namespace catmerge::harness {
 
-/// The rules for a checkpoint's network: the library's, and this program's own.
-inline model::name_rules rules_of(const io::checkpoint& weights) {
-  model::name_rules rules = model::rules_for(model_type_of(weights));
+/// The rules for a network of a model_type (empty: unknown): the library's, and this program's own.
+inline model::name_rules rules_of(const std::string& model_type) {
+  model::name_rules rules = model::rules_for(model_type);
   rules.append(small_convnet());
   return rules;
+}
+
+/// The same for a checkpoint's network.
+inline model::name_rules rules_of(const io::checkpoint& weights) {
+  return rules_of(model_type_of(weights));
 }
 
 /// PATTERN=KIND or PATTERN=KIND,WORD,...

@@ -21,7 +21,7 @@ struct given_statistics {
   statistics_view<host> view() const { return {form, data.view(), rows}; }
 };
 
-/// What a call is told of a layer's inputs on one task, and what keeps it alive.
+/// The statistics of a layer's inputs on one task, and the owner of their memory.
 struct features {
   statistics_view<host> view;
   std::shared_ptr<void> owner;

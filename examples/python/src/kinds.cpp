@@ -21,8 +21,7 @@ using role = std::tuple<std::string, bool, std::string>;
 std::vector<role> roles(const std::vector<std::string>& names,
                         const std::vector<std::vector<index_t>>& shapes,
                         const std::string& model_type, const std::vector<std::string>& given) {
-  model::name_rules rules = model::rules_for(model_type);
-  rules.append(harness::small_convnet());
+  model::name_rules rules = harness::rules_of(model_type);
   harness::add_rules(given, rules);
   std::vector<role> all;
   for (std::size_t i = 0; i < names.size(); ++i) {

@@ -7,14 +7,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <catmerge/merge/drift.hpp>
-#include <catmerge/model/networks.hpp>
 #include <chrono>
 #include <harness/checkpoints/checkpoint_rules.hpp>
 #include <harness/features/input_statistics.hpp>
 #include <harness/merge/merge_progress.hpp>
 #include <harness/merge/merge_report.hpp>
 #include <harness/merge/plan.hpp>
-#include <harness/networks/convnet/convnet_rules.hpp>
 #include <harness/report/report_files.hpp>
 
 #include "bindings.hpp"
@@ -29,8 +27,7 @@ namespace catmerge::python {
 namespace {
 
 model::name_rules rules_of(const std::string& model_type, const harness::merge_request& request) {
-  model::name_rules rules = model::rules_for(model_type);
-  rules.append(harness::small_convnet());
+  model::name_rules rules = harness::rules_of(model_type);
   harness::add_rules(request.rules, rules);
   return rules;
 }
