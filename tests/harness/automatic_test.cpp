@@ -444,10 +444,10 @@ TEST_CASE("auto: what does not go with outputs is refused") {
   CHECK(contains(refused(arguments{"--method", "ties:merge=auto"} + outputs),
                  "--method: ties: outputs cannot choose 'merge': expected density"));
   CHECK(contains(refused(arguments{"--method", "iso-cts:common=auto"} + outputs),
-                 "they can choose no setting of it but an alpha"));
+                 "they can choose no setting of it but alpha"));
   CHECK(contains(refused(arguments{"--method", "ties", "--lambda", "auto"} + outputs), "--lambda"));
   CHECK(contains(refused(arguments{"--method", "average:density=auto"} + outputs),
-                 "outputs cannot choose 'density'"));
+                 "outputs cannot choose 'density': they can choose no setting of it"));
   const outcome onto_a_head =
       run(headed().files.merge(headed().head("a")) + outputs + arguments{"--overwrite"});
   CHECK(onto_a_head.status != 0);

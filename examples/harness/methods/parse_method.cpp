@@ -36,8 +36,9 @@ const std::vector<std::string>& values_to_try(const method_entry& m, const std::
       if (values.size() > 1) keys.push_back(known);
     }
   throw error(m.name + ": outputs cannot choose '" + key + "': " +
-              (keys.empty() ? "they can choose no setting of it but an alpha"
-                            : "expected " + listed(keys)));
+              (!keys.empty()                ? "expected " + listed(keys)
+               : m.unit == alpha_unit::none ? "they can choose no setting of it"
+                                            : "they can choose no setting of it but alpha"));
 }
 
 }  // namespace
