@@ -12,19 +12,15 @@ from ._words import named_experts, per_task, plain_errors, words_of
 from .report import Report
 
 
-class Checkpoint(Mapping):
-    """Named tensors on the disk, by `open`: a mapping of names to read-only arrays.
+class _Stored(Mapping):
+    """What a file on the disk holds, by names."""
 
-    Only headers are read until a tensor's elements are touched; nothing is copied. An array keeps
-    the file open.
-    """
-
-    def __init__(self, path, like="numpy"):
+    def __init__(self, path, like, stored):
         if like not in ("numpy", "torch"):
             raise _core.Error(f"like: expected numpy or torch, found {like!r}")
         self.path = os.fspath(path)
         self.like = like
-        self._stored = _core.stored_checkpoint(self.path)
+        self._stored = stored(self.path)
         self._names = self._stored.names()
 
     def __getitem__(self, name):
@@ -40,6 +36,17 @@ class Checkpoint(Mapping):
 
     def __len__(self):
         return len(self._names)
+
+
+class Checkpoint(_Stored):
+    """Named tensors on the disk, by `open`: a mapping of names to read-only arrays.
+
+    Only headers are read until a tensor's elements are touched; nothing is copied. An array keeps
+    the file open.
+    """
+
+    def __init__(self, path, like="numpy"):
+        super().__init__(path, like, _core.stored_checkpoint)
 
     def __repr__(self):
         return f"<catmerge.Checkpoint {self.path!r} of {len(self)} tensors>"
@@ -64,29 +71,15 @@ class Checkpoint(Mapping):
         self._stored.release(name)
 
 
-class StatisticsFile(Mapping):
+class StatisticsFile(_Stored):
     """Statistics of one task on the disk, by `open_statistics`: names to `statistics_view`."""
 
     def __init__(self, path, like="numpy"):
-        self.path = os.fspath(path)
-        self.like = like
-        self._stored = _core.stored_statistics(self.path)
-        self._names = self._stored.names()
+        super().__init__(path, like, _core.stored_statistics)
 
     def __getitem__(self, name):
-        if not self._stored.has(name):
-            raise KeyError(name)
-        data = from_bits(self._stored.bits(name), self._stored.type(name), self.like)
+        data = super().__getitem__(name)
         return _core.statistics_view(self._stored.form(name), data, float(self._stored.rows(name)))
-
-    def __contains__(self, name):
-        return isinstance(name, str) and self._stored.has(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self):
-        return len(self._names)
 
     def __repr__(self):
         return f"<catmerge.StatisticsFile {self.path!r} of {len(self)} parameters>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Any, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Mapping, Sequence, Tuple, Union
 
 from . import _core
 from ._words import FILES_ONLY, named_experts, per_task, plain, plain_errors, stand_ins, words_of

@@ -88,6 +88,7 @@ class record:
         self._inputs = {}  # of each parameter, what identifies the tensors it was given
         self._norms = {}  # how to find a scale's input; a sentence on what was not understood
         self._refused = {}
+        self._shared = {}  # parameters whose every input another one was given, too
         self._begin_pass(None)
 
     # The context.
@@ -114,6 +115,7 @@ class record:
             handle.remove()
         del self._watch, self._handles
         self._begin_pass(None)
+        self._find_shared()
 
     def _on_pass(self, module, arguments, keywords):
         mask = keywords.get(self._mask_name)
@@ -137,15 +139,14 @@ class record:
         """
         if not self._accumulators:
             raise Error("record: nothing was recorded: did the model run inside the context?")
-        shared = self._shared()
-        return {name: self._accumulators[shared.get(name, name)] for name in self._accumulators}
+        return {name: self[name] for name in self._accumulators}
 
     def keys(self):
         """The names of the parameters that have statistics."""
         return self._accumulators.keys()
 
     def __getitem__(self, name: str):
-        return self._accumulators[self._shared().get(name, name)]
+        return self._accumulators[self._shared.get(name, name)]
 
     def __iter__(self):
         return iter(self._accumulators)
@@ -185,11 +186,10 @@ class record:
             If nothing was recorded, or if the file cannot be written; nothing is then half written.
         """
         self.statistics()
-        shared = self._shared()
-        metadata = {f"alias:{name}": owner for name, owner in shared.items()}
+        metadata = {f"alias:{name}": owner for name, owner in self._shared.items()}
         names, arrays = [], []
         for name, accumulator in self._accumulators.items():
-            if name in shared:
+            if name in self._shared:
                 continue
             form = accumulator.form
             names.append(name if form == "rows" else f"{name}::{form}")
@@ -197,14 +197,13 @@ class record:
             metadata[f"rows:{name}"] = str(accumulator.count)
         _core.write_arrays(os.fspath(path), names, arrays, metadata)
 
-    def _shared(self):
-        """Parameters whose every input was the very tensor that another one was given first."""
-        first, shared = {}, {}
+    def _find_shared(self):
+        first = {}
+        self._shared = {}
         for name, inputs in self._inputs.items():
             owner = first.setdefault(tuple(inputs), name)
             if owner != name:
-                shared[name] = owner
-        return shared
+                self._shared[name] = owner
 
     # What is recorded.
 
@@ -243,10 +242,11 @@ class record:
             seen = _identity(x, rows_of)
             last = self._last.get(full)
             self._last[full] = (seen, first_row)
-            # Parts of one weight (q, k and v in one) meet the same tensor one after the other.
+            # Parts of one weight (q, k and v in one) meet the same tensor one after the other, and
+            # the first of them begins another call of the layer.
             if last is not None and last[0] == seen and last[1] != first_row:
                 continue
-            if last is not None and last[1] != first_row:
+            if last is not None and last[1] < first_row:
                 self._refused[name] = "its parts have different inputs"
                 self._accumulators.pop(full, None)
                 self._inputs.pop(full, None)

@@ -188,6 +188,36 @@ def test_other_products_with_parameters():
     assert recorded.missed == {"unused": "no product with it was seen"}
 
 
+def test_parts_of_a_fused_weight():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Parameter(torch.randn(12, 40))
+
+        def forward(self, q, kv):
+            parts = [self.qkv[4 * i : 4 * i + 4] for i in range(3)]
+            return [nn.functional.linear(x, w) for x, w in zip((q, kv, kv), parts)]
+
+    torch.manual_seed(12)
+    model, x, y = Fused(), torch.randn(3, 40), torch.randn(3, 40)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x, y):
+            return self.inner(x, x), self.inner(y, y)
+
+    with catmerge.record(Twice()) as recorded, torch.no_grad():
+        recorded._model(x, y)
+    assert torch.equal(rows_of(recorded["inner.qkv"]), torch.cat([x, y]))
+    with catmerge.record(model) as recorded, torch.no_grad():
+        model(x, y)
+    assert len(recorded) == 0
+    assert recorded.missed == {"qkv": "its parts have different inputs"}
+
+
 def test_torch_attention_in_an_encoder():
     torch.manual_seed(6)
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
