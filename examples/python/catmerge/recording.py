@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from . import _core
 from ._core import Error, feature_statistics, moment_statistics
+from ._stored_names import stored_names
 
 __all__ = ["record"]
 
@@ -180,21 +181,30 @@ class record:
     def save(self, path: Any) -> None:
         """Write the statistics to a safetensors file, as `catmerge features` does.
 
+        Names are those of the model's checkpoints: transformers has others in memory for some
+        networks.
+
         Raises
         ------
         Error
             If nothing was recorded, or if the file cannot be written; nothing is then half written.
         """
         self.statistics()
-        metadata = {f"alias:{name}": owner for name, owner in self._shared.items()}
-        names, arrays = [], []
-        for name, accumulator in self._accumulators.items():
-            if name in self._shared:
+        stored = stored_names(self._model)
+        metadata, names, arrays = {}, [], []
+        for name in self._accumulators:
+            owner = self._shared.get(name, name)
+            entry = stored.get(owner, [owner])[0]
+            for one in stored.get(name, [name]):
+                if one != entry:
+                    metadata[f"alias:{one}"] = entry
+            if name != owner:
                 continue
+            accumulator = self._accumulators[name]
             form = accumulator.form
-            names.append(name if form == "rows" else f"{name}::{form}")
+            names.append(entry if form == "rows" else f"{entry}::{form}")
             arrays.append(accumulator.data)
-            metadata[f"rows:{name}"] = str(accumulator.count)
+            metadata[f"rows:{entry}"] = str(accumulator.count)
         _core.write_arrays(os.fspath(path), names, arrays, metadata)
 
     def _find_shared(self):

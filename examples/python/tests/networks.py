@@ -57,6 +57,7 @@ _ALL = {
             num_layers=2,
             num_heads=4,
             vocab_size=60,
+            feed_forward_proj="gated-gelu",  # as T5 1.1, which mergekit knows
             decoder_start_token_id=0,
         ),
     ),

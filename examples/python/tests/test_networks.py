@@ -93,6 +93,37 @@ def test_every_method_on_a_llama_is_the_programs_bit_for_bit(tmp_path):
         assert all(torch.equal(written[key], merged[key]) for key in merged), name
 
 
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_saved_features_have_the_names_of_checkpoints(name, tmp_path):
+    """The program takes them for the files, without one that it cannot use or lacks."""
+    base, experts, recorded = family(name)
+    base.save_pretrained(tmp_path / "base")
+    features = {}
+    for task, expert in experts.items():
+        expert.save_pretrained(tmp_path / task)
+        features[task] = tmp_path / f"{task}.features"
+        recorded[task].save(features[task])
+    report = catmerge.merge_checkpoints(
+        tmp_path / "base",
+        {t: tmp_path / t for t in experts},
+        tmp_path / "out",
+        features=features,
+        method="cat",
+    )
+    assert report.warnings == []
+    again = type(base).from_pretrained(tmp_path / "out").eval()
+    merged, _ = catmerge.merge(
+        base.state_dict(),
+        {task: expert.state_dict() for task, expert in experts.items()},
+        "cat",
+        statistics=recorded,
+        model_type=base.config.model_type,
+    )
+    base.load_state_dict(merged)
+    given = networks.samples(name, 9)
+    torch.testing.assert_close(output_of(again, given), output_of(base, given))
+
+
 def test_members_of_a_stack_have_the_rows_that_the_router_sends():
     model = networks.make("qwen3_moe")
     given = networks.samples("qwen3_moe", 5)
