@@ -25,6 +25,7 @@ struct merge_facts {
   bool uses_features = false;        ///< the method uses features
   std::set<std::string> refitted{};  ///< tensors that were refitted around what the method merged
   bool wants_angles = false;         ///< removal bases were to be measured on other draws of rows
+  bool whole = true;                 ///< the set is a whole network, whose size tells something
 };
 
 /// The rule that merged a parameter, in words that follow "merged by".
@@ -248,6 +249,7 @@ inline std::vector<std::string> warnings_of(const std::vector<parameter_report>&
       "running statistics of normalisations are the mean of the experts': run some batches "
       "through the merged network to measure them anew",
       running);
+  if (!facts.whole) return warnings;
   for (auto& sentence :
        size_warnings(sizes_of(reports, facts.set.tasks().size()), facts.set.tasks()))
     warnings.push_back(std::move(sentence));

@@ -27,7 +27,9 @@ card are mergekit's.
 from __future__ import annotations
 
 import functools
+import re
 import sys
+from collections.abc import Mapping
 
 try:
     from mergekit.merge_methods import registry
@@ -77,9 +79,43 @@ def _parameters(method):
         )
 
 
+# mergekit stacks the experts of a mixture, whose checkpoint has them one by one: each part of a
+# stacked weight has the input of its first part.
+_STACKED = {"gate_up_proj": ("gate_proj", "w1"), "down_proj": ("down_proj", "w2")}
+
+
+class _WithStacks(Mapping):
+    """Statistics with names for the members of stacks: "experts.down_proj[3]"."""
+
+    def __init__(self, statistics):
+        self._statistics = statistics
+
+    def _known(self, name):
+        stack = re.fullmatch(r"(.*\.experts)\.(\w+)\[(\d+)\]", name)
+        if name in self._statistics or not stack:
+            return name
+        for part in _STACKED.get(stack[2], ()):
+            alone = f"{stack[1]}.{stack[3]}.{part}.weight"
+            if alone in self._statistics:
+                return alone
+        return name
+
+    def __contains__(self, name):
+        return self._known(name) in self._statistics
+
+    def __getitem__(self, name):
+        return self._statistics[self._known(name)]
+
+    def __iter__(self):
+        return iter(self._statistics)
+
+    def __len__(self):
+        return len(self._statistics)
+
+
 @functools.lru_cache(maxsize=None)
 def _statistics(path):
-    return open_statistics(path)
+    return _WithStacks(open_statistics(path))
 
 
 @functools.lru_cache(maxsize=None)
@@ -122,7 +158,7 @@ def _kernel(name):
         }
         merged, _ = merge(
             {tensor: base.tensor},
-            {str(k): {tensor: entry.tensor} for k, entry in enumerate(experts)},
+            {str(entry.id).replace("=", " "): {tensor: entry.tensor} for entry in experts},
             name,
             model_type=_model_type(base.id),
             partial=True,
@@ -164,5 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # The module is imported twice by -m; mergekit knows the methods from here.
     main()

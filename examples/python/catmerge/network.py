@@ -56,7 +56,8 @@ def merge(
         Whether the output is tied to the table of tokens (``tie_word_embeddings``), likewise.
     partial : bool
         The mappings are parts of networks, such as one shard or one tensor: statistics of other
-        parameters are no reason for a warning, nor is it an error if the part does not change.
+        parameters and the sizes of task vectors are no reason for a warning, nor is it an error if
+        the part does not change.
     report : bool
         Make the full report: conflicts, drift of outputs, removed directions.
     progress : callable, optional

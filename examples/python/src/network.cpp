@@ -81,6 +81,7 @@ nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std
   }
   harness::merge_facts facts{set, method.needs_statistics(layer_kind::linear)};
   facts.wants_angles = plan.measures_bases;
+  facts.whole = !is_part;
   auto warnings = harness::warnings_of(reports, facts);
   if (!is_part) add_unused(facts, knowledge, warnings);
   warnings.insert(warnings.begin(), plan.notes.begin(), plan.notes.end());

@@ -15,19 +15,22 @@ yaml = pytest.importorskip("yaml")
 import catmerge.mergekit  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory):
-    """Paths of a tiny Llama, two experts and their features."""
-    folder = tmp_path_factory.mktemp("llamas")
-    base = networks.make("llama")
+def family(folder, name):
+    """Writes a tiny network, two experts and their features; returns the folder."""
+    base = networks.make(name)
     base.save_pretrained(folder / "base")
     for seed, task in enumerate("ab", 2):
         expert = networks.tuned(base, seed)
         expert.save_pretrained(folder / task)
         with catmerge.record(expert) as recorded, torch.no_grad():
-            expert(**networks.samples("llama", seed))
+            expert(**networks.samples(name, seed))
         recorded.save(folder / f"{task}.features.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory):
+    return family(tmp_path_factory.mktemp("llamas"), "llama")
 
 
 def run(folder, out, method, parameters=None, features=False, by_command=False):
@@ -106,6 +109,41 @@ def test_a_recipe_is_the_merge_of_catmerge_bit_for_bit(
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         assert torch.isfinite(model(**networks.samples("llama", 9)).logits).all()
+
+
+def stacked(tensors):
+    """A mixture's experts one under the other, as mergekit has them."""
+    merged = {name: tensors[name] for name in tensors if ".experts." not in name}
+    for prefix in {name.split(".experts.")[0] for name in tensors if ".experts." in name}:
+        one = [
+            {p: tensors[f"{prefix}.experts.{e}.{p}_proj.weight"] for p in ("gate", "up", "down")}
+            for e in range(4)
+        ]
+        merged[prefix + ".experts.gate_up_proj"] = torch.stack(
+            [torch.cat([e["gate"], e["up"]]) for e in one]
+        )
+        merged[prefix + ".experts.down_proj"] = torch.stack([e["down"] for e in one])
+    return merged
+
+
+@pytest.mark.filterwarnings("error::catmerge.MergeWarning")
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "qwen3_moe", "gpt2", "vit", "t5"])
+def test_cat_on_other_networks(name, tmp_path):
+    folder = family(tmp_path, name)
+    found = run(folder, tmp_path / "out", "cat", {}, features=True)
+    wanted = by_catmerge(folder, tmp_path / "own", "cat", features=True)
+    if name == "qwen3_moe":
+        wanted = stacked(wanted)
+    assert all(torch.equal(found[key], wanted[key]) for key in found)
+    if name == "vit":
+        # mergekit 0.1.5 leaves most of its tensors out, by its own methods as well.
+        assert set(found) == set(run(folder, tmp_path / "linear", "linear", {"weight": 1.0}))
+        return
+    assert set(found) == set(wanted)
+    model = type(networks.make(name)).from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        output = model(**networks.samples(name, 9)).logits
+    assert torch.isfinite(output).all()
 
 
 def test_methods_of_both_agree(llamas, tmp_path):
