@@ -103,7 +103,7 @@ class Algorithm(BaseAlgorithm):
         with record(model) as recorded:
             for batch in loader:
                 if isinstance(batch, dict):
-                    model(**{key: value for key, value in batch.items() if key != "labels"})
+                    model(**batch)
                 else:
                     model(batch[0] if isinstance(batch, (tuple, list)) else batch)
         return recorded.statistics()

@@ -43,7 +43,7 @@ def states(models):
     return {name: model.state_dict() for name, model in models.items()}
 
 
-@pytest.mark.parametrize("name", ["llama", "vit"])
+@pytest.mark.parametrize("name", networks.NAMES)
 def test_algorithms_are_the_merges_of_catmerge(name):
     from catmerge import fusion_bench
 
@@ -67,11 +67,14 @@ def test_algorithms_are_the_merges_of_catmerge(name):
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-@pytest.mark.parametrize("method", ["Cat", "Lot", "Regmean"])
-def test_features_come_from_the_training_data_of_the_pool(method):
+@pytest.mark.parametrize(
+    "method, name",
+    [("Lot", "llama"), ("Regmean", "llama"), *(("Cat", name) for name in networks.NAMES)],
+)
+def test_features_come_from_the_training_data_of_the_pool(method, name):
     from catmerge import fusion_bench
 
-    models = pool("llama")
+    models = pool(name)
     base = models.load_model("_pretrained_")
     start = {key: value.clone() for key, value in base.state_dict().items()}
     features = {}
@@ -88,7 +91,7 @@ def test_features_come_from_the_training_data_of_the_pool(method):
         {task: models.load_model(task).state_dict() for task in "ab"},
         method.lower(),
         statistics=features,
-        model_type="llama",
+        model_type=base.config.model_type,
     )
     algorithm = getattr(fusion_bench, method)(num_samples=4, batch_size=2)
     found = algorithm.run(models).state_dict()
