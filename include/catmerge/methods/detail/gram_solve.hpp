@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <catmerge/merge/vectors.hpp>
 #include <catmerge/numeric/diagonal.hpp>
 #include <catmerge/numeric/gram_eigen.hpp>
+#include <catmerge/numeric/positive_solve.hpp>
 #include <catmerge/numeric/strips.hpp>
 #include <functional>
 #include <vector>
@@ -117,6 +119,23 @@ class gram_solver {
     f(residual);
   }
 
+  /// y = y (gram + mu I)^-1 by a factorisation, a fifth of the time of eigenvalues, if no
+  /// eigenvalue can be small enough to count as zero: all are at least `least` + mu. Their
+  /// condition is then 1e9 at most. Else returns false, and y is unchanged.
+  bool divide(const view& gram, double least, double noise, const view& y) {
+    const index_t n = c_.rows(gram);
+    auto entries = make(n, 1);
+    c_.add_diagonal(1, gram, entries);
+    const double trace = c_.to_host(entries).sum();
+    const double mu = prior_ == nullptr ? 0 : share_ * trace / static_cast<double>(d_in_);
+    if (filter_ || !(least + mu >= 1e-9 * trace) || !(least + mu > noise) || trace == 0)
+      return false;
+    auto factored = make(n, n);
+    c_.assign(gram, factored);
+    add_to_diagonal<Context>(c_, std::vector<double>(static_cast<std::size_t>(n), mu), factored);
+    return divide_by_positive(c_, factored, y);
+  }
+
   /// The eigenpairs of a Gram matrix, which is overwritten, with mu added to the values.
   gram_pairs pairs_of(const view& gram, double noise) {
     gram_pairs pairs = eigen_of_gram(c_, gram, d_in_, c_.rows(gram), noise);
@@ -144,9 +163,11 @@ class gram_solver {
       row += n;
     }
     c_.multiply(1, x, op::none, x, op::transpose, 0, gram);
-    const auto pairs = pairs_of(gram, 0);
-    if (pairs.values.empty()) return false;
-    apply_inverse(pairs, gram, y);
+    if (!divide(gram, 0, 0, y)) {
+      const auto pairs = pairs_of(gram, 0);
+      if (pairs.values.empty()) return false;
+      apply_inverse(pairs, gram, y);
+    }
     auto result = make(d_out_, d_in_);
     c_.multiply(1, y, op::none, x, op::none, 0, result);
     c_.axpy(1, result, tau);
@@ -172,6 +193,12 @@ class gram_solver {
       for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += s.diagonal[j];
     }
     if (!diagonal.empty()) add_to_diagonal<Context>(c_, diagonal, sum);
+    // Gram matrices have no negative eigenvalues: those of the sum are at least its added diagonal.
+    const double least = diagonal.empty() ? 0 : *std::min_element(diagonal.begin(), diagonal.end());
+    if (divide(sum, least, noise, weighted)) {
+      c_.axpy(1, weighted, tau);
+      return true;
+    }
     const auto pairs = pairs_of(sum, noise);
     if (pairs.values.empty()) return false;
     apply_inverse(pairs, sum, weighted);
