@@ -36,6 +36,15 @@ BERT = {"model_type": "roberta", "hidden_size": 12, "intermediate_size": 20, "nu
 OPEN = {"model_cfg": {"embed_dim": 8, "quick_gelu": True, "vision_cfg": {
     "image_size": 8, "layers": 2, "width": 16, "patch_size": 4, "head_width": 8, "mlp_ratio": 2.0}}}
 
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+FACTORS = {"base_model.model.a.q.lora_A.weight": tensor("F32", [2, 1], 0, 8),
+           "base_model.model.a.q.lora_B.weight": tensor("F32", [1, 2], 8, 16)}
+
+
+def adapter(config: dict, header: dict, values: bytes) -> bytes:
+    return json.dumps(config).encode() + b"\0" + safetensors(header, values)
+
+
 SEEDS = {
     "safetensors": [
         safetensors({}, b""),
@@ -52,6 +61,23 @@ SEEDS = {
                                                                         "b": "model-00002-of-00002.safetensors"}}).encode(),
               b'{"weight_map": {}}', b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
               b"<!DOCTYPE html>"],
+    "adapter": [
+        adapter(LORA, FACTORS, bytes(16)),
+        adapter(LORA | {"r": 8, "use_rslora": True, "rank_pattern": {r"^a\.q": 2, "[a-c]+(x|.*\\d)?": 3},
+                        "alpha_pattern": {"q": 2.5}, "fan_in_fan_out": True, "bias": "all", "modules_to_save": ["h"]},
+                FACTORS | {"base_model.model.h.bias": tensor("F16", [1], 16, 18),
+                           "base_model.model.h.original_module.bias": tensor("F16", [1], 18, 20),
+                           "base_model.model.h.modules_to_save.bias": tensor("F16", [1], 20, 22),
+                           "base_model.model.a.q.base_layer.bias": tensor("F16", [1], 22, 24)}, bytes(24)),
+        adapter(LORA | {"lora_bias": True},
+                {"base_model.model.c.lora_A.weight": tensor("BF16", [2, 1, 2, 1], 0, 8),
+                 "base_model.model.c.lora_B.weight": tensor("BF16", [1, 2, 1, 1], 8, 12),
+                 "base_model.model.c.lora_B.bias": tensor("BF16", [1], 12, 14)}, bytes(14)),
+        adapter(LORA | {"init_lora_weights": "eva", "target_modules": "all-linear", "task_type": "CAUSAL_LM"},
+                {"base_model.model.e.lora_embedding_A": tensor("F64", [2, 1], 0, 16),
+                 "base_model.model.e.lora_embedding_B": tensor("F64", [1, 2], 16, 32)}, bytes(32)),
+        adapter(LORA | {"use_dora": True}, FACTORS, bytes(16)),
+    ],
     "config": [json.dumps(c).encode() for c in (
         CLIP, {"model_type": "clip", "vision_config": CLIP, "projection_dim": 6}, BERT, OPEN, OPEN["model_cfg"],
         BERT | {"model_type": "bert", "type_vocab_size": 2})],

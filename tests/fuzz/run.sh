@@ -11,7 +11,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 seconds="${1:-60}"
 build="${2:-$root/build-fuzz}"
 . "$root/cmake/setup.sh"
-targets="safetensors index config npy statistics"
+targets="adapter safetensors index config npy statistics"
 
 catmerge_install build test clang
 catmerge_configure "$build" --log-level=WARNING -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1' \
