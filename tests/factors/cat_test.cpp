@@ -6,6 +6,7 @@
 #include <catmerge/factors/conflict.hpp>
 #include <catmerge/features/conflict.hpp>
 #include <catmerge/methods/cat.hpp>
+#include <memory_resource>
 
 #include "support/executor.hpp"
 #include "support/factors.hpp"
@@ -144,4 +145,268 @@ TEST_CASE("CAT in factors equals CAT on the dense vectors") {
     compared += agree(in, statistics, options);
   }
   CHECK(compared >= 60);  // of 80: the others have no gap
+}
+
+TEST_CASE_TEMPLATE("CAT in factors of every scalar type", S, float, catmerge::half,
+                   catmerge::bfloat16) {
+  int compared = 0;
+  for (const std::uint64_t seed : {1, 2, 3, 4}) {
+    const adapters<S> in(seed, 24, 20, {3, 4, 2}, {9, 5, 7});
+    cat_options options;
+    options.linear.lambda = 1;
+    options.linear.directions = largest{2};
+    compared += agree(in, in.features, options);
+  }
+  CHECK(compared >= 2);
+}
+
+TEST_CASE("CAT in factors to 1e-11 where gaps are clear, and by every solver") {
+  // Removed directions of their own size each: the eigenvalues of G_k are far apart.
+  generator g(5);
+  const index_t d_out = 30, d_in = 20;
+  std::vector<adapters<double>::factored> vectors;
+  std::vector<dense_matrix> features;
+  for (index_t k = 0; k < 3; ++k) {
+    Eigen::VectorXd sizes(3);
+    sizes << 9, 3, 1;
+    vectors.push_back(
+        {g.orthonormal(d_out, 3) * sizes.asDiagonal(), g.orthonormal(d_in, 3).transpose(), 0.7});
+    features.push_back(g.matrix(200, d_in));
+  }
+  const auto t = dense_all(vectors);
+  const double size = t[0].norm() + t[1].norm() + t[2].norm();
+  for (const double lambda : {0.0, 0.2, 0.5}) {
+    cat_options options;
+    options.linear.lambda = lambda;
+    options.linear.directions = largest{1};
+    const auto expected = dense_cat(t, features, options);
+    REQUIRE(gap_of(*expected.report.trim) > 0.05);
+    REQUIRE(expected.report.trim->energy_removed[0] > 0.3);
+    options.linear.solver = catmerge::basis_solver::dense;
+    const auto exact = dense_cat(t, features, options).merged;
+    for (const auto solver : {catmerge::basis_solver::automatic, catmerge::basis_solver::dense,
+                              catmerge::basis_solver::shifts, catmerge::basis_solver::weights}) {
+      options.linear.solver = solver;
+      options.linear.eigen.tolerance = 1e-13;
+      const auto found = catmerge::cat_factors(vectors, features, options);
+      CHECK(distance(dense(found.merged), exact, size) <= 1e-11);
+      if (solver != catmerge::basis_solver::automatic)
+        CHECK(found.report.trim->protections[0].solver == solver);
+    }
+  }
+}
+
+TEST_CASE("eigenvalues of either sign: zeros come before negative ones") {
+  // Few rows and a large lambda: one positive eigenvalue for each row of X_k, many negative ones.
+  for (const index_t count : {1, 2, 6}) {
+    CAPTURE(count);
+    const adapters<double> in(11, 40, 30, {4, 4}, {2, 30});
+    cat_options options;
+    options.linear.lambda = 5;
+    options.linear.directions = largest{count, false};
+    options.linear.solver = catmerge::basis_solver::dense;
+    const auto t = dense_all(in.vectors);
+    const auto expected = dense_cat(t, in.features, options);
+    const auto found = catmerge::cat_factors(in.vectors, in.features, options);
+    CHECK(distance(dense(found.merged), expected.merged, t[0].norm() + t[1].norm()) <= 1e-11);
+    CHECK(found.report.trim->protections[0].eigenvalues.size() ==
+          expected.report.trim->protections[0].eigenvalues.size());
+  }
+}
+
+TEST_CASE("shapes at the edge: wide, ranks above d_in, zero B, rank-deficient factors") {
+  cat_options options;
+  options.linear.lambda = 0.5;
+  options.linear.directions = largest{1};
+  int compared = 0;
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    CAPTURE(seed);
+    compared += agree(adapters<double>(seed, 6, 30, {5, 4, 3}, {4, 6, 5}),  // d_out < sum r
+                      adapters<double>(seed, 6, 30, {5, 4, 3}, {4, 6, 5}).features, options);
+    const adapters<double> tall(seed, 30, 4, {7, 6}, {9, 5});  // r > d_in
+    compared += agree(tall, tall.features, options);
+    const adapters<double> both(seed, 5, 4, {9, 8, 6}, {9, 5, 3});  // r > both
+    compared += agree(both, both.features, options);
+
+    adapters<double> zero(seed, 20, 15, {3, 4, 2}, {6, 5, 4});
+    zero.vectors[1].b.setZero();
+    compared += agree(zero, zero.features, options);
+    adapters<double> deficient(seed, 20, 15, {3, 4, 2}, {6, 5, 4});
+    deficient.vectors[0].b.col(2) = deficient.vectors[0].b.col(0);
+    deficient.vectors[1].a.row(1) = 2 * deficient.vectors[1].a.row(3);
+    deficient.vectors[2].b.col(0) = deficient.vectors[0].b.col(1);  // shared between tasks
+    compared += agree(deficient, deficient.features, options);
+    // A direction that is small against the others, but not rounding.
+    adapters<double> close(seed, 20, 15, {3, 3}, {6, 5});
+    close.vectors[1].b = close.vectors[0].b + 1e-9 * close.vectors[1].b;
+    compared += agree(close, close.features, options);
+  }
+  CHECK(compared >= 15);  // of 18
+}
+
+TEST_CASE("all vectors zero stay zero") {
+  adapters<double> in(1, 12, 10, {3, 2}, {4, 4});
+  for (auto& v : in.vectors) v.b.setZero();
+  const auto found = catmerge::trim_factors(in.vectors, in.features);
+  for (const auto& v : found.vectors) CHECK(dense(v).norm() == 0);
+  CHECK(found.report.trim->conflict_before.norm() == 0);
+  CHECK(found.report.trim->energy_removed == std::vector<double>{0, 0});
+  CHECK(found.report.trim->emptied.empty());
+}
+
+TEST_CASE_TEMPLATE("one adapter returns itself, bit for bit", S, double, float, catmerge::half,
+                   catmerge::bfloat16) {
+  const adapters<S> in(3, 14, 11, {4}, {6});
+  cat_options options;
+  options.alpha = 1;
+  const auto found = catmerge::cat_factors(in.vectors, in.features, options);
+  CHECK(in_double(found.merged.b) == in_double(in.vectors[0].b));
+  CHECK(in_double(found.merged.a) == in_double(in.vectors[0].a));
+  CHECK(found.merged.scale == in.vectors[0].scale);
+}
+
+TEST_CASE("for two tasks order changes nothing, a third copy is another task") {
+  cat_options options;
+  options.linear.lambda = 0.3;
+  options.linear.directions = largest{1};
+  const adapters<double> in(21, 25, 16, {3, 4}, {12, 9});
+  const auto forth = catmerge::trim_factors(in.vectors, in.features, options);
+  const auto back = catmerge::trim_factors(std::vector{in.vectors[1], in.vectors[0]},
+                                           std::vector{in.features[1], in.features[0]}, options);
+  for (std::size_t i : {0, 1}) {
+    const auto t = dense(in.vectors[i]);
+    CHECK(distance(dense(back.vectors[1 - i]), dense(forth.vectors[i]), t.norm()) <= 1e-11);
+  }
+
+  adapters<double> copies(21, 25, 16, {3, 4, 3}, {12, 9, 5});
+  copies.vectors[2] = copies.vectors[0];
+  copies.features[2] = copies.features[0];
+  CHECK(agree(copies, copies.features, options));
+}
+
+TEST_CASE("a conflict does not rise, and a vector that lies in one basis is emptied") {
+  for (const std::uint64_t seed : seeds) {
+    const adapters<double> in(seed, 30, 20, {4, 3, 5}, {7, 9, 5});
+    const auto report = *catmerge::trim_factors(in.vectors, in.features).report.trim;
+    CHECK((report.conflict_after.array() <=
+           report.conflict_before.array() * (1 + tolerance::rise<double>)+1e-300)
+              .all());
+  }
+  // Of rank one each: all of the other vector is removed if lambda is zero.
+  const adapters<float> one(4, 30, 20, {1, 1}, {5, 5});
+  cat_options options;
+  options.linear.lambda = 0;
+  options.linear.rescaling = catmerge::rescale::frobenius;
+  const auto emptied = catmerge::trim_factors(one.vectors, one.features, options);
+  CHECK(emptied.report.trim->emptied == std::vector<index_t>{0, 1});
+  for (const auto& v : emptied.vectors) CHECK(v.b.norm() == 0);
+}
+
+TEST_CASE("conflicts and deviations in factors equal the dense ones") {
+  for (const std::uint64_t seed : seeds) {
+    const adapters<double> in(seed, 22, 35, {4, 1, 6}, {7, 40, 5});
+    const auto t = dense_all(in.vectors);
+    const Eigen::MatrixXd expected =
+        catmerge::conflict_matrix(catmerge::layer_kind::linear, in.features, t);
+    const Eigen::MatrixXd found = catmerge::factored_conflict_matrix(in.features, in.vectors);
+    CHECK((found - expected).norm() <= 1e-13 * expected.norm());
+    const dense_matrix gram = in.features[1].transpose() * in.features[1];
+    const catmerge::statistics_view<> statistics{catmerge::statistics_form::gram,
+                                                 catmerge::const_view_of(gram), 40};
+    CHECK(std::abs(catmerge::factored_shift(statistics, in.vectors[2]) - expected(1, 2)) <=
+          1e-12 * expected(1, 2));
+
+    const auto trimmed = catmerge::trim_factors(in.vectors, in.features);
+    for (std::size_t i = 0; i < 3; ++i) {
+      const catmerge::factored_vector lost{dense_matrix(in.vectors[i].b - trimmed.vectors[i].b),
+                                           in.vectors[i].a, in.vectors[i].scale};
+      const double deviation = trimmed.report.trim->deviation[i];
+      CHECK(std::abs(catmerge::factored_shift(in.features[i], lost) - deviation) <=
+            1e-12 * expected(static_cast<index_t>(i), static_cast<index_t>(i)));
+    }
+  }
+}
+
+TEST_CASE("no matrix of d_out x d_in is made") {
+  // A resource that refuses memory for as many numbers of four bytes.
+  struct limited : std::pmr::memory_resource {
+    std::size_t limit = 0, largest = 0;
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+      largest = std::max(largest, bytes);
+      return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+    }
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+      std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+    }
+    bool do_is_equal(const memory_resource& other) const noexcept override {
+      return this == &other;
+    }
+  } memory;
+  catmerge::context<catmerge::host> c(catmerge::executor{}, &memory);
+  const adapters<float> in(1, 500, 400, {4, 4, 4}, {6, 6, 6});
+  (void)catmerge::cat_factors(in.vectors, in.features, {}, c);
+  CHECK(memory.largest > 0);
+  CHECK(memory.largest <= 500 * 13 * 2 * sizeof(double));
+  CHECK(memory.largest < 500 * 400 * sizeof(float));
+}
+
+TEST_CASE("the same bits at any number of threads") {
+  const adapters<float> in(9, 70, 50, {4, 6, 3}, {12, 7, 20});
+  const auto expected = catmerge::cat_factors(in.vectors, in.features);
+  for (const int threads : {2, 5}) {
+    std::atomic<int> calls{0};
+    catmerge::context<catmerge::host> c(scrambled(threads, &calls));
+    const auto found = catmerge::cat_factors(in.vectors, in.features, {}, c);
+    CHECK(same_bits(found.merged.b, expected.merged.b));
+    CHECK(same_bits(found.merged.a, expected.merged.a));
+    CHECK(calls > 0);
+  }
+}
+
+TEST_CASE("errors of CAT in factors") {
+  const adapters<double> in(1, 8, 6, {2, 3}, {4, 5});
+  auto features = in.features;
+  const auto trim = [&](const cat_options& options = {}) {
+    return catmerge::trim_factors(in.vectors, features, options);
+  };
+  features[1] = dense_matrix::Zero(4, 7);
+  CHECK_THROWS_WITH_AS(
+      trim(), "the parameter: features of 'task 1': expected rows of 6 entries, found 4 x 7",
+      catmerge::error);
+  features = in.features;
+  features[0](1, 2) = NAN;
+  CHECK_THROWS_WITH_AS(trim(),
+                       "the parameter: features of 'task 0' hold a value that is not finite",
+                       catmerge::error);
+  features.pop_back();
+  CHECK_THROWS_WITH_AS(trim(), "the parameter: features of 1 tasks for 2 task vectors",
+                       catmerge::error);
+  features = in.features;
+  cat_options options;
+  options.linear.lambda = -1;
+  CHECK_THROWS_AS(trim(options), catmerge::error);
+
+  // A problem of handles, with names.
+  catmerge::context<catmerge::host> c;
+  catmerge::factored_problem<catmerge::context<catmerge::host>> p;
+  for (const auto& v : in.vectors)
+    p.vectors.push_back({catmerge::const_view_of(v.b), catmerge::const_view_of(v.a), v.scale});
+  p.names = {"q_proj", {"math", "code"}};
+  CHECK_THROWS_WITH_AS(catmerge::trim_factors(p, {}, c),
+                       "q_proj: the features are missing: one matrix of rows n_k x d_in per task, "
+                       "or its statistics",
+                       catmerge::error);
+  for (const auto& x : in.features) p.statistics.push_back(catmerge::statistics_of(x));
+  const auto handles = catmerge::cat_factors(p, {}, c);
+  const auto typed = catmerge::cat_factors(in.vectors, in.features);
+  dense_matrix b(8, 5);
+  c.assign(handles.merged.b, catmerge::view_of(b));
+  CHECK(same_bits(b, typed.merged.b));
+
+  const dense_matrix moments = dense_matrix::Ones(6, 1);
+  p.statistics[1] = {catmerge::statistics_form::second_moment, catmerge::const_view_of(moments), 5};
+  CHECK_THROWS_WITH_AS(catmerge::trim_factors(p, {}, c),
+                       "q_proj: features of 'code': a linear layer needs rows, a factor or a Gram "
+                       "matrix, found second moments",
+                       catmerge::error);
 }
