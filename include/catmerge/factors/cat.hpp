@@ -46,7 +46,7 @@ inline index_t directions_outside(const direction_rule& rule) {
 
 /// CAT's trim in the core space: T_i = Q C_i R^T, so G_k is that of the C_i and X_k R, turned by Q,
 /// and so are norms, conflicts and deviations. The dense trim of the C_i gives the report and the
-/// bases; these, turned by Q, trim the B_i.
+/// bases V in these coordinates, which trim the B_i: B_i - Q V V^T (Q^T B_i).
 template <class Context>
 trimmed_factors<factored_matrix<Context>> trim_problem(Context& c,
                                                        const factored_problem<Context>& p,
@@ -66,11 +66,15 @@ trimmed_factors<factored_matrix<Context>> trim_problem(Context& c,
   core.base = base;
   core.statistics = inputs.views;
   core.names = p.names;
-  for (const auto& v : p.vectors) {
-    cores.push_back(space.core(c, v));
-    trimmed.push_back(space.core(c, v));
+  for (index_t i = 0; i < tasks; ++i) {
+    cores.push_back(space.core(c, i));
+    trimmed.push_back(space.core(c, i));
   }
   core.experts = {cores.begin(), cores.end()};
+  // The count of operations behind `automatic` (basis_plan) leaves out what small products cost. Up
+  // to 128 directions the dense solver takes half the time of a search.
+  if (options.linear.solver == basis_solver::automatic && space.height(c) <= 256)
+    options.linear.solver = basis_solver::dense;
 
   trimmed_factors<factored_matrix<Context>> result;
   result.report.kind = layer_kind::linear;
@@ -79,34 +83,37 @@ trimmed_factors<factored_matrix<Context>> trim_problem(Context& c,
   trim_vectors<layer_kind::linear>(c, core, options, kept_bases<Context>{bases},
                                    vector_list<Context>(views), result.report);
   const trim_report& report = *result.report.trim;
-  for (auto& basis : bases) {
-    auto lifted = c.make(scalar_type::f64, c.rows(space.left), c.columns(basis));
-    c.multiply(1, space.left, op::none, basis, op::none, 0, lifted);
-    basis = std::move(lifted);
-  }
 
   result.vectors.resize(p.vectors.size());
   c.concurrently(tasks, [&](index_t i) {
     const auto& v = p.vectors[at(i)];
-    auto b = c.make(scalar_type::f64, c.rows(v.b), c.columns(v.b));
-    auto a = c.make(compute_type(c.type(v.a)), c.rows(v.a), c.columns(v.a));
-    c.assign(v.b, b);
-    c.assign(v.a, a);
+    const index_t rank = c.columns(v.b);
     std::vector<const_view> others;
     for (index_t k = 0; k < tasks; ++k)
       if (k != i) others.push_back(bases[at(k)]);
-    project_off_all(c, others, c.rows(v.b), options.linear.order,
+    const const_view before = space.left_of(c, i);
+    auto after = c.make(scalar_type::f64, c.rows(before), rank);
+    auto removed = c.make(scalar_type::f64, c.rows(before), rank);
+    c.assign(before, after);
+    project_off_all(c, others, c.rows(before), options.linear.order,
                     [&](const const_view& basis, const const_view& dual) {
-                      remove_directions<Context>(c, basis, dual, b);
+                      remove_directions<Context>(c, basis, dual, after);
                     });
+    c.subtract(before, after, removed);
+    auto b = c.make(scalar_type::f64, c.rows(v.b), rank);
+    auto a = c.make(compute_type(c.type(v.a)), rank, c.columns(v.a));
+    c.assign(v.b, b);
+    c.assign(v.a, a);
+    c.multiply(-1, space.left(), op::none, removed, op::none, 1, b);
     const auto& emptied = report.emptied;
     if (std::find(emptied.begin(), emptied.end(), i) != emptied.end()) {
       c.scale(0, b);
     } else if (options.linear.rescaling == rescale::frobenius && report.norm[at(i)] > 0) {
-      const auto left = space.core(c, factored_view<Context>{b, v.a, v.scale});
+      auto left = c.make(scalar_type::f64, space.height(c), space.width(c));
+      space.write_core(c, i, after, left);
       c.scale(report.norm[at(i)] / std::sqrt(c.squared_norm(left)), b);
     }
-    auto stored = c.make(compute_type(c.type(v.b)), c.rows(v.b), c.columns(v.b));
+    auto stored = c.make(compute_type(c.type(v.b)), c.rows(v.b), rank);
     c.assign(b, stored);
     result.vectors[at(i)] = {std::move(stored), std::move(a), v.scale};
   });

@@ -21,7 +21,7 @@ Eigen::MatrixXd factored_shifts(Context& c, const factored_problem<Context>& p) 
   const index_t rows = std::ssize(inputs.views), columns = std::ssize(p.vectors);
   Eigen::MatrixXd shifts(rows, columns);
   c.concurrently(columns, [&](index_t i) {
-    const auto core = space.core(c, p.vectors[static_cast<std::size_t>(i)]);
+    const auto core = space.core(c, i);
     for (index_t k = 0; k < rows; ++k)
       shifts(k, i) = linear_energy<Context>(c, inputs.views[static_cast<std::size_t>(k)], core);
   });

@@ -25,11 +25,13 @@ factored_result<factored_matrix<Context>> merge_cores(Context& c,
                                                       const Method& method, index_t rows,
                                                       index_t columns) {
   const core_space<Context> space(c, p.vectors);
-  const index_t q = space.height(c), width = space.width(c), d_out = c.rows(space.left),
-                d_in = c.rows(space.right);
+  const index_t q = space.height(c), width = space.width(c), d_out = c.rows(space.left()),
+                d_in = c.rows(space.right());
   const auto base = c.make(scalar_type::f64, (std::max)(q, rows), (std::max)(width, columns));
   std::vector<typename Context::matrix> cores;
-  for (const auto& v : p.vectors) cores.push_back(space.core(c, v, c.rows(base), c.columns(base)));
+  for (index_t i = 0; i < std::ssize(p.vectors); ++i)
+    space.write_core(c, i,
+                     cores.emplace_back(c.make(scalar_type::f64, c.rows(base), c.columns(base))));
   layer_problem<Context> core;
   core.kind = layer_kind::linear;
   core.base = base;
@@ -46,11 +48,11 @@ factored_result<factored_matrix<Context>> merge_cores(Context& c,
   merged = {c.make(compute_type(c.type(p.vectors[0].b)), d_out, rank),
             c.make(compute_type(c.type(p.vectors[0].a)), rank, d_in), method.factor()};
   if (q <= width) {
-    c.assign(space.left, merged.b);
-    c.multiply(1, middle, op::none, space.right, op::transpose, 0, merged.a);
+    c.assign(space.left(), merged.b);
+    c.multiply(1, middle, op::none, space.right(), op::transpose, 0, merged.a);
   } else {
-    c.multiply(1, space.left, op::none, middle, op::none, 0, merged.b);
-    c.transpose(space.right, merged.a);
+    c.multiply(1, space.left(), op::none, middle, op::none, 0, merged.b);
+    c.transpose(space.right(), merged.a);
   }
   return result;
 }

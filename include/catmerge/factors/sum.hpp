@@ -97,7 +97,7 @@ compressed_vector<factored_matrix<Context>> compressed(Context& c, const factore
                                                        index_t rank) {
   if (rank < 1) throw error("compress: the rank must be at least 1, found " + std::to_string(rank));
   const core_space<Context> space(c, {v});
-  const auto core = space.core(c, v);
+  const auto core = space.core(c, 0);
   const auto directions = leading_directions<Context>(c, core, rank);
   const index_t n = c.columns(directions), kept = (std::max<index_t>)(n, 1);
   compressed_vector<factored_matrix<Context>> result{
@@ -109,8 +109,8 @@ compressed_vector<factored_matrix<Context>> compressed(Context& c, const factore
   c.assign(core, rest);
   const auto along = remove_directions<Context>(c, directions, directions, rest);
   result.error = std::sqrt(c.squared_norm(rest) / c.squared_norm(core));
-  c.multiply(1, space.left, op::none, directions, op::none, 0, result.vector.b);
-  c.multiply(1, along, op::none, space.right, op::transpose, 0, result.vector.a);
+  c.multiply(1, space.left(), op::none, directions, op::none, 0, result.vector.b);
+  c.multiply(1, along, op::none, space.right(), op::transpose, 0, result.vector.a);
   return result;
 }
 

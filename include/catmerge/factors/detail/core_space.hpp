@@ -12,78 +12,117 @@
 /// The coordinates in which factored task vectors are small dense matrices.
 namespace catmerge::detail {
 
-/// An orthonormal basis of the columns of all blocks (each of `size` rows), and of `more` further
-/// directions as far as there are any; at least one column. Lost is at most the rounding of a
-/// block: what joint_basis takes for noise, directions of length below 1e-7, is looked at again.
-/// (Directions that are noise do no harm in a basis.)
+/// An orthonormal basis Q of the columns of all blocks, and of `more` further directions as far as
+/// there are any; at least one column. Lost is at most the rounding of the blocks: what joint_basis
+/// takes for noise, directions of length below 1e-7, is looked at again. (A direction that is noise
+/// does no harm in a basis.)
 template <class Context>
-typename Context::matrix span_of(Context& c, std::vector<typename Context::const_view> blocks,
-                                 index_t size, index_t more) {
+struct block_span {
   using matrix = typename Context::matrix;
-  auto basis = joint_basis(c, blocks, size);
-  std::vector<matrix> owned;
-  std::vector<typename Context::const_view> parts{basis};
-  for (const auto& block : blocks) {
-    auto& rest = owned.emplace_back(c.make(scalar_type::f64, size, c.columns(block)));
-    c.assign(block, rest);
-    remove_directions<Context>(c, basis, basis, rest);
-    // The residual's own rounding: the sums of a product are of some 64 terms in a row.
-    constexpr double rounding = 64 * std::numeric_limits<double>::epsilon();
-    if (c.squared_norm(rest) > rounding * rounding * c.squared_norm(block)) parts.push_back(rest);
+  using const_view = typename Context::const_view;
+
+  /// blocks: each of `size` rows.
+  block_span(Context& c, const std::vector<const_view>& blocks, index_t size, index_t more)
+      : basis(joint_basis(c, blocks, size)) {
+    const auto all = side_by_side(c, blocks, size);
+    auto rest = c.make(scalar_type::f64, size, c.columns(all));
+    c.assign(all, rest);
+    coordinates = remove_directions<Context>(c, basis, basis, rest);
+    std::vector<const_view> parts{basis};
+    index_t first = 0;
+    for (const auto& block : blocks) {
+      const const_view part = c.slice(const_view(rest), 0, size, first, c.columns(block));
+      first += c.columns(block);
+      // The rounding of a residual: the sums in its products are of some 64 terms in a row.
+      constexpr double rounding = 64 * std::numeric_limits<double>::epsilon();
+      if (c.squared_norm(part) > rounding * rounding * c.squared_norm(block)) parts.push_back(part);
+    }
+    more = (std::min)((std::max<index_t>)(more, c.columns(basis) == 0 ? 1 : 0),
+                      size - c.columns(basis));
+    auto others = c.make(scalar_type::f64, size, more);
+    if (more > 0) {
+      c.from_host(seeded_block(size, more, 1), others);
+      parts.push_back(others);
+    }
+    if (parts.size() == 1) return;
+    basis = joint_basis(c, parts, size);
+    coordinates = c.make(scalar_type::f64, c.columns(basis), c.columns(all));
+    c.multiply(1, basis, op::transpose, all, op::none, 0, coordinates);
   }
-  more =
-      (std::min)((std::max<index_t>)(more, c.columns(basis) == 0 ? 1 : 0), size - c.columns(basis));
-  if (more > 0) {
-    auto& others = owned.emplace_back(c.make(scalar_type::f64, size, more));
-    c.from_host(seeded_block(size, more, 1), others);
-    parts.push_back(others);
-  }
-  return parts.size() == 1 ? std::move(basis) : joint_basis(c, parts, size);
+
+  matrix basis;        ///< Q, size x q, f64
+  matrix coordinates;  ///< Q^T [block_1 ... block_K], f64
+};
+
+/// The rows of all A_i, as columns.
+template <class Context>
+block_span<Context> span_of_rows(Context& c, const std::vector<factored_view<Context>>& vectors) {
+  std::vector<typename Context::matrix> turned;
+  for (const auto& v : vectors)
+    c.transpose(v.a, turned.emplace_back(c.make(scalar_type::f64, c.columns(v.a), c.rows(v.a))));
+  return {c, {turned.begin(), turned.end()}, c.columns(vectors[0].a), 0};
+}
+
+template <class Context>
+block_span<Context> span_of_columns(Context& c, const std::vector<factored_view<Context>>& vectors,
+                                    index_t more) {
+  std::vector<typename Context::const_view> blocks;
+  for (const auto& v : vectors) blocks.push_back(v.b);
+  return {c, blocks, c.rows(vectors[0].b), more};
 }
 
 /// T_i = Q C_i R^T for all T_i = s_i B_i A_i, Q and R orthonormal bases of all columns of the B_i
 /// and of all rows of the A_i, C_i = s_i (Q^T B_i)(A_i R) of some (sum r_i) x (sum r_i). Products
 /// with T_i, norms and eigenvectors of T_i M T_i^T are those of C_i, turned by Q and R.
 template <class Context>
-struct core_space {
+class core_space {
   using matrix = typename Context::matrix;
   using const_view = typename Context::const_view;
 
+ public:
   /// more: the number of columns that Q has beside the span of the B_i.
-  core_space(Context& c, const std::vector<factored_view<Context>>& vectors, index_t more = 0) {
-    std::vector<const_view> columns, rows;
-    std::vector<matrix> turned;
-    turned.reserve(vectors.size());
+  core_space(Context& c, const std::vector<factored_view<Context>>& vectors, index_t more = 0)
+      : left_(span_of_columns(c, vectors, more)), right_(span_of_rows(c, vectors)) {
     for (const auto& v : vectors) {
-      columns.push_back(v.b);
-      auto& a = turned.emplace_back(c.make(scalar_type::f64, c.columns(v.a), c.rows(v.a)));
-      c.transpose(v.a, a);
-      rows.push_back(a);
+      scales_.push_back(v.scale);
+      starts_.push_back(starts_.back() + c.columns(v.b));
     }
-    left = span_of(c, columns, c.rows(vectors[0].b), more);
-    right = span_of(c, rows, c.columns(vectors[0].a), 0);
   }
 
-  index_t height(Context& c) const { return c.columns(left); }
-  index_t width(Context& c) const { return c.columns(right); }
+  const matrix& left() const { return left_.basis; }    ///< Q, d_out x q, f64
+  const matrix& right() const { return right_.basis; }  ///< R, d_in x p, f64
+  index_t height(Context& c) const { return c.columns(left()); }
+  index_t width(Context& c) const { return c.columns(right()); }
 
-  /// C, f64, in the upper left corner of a matrix of zeros, height x width at least.
-  matrix core(Context& c, const factored_view<Context>& v, index_t rows, index_t columns) const {
-    const index_t rank = c.columns(v.b), q = height(c), p = width(c);
-    auto b = c.make(scalar_type::f64, q, rank), a = c.make(scalar_type::f64, rank, p);
-    c.multiply(1, left, op::transpose, v.b, op::none, 0, b);
-    c.multiply(1, v.a, op::none, right, op::none, 0, a);
-    auto whole = c.make(scalar_type::f64, rows, columns);
-    c.multiply(v.scale, b, op::none, a, op::none, 0,
-               c.slice(typename Context::view(whole), 0, q, 0, p));
-    return whole;
+  /// Q^T B_i, q x r_i.
+  const_view left_of(Context& c, index_t i) const { return part(c, left_, i); }
+
+  /// C_i, f64, in the upper left corner of y, the rest of which is left alone.
+  void write_core(Context& c, index_t i, const typename Context::view& y) const {
+    write_core(c, i, left_of(c, i), y);
   }
-  matrix core(Context& c, const factored_view<Context>& v) const {
-    return core(c, v, height(c), width(c));
+  /// The same for b in place of Q^T B_i.
+  void write_core(Context& c, index_t i, const const_view& b,
+                  const typename Context::view& y) const {
+    c.multiply(scales_[static_cast<std::size_t>(i)], b, op::none, part(c, right_, i), op::transpose,
+               0, c.slice(y, 0, height(c), 0, width(c)));
+  }
+  matrix core(Context& c, index_t i) const {
+    auto y = c.make(scalar_type::f64, height(c), width(c));
+    write_core(c, i, y);
+    return y;
   }
 
-  matrix left;   ///< Q, d_out x q, f64
-  matrix right;  ///< R, d_in x p, f64
+ private:
+  const_view part(Context& c, const block_span<Context>& side, index_t i) const {
+    const index_t first = starts_[static_cast<std::size_t>(i)];
+    return c.slice(const_view(side.coordinates), 0, c.rows(side.coordinates), first,
+                   starts_[static_cast<std::size_t>(i) + 1] - first);
+  }
+
+  block_span<Context> left_, right_;
+  std::vector<double> scales_;
+  std::vector<index_t> starts_{0};  // of the columns of each B_i among all, and their number
 };
 
 /// Statistics of X_k R, for those of X_k.
@@ -96,10 +135,10 @@ struct core_statistics {
       const auto& s = given[static_cast<std::size_t>(k)];
       auto& projected = data[static_cast<std::size_t>(k)];
       projected = c.make(scalar_type::f64, c.rows(s.data), space.width(c));
-      c.multiply(1, s.data, op::none, space.right, op::none, 0, projected);
+      c.multiply(1, s.data, op::none, space.right(), op::none, 0, projected);
       if (s.form != statistics_form::gram) return;
       auto gram = c.make(scalar_type::f64, space.width(c), space.width(c));
-      c.multiply(1, space.right, op::transpose, projected, op::none, 0, gram);
+      c.multiply(1, space.right(), op::transpose, projected, op::none, 0, gram);
       projected = std::move(gram);
     });
     for (std::size_t k = 0; k < given.size(); ++k)
