@@ -150,7 +150,7 @@ TEST_CASE("CAT in factors equals CAT on the dense vectors") {
 TEST_CASE_TEMPLATE("CAT in factors of every scalar type", S, float, catmerge::half,
                    catmerge::bfloat16) {
   int compared = 0;
-  for (const std::uint64_t seed : {1, 2, 3, 4}) {
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
     const adapters<S> in(seed, 24, 20, {3, 4, 2}, {9, 5, 7});
     cat_options options;
     options.linear.lambda = 1;
@@ -219,7 +219,7 @@ TEST_CASE("shapes at the edge: wide, ranks above d_in, zero B, rank-deficient fa
   options.linear.lambda = 0.5;
   options.linear.directions = largest{1};
   int compared = 0;
-  for (const std::uint64_t seed : {1, 2, 3}) {
+  for (const std::uint64_t seed : seeds) {
     CAPTURE(seed);
     compared += agree(adapters<double>(seed, 6, 30, {5, 4, 3}, {4, 6, 5}),  // d_out < sum r
                       adapters<double>(seed, 6, 30, {5, 4, 3}, {4, 6, 5}).features, options);
@@ -273,7 +273,7 @@ TEST_CASE("for two tasks order changes nothing, a third copy is another task") {
   const auto forth = catmerge::trim_factors(in.vectors, in.features, options);
   const auto back = catmerge::trim_factors(std::vector{in.vectors[1], in.vectors[0]},
                                            std::vector{in.features[1], in.features[0]}, options);
-  for (std::size_t i : {0, 1}) {
+  for (std::size_t i = 0; i < 2; ++i) {
     const auto t = dense(in.vectors[i]);
     CHECK(distance(dense(back.vectors[1 - i]), dense(forth.vectors[i]), t.norm()) <= 1e-11);
   }

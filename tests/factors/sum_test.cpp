@@ -22,8 +22,6 @@ using dense_matrix = Eigen::MatrixXd;
 
 namespace {
 
-constexpr double eps = tolerance::eps<double>;
-
 double sum_of_norms(const std::vector<dense_matrix>& list) {
   double sum = 0;
   for (const auto& t : list) sum += t.norm();

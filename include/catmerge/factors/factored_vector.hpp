@@ -31,8 +31,10 @@ struct factored_vector {
   double scale = 1;  ///< s
 };
 
+/// factored_vector{B, A}: scale 1.
 template <class B, class A>
 factored_vector(B, A) -> factored_vector<B, A>;
+/// factored_vector{B, A, scale}.
 template <class B, class A>
 factored_vector(B, A, double) -> factored_vector<B, A>;
 
