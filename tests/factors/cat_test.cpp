@@ -4,7 +4,9 @@
 
 #include <catmerge/factors/cat.hpp>
 #include <catmerge/factors/conflict.hpp>
+#include <catmerge/factors/core_merges.hpp>
 #include <catmerge/features/conflict.hpp>
+#include <catmerge/merge/merge_parameter.hpp>
 #include <catmerge/methods/cat.hpp>
 #include <memory_resource>
 
@@ -244,6 +246,52 @@ TEST_CASE("shapes at the edge: wide, ranks above d_in, zero B, rank-deficient fa
   CHECK(compared >= 15);  // of 18
 }
 
+TEST_CASE("parts of a fused weight are trimmed alone, as in the dense trim") {
+  using context = catmerge::context<catmerge::host>;
+  context c;
+  int compared = 0;
+  for (const std::uint64_t seed : seeds)
+    for (const auto size : {catmerge::rescale::none, catmerge::rescale::frobenius})
+      for (const auto fused : {catmerge::fused_weights::split, catmerge::fused_weights::whole}) {
+        CAPTURE(seed);
+        adapters<double> in(seed, 36, 14, {3, 2, 4}, {9, 6, 8});
+        in.vectors[1].b.topRows(12).setZero();          // a part without an adapter
+        in.vectors[2].b.block(12, 1, 12, 3).setZero();  // and a part of a lower rank
+        cat_options options;
+        options.linear.lambda = 0.2;
+        options.linear.directions = largest{1};
+        options.linear.rescaling = size;
+        options.linear.solver = catmerge::basis_solver::dense;
+        options.fused = fused;
+
+        catmerge::factored_problem<context> p;
+        catmerge::layer_problem<context> whole;
+        const auto t = dense_all(in.vectors);
+        const dense_matrix zero = dense_matrix::Zero(36, 14);
+        for (std::size_t k = 0; k < 3; ++k) {
+          const auto& v = in.vectors[k];
+          p.vectors.push_back(
+              {catmerge::const_view_of(v.b), catmerge::const_view_of(v.a), v.scale});
+          p.statistics.push_back(catmerge::statistics_of(in.features[k]));
+        }
+        p.parts = whole.parts = 3;
+        whole.kind = catmerge::layer_kind::linear;
+        whole.statistics = p.statistics;
+        const auto expected =
+            catmerge::merge_parameter(catmerge::cat_method{options}, whole, zero, t, c);
+        if (gap_of(*expected.report.trim) < 1e-3) continue;
+        const auto found = catmerge::cat_factors(p, options, c);
+        dense_matrix b(36, 9), a(9, 14);
+        c.assign(found.merged.b, catmerge::view_of(b));
+        c.assign(found.merged.a, catmerge::view_of(a));
+        CHECK(distance(found.merged.scale * b * a, expected.merged,
+                       t[0].norm() + t[1].norm() + t[2].norm()) <= 1e-10);
+        check_report(*found.report.trim, *expected.report.trim, 1e-10);
+        ++compared;
+      }
+  CHECK(compared >= 8);  // of 12
+}
+
 TEST_CASE("all vectors zero stay zero") {
   adapters<double> in(1, 12, 10, {3, 2}, {4, 4});
   for (auto& v : in.vectors) v.b.setZero();
@@ -402,6 +450,17 @@ TEST_CASE("errors of CAT in factors") {
   dense_matrix b(8, 5);
   c.assign(handles.merged.b, catmerge::view_of(b));
   CHECK(same_bits(b, typed.merged.b));
+
+  p.parts = 3;
+  CHECK_THROWS_WITH_AS(catmerge::trim_factors(p, {}, c),
+                       "q_proj: 8 rows cannot be split into 3 equal parts", catmerge::error);
+  p.parts = 2;
+  CHECK_THROWS_WITH_AS(
+      catmerge::tsv_m_factors(p, {1, catmerge::fused_weights::split}, c),
+      "q_proj: the cores of a fused weight are merged as one matrix: ask for fused_weights::whole, "
+      "or merge each block of rows of B alone",
+      catmerge::error);
+  p.parts = 1;
 
   const dense_matrix moments = dense_matrix::Ones(6, 1);
   p.statistics[1] = {catmerge::statistics_form::second_moment, catmerge::const_view_of(moments), 5};

@@ -45,79 +45,125 @@ inline index_t directions_outside(const direction_rule& rule) {
 }
 
 /// CAT's trim in the core space: T_i = Q C_i R^T, so G_k is that of the C_i and X_k R, turned by Q,
-/// and so are norms, conflicts and deviations. The dense trim of the C_i gives the report and the
-/// bases V in these coordinates, which trim the B_i: B_i - Q V V^T (Q^T B_i).
+/// and so are norms, conflicts and deviations. The dense trim of the C_i gives the report and, in
+/// these coordinates, the bases V, which trim the B_i: B_i - Q V V^T (Q^T B_i).
+template <class Context>
+class factor_trim {
+  using matrix = typename Context::matrix;
+  using view = typename Context::view;
+  using const_view = typename Context::const_view;
+
+ public:
+  factor_trim(Context& c, const factored_problem<Context>& p, const cat_options& options)
+      : c_(c),
+        p_(p),
+        options_(options),
+        space_(c, p.vectors, options.fused == fused_weights::split ? p.parts : 1,
+               directions_outside(options.linear.directions)) {}
+
+  trimmed_factors<factored_matrix<Context>> run() {
+    trimmed_factors<factored_matrix<Context>> result;
+    result.report.kind = layer_kind::linear;
+    trim_cores(result.report);
+    result.vectors.resize(p_.vectors.size());
+    c_.concurrently(tasks(), [&](index_t i) {
+      const auto& v = p_.vectors[at(i)];
+      auto a = c_.make(compute_type(c_.type(v.a)), c_.rows(v.a), c_.columns(v.a));
+      c_.assign(v.a, a);
+      result.vectors[at(i)] = {trimmed_factor(i), std::move(a), v.scale};
+    });
+    return result;
+  }
+
+ private:
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+  index_t tasks() const { return std::ssize(p_.vectors); }
+
+  /// Fills the report, and keeps the bases of all tasks, part by part.
+  void trim_cores(layer_report& report) {
+    const core_statistics<Context> inputs(c_, space_, p_.statistics);
+    const auto base = c_.make(scalar_type::f64, space_.parts() * space_.height(), space_.width(c_));
+    std::vector<matrix> cores;
+    for (index_t i = 0; i < tasks(); ++i) {
+      cores.push_back(space_.core(c_, i));
+      trimmed_.push_back(space_.core(c_, i));
+    }
+    layer_problem<Context> core;
+    core.kind = layer_kind::linear;
+    core.parts = space_.parts();
+    core.base = base;
+    core.experts = {cores.begin(), cores.end()};
+    core.statistics = inputs.views;
+    core.names = p_.names;
+    cat_options options = options_;
+    // The count of operations behind `automatic` (basis_plan) leaves out what small products cost.
+    // For 128 directions the dense solver takes half the time of a search.
+    if (options.linear.solver == basis_solver::automatic && space_.height() <= 256)
+      options.linear.solver = basis_solver::dense;
+    const std::vector<view> views(trimmed_.begin(), trimmed_.end());
+    trim_vectors<layer_kind::linear>(c_, core, options, kept_bases<Context>{bases_},
+                                     vector_list<Context>(views), report);
+  }
+
+  /// B_i', in the compute type.
+  matrix trimmed_factor(index_t i) {
+    const auto& v = p_.vectors[at(i)];
+    const index_t rank = c_.columns(v.b), rows = c_.rows(v.b) / space_.parts();
+    auto b = c_.make(scalar_type::f64, c_.rows(v.b), rank);
+    c_.assign(v.b, b);
+    for (index_t part = 0; part < space_.parts(); ++part)
+      trim_part(i, part, c_.slice(view(b), part * rows, rows, 0, rank));
+    auto stored = c_.make(compute_type(c_.type(v.b)), c_.rows(v.b), rank);
+    c_.assign(b, stored);
+    return stored;
+  }
+
+  /// The trim of one part of B_i.
+  void trim_part(index_t i, index_t part, const view& b) {
+    std::vector<const_view> others;
+    for (index_t k = 0; k < tasks(); ++k)
+      if (k != i) others.push_back(bases_[at(part * tasks() + k)]);
+    const const_view before = space_.left_of(c_, part, i);
+    const index_t rows = c_.rows(before), rank = c_.columns(before);
+    auto after = c_.make(scalar_type::f64, rows, rank),
+         removed = c_.make(scalar_type::f64, rows, rank);
+    c_.assign(before, after);
+    project_off_all(c_, others, rows, options_.linear.order,
+                    [&](const const_view& basis, const const_view& dual) {
+                      remove_directions<Context>(c_, basis, dual, after);
+                    });
+    c_.subtract(before, after, removed);
+    c_.multiply(-1, space_.left(part), op::none, removed, op::none, 1, b);
+    // As the dense trim settled it: to its size, or to zero where only rounding was left.
+    const double settled = c_.squared_norm(c_.slice(
+        const_view(trimmed_[at(i)]), part * space_.height(), space_.height(), 0, space_.width(c_)));
+    if (settled == 0 && core_energy(i, before) > 0)
+      c_.scale(0, b);
+    else if (settled > 0 && options_.linear.rescaling != rescale::none)
+      c_.scale(std::sqrt(settled / core_energy(i, after)), b);
+  }
+
+  double core_energy(index_t i, const const_view& b) {
+    auto core = c_.make(scalar_type::f64, space_.height(), space_.width(c_));
+    space_.write_core(c_, i, b, core);
+    return c_.squared_norm(core);
+  }
+
+  Context& c_;
+  const factored_problem<Context>& p_;
+  const cat_options& options_;
+  core_space<Context> space_;
+  std::vector<matrix> bases_;    // of task k in part p: number p K + k
+  std::vector<matrix> trimmed_;  // the cores after the trim
+};
+
 template <class Context>
 trimmed_factors<factored_matrix<Context>> trim_problem(Context& c,
                                                        const factored_problem<Context>& p,
-                                                       cat_options options) {
-  using matrix = typename Context::matrix;
-  using const_view = typename Context::const_view;
+                                                       const cat_options& options) {
   validate(options);
   check_with_statistics(c, p);
-  const auto at = [](index_t i) { return static_cast<std::size_t>(i); };
-  const index_t tasks = std::ssize(p.vectors);
-  const core_space<Context> space(c, p.vectors, directions_outside(options.linear.directions));
-  const core_statistics<Context> inputs(c, space, p.statistics);
-  const auto base = c.make(scalar_type::f64, space.height(c), space.width(c));
-  std::vector<matrix> cores, trimmed;
-  layer_problem<Context> core;
-  core.kind = layer_kind::linear;
-  core.base = base;
-  core.statistics = inputs.views;
-  core.names = p.names;
-  for (index_t i = 0; i < tasks; ++i) {
-    cores.push_back(space.core(c, i));
-    trimmed.push_back(space.core(c, i));
-  }
-  core.experts = {cores.begin(), cores.end()};
-  // The count of operations behind `automatic` (basis_plan) leaves out what small products cost. Up
-  // to 128 directions the dense solver takes half the time of a search.
-  if (options.linear.solver == basis_solver::automatic && space.height(c) <= 256)
-    options.linear.solver = basis_solver::dense;
-
-  trimmed_factors<factored_matrix<Context>> result;
-  result.report.kind = layer_kind::linear;
-  std::vector<matrix> bases;
-  const std::vector<typename Context::view> views(trimmed.begin(), trimmed.end());
-  trim_vectors<layer_kind::linear>(c, core, options, kept_bases<Context>{bases},
-                                   vector_list<Context>(views), result.report);
-  const trim_report& report = *result.report.trim;
-
-  result.vectors.resize(p.vectors.size());
-  c.concurrently(tasks, [&](index_t i) {
-    const auto& v = p.vectors[at(i)];
-    const index_t rank = c.columns(v.b);
-    std::vector<const_view> others;
-    for (index_t k = 0; k < tasks; ++k)
-      if (k != i) others.push_back(bases[at(k)]);
-    const const_view before = space.left_of(c, i);
-    auto after = c.make(scalar_type::f64, c.rows(before), rank);
-    auto removed = c.make(scalar_type::f64, c.rows(before), rank);
-    c.assign(before, after);
-    project_off_all(c, others, c.rows(before), options.linear.order,
-                    [&](const const_view& basis, const const_view& dual) {
-                      remove_directions<Context>(c, basis, dual, after);
-                    });
-    c.subtract(before, after, removed);
-    auto b = c.make(scalar_type::f64, c.rows(v.b), rank);
-    auto a = c.make(compute_type(c.type(v.a)), rank, c.columns(v.a));
-    c.assign(v.b, b);
-    c.assign(v.a, a);
-    c.multiply(-1, space.left(), op::none, removed, op::none, 1, b);
-    const auto& emptied = report.emptied;
-    if (std::find(emptied.begin(), emptied.end(), i) != emptied.end()) {
-      c.scale(0, b);
-    } else if (options.linear.rescaling == rescale::frobenius && report.norm[at(i)] > 0) {
-      auto left = c.make(scalar_type::f64, space.height(c), space.width(c));
-      space.write_core(c, i, after, left);
-      c.scale(report.norm[at(i)] / std::sqrt(c.squared_norm(left)), b);
-    }
-    auto stored = c.make(compute_type(c.type(v.b)), c.rows(v.b), rank);
-    c.assign(b, stored);
-    result.vectors[at(i)] = {std::move(stored), std::move(a), v.scale};
-  });
-  return result;
+  return factor_trim<Context>(c, p, options).run();
 }
 
 struct trim_factors_fn {
@@ -195,10 +241,10 @@ struct cat_factors_fn {
 /// @endcode
 /// adapters: a range of K factored vectors; features: a range of K, rows X_k, n_k x d_in, or their
 /// statistics but no second moments. Every option of cat_options for linear weights applies; alpha
-/// plays no part, and a fused weight is trimmed in parts by a call for each block of rows of its
-/// B_i. The report is that of the dense trim. Directions are chosen and vectors trimmed in double.
-/// Throws catmerge::error if there are no vectors, shapes do not fit, or a value is not finite, and
-/// for options that validate refuses.
+/// plays no part, and parts of a fused weight are those of a factored_problem. The report is that
+/// of the dense trim. Directions are chosen and vectors trimmed in double. Throws catmerge::error
+/// if there are no vectors, shapes do not fit, or a value is not finite, and for options that
+/// validate refuses.
 inline constexpr detail::trim_factors_fn trim_factors{};
 
 /// CAT Merging of factored task vectors, as cat_linear: alpha times the sum of the trimmed vectors,

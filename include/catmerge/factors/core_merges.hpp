@@ -25,7 +25,7 @@ factored_result<factored_matrix<Context>> merge_cores(Context& c,
                                                       const Method& method, index_t rows,
                                                       index_t columns) {
   const core_space<Context> space(c, p.vectors);
-  const index_t q = space.height(c), width = space.width(c), d_out = c.rows(space.left()),
+  const index_t q = space.height(), width = space.width(c), d_out = c.rows(space.left()),
                 d_in = c.rows(space.right());
   const auto base = c.make(scalar_type::f64, (std::max)(q, rows), (std::max)(width, columns));
   std::vector<typename Context::matrix> cores;
@@ -68,6 +68,10 @@ struct core_merge_fn {
                                                        Context& c) const {
     validate(options);
     check_factors(c, p);
+    if (p.parts > 1 && options.fused == fused_weights::split)
+      throw error(p.names.who() +
+                  ": the cores of a fused weight are merged as one matrix: ask for "
+                  "fused_weights::whole, or merge each block of rows of B alone");
     return Merge{}(c, p, options);
   }
 

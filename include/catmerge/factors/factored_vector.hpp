@@ -55,6 +55,7 @@ struct factored_problem {
   /// One per task, or none where a function needs none: of the inputs X_k of the layer.
   std::vector<statistics_view<typename Context::domain>> statistics{};
   layer_names names{};  ///< for messages
+  index_t parts = 1;    ///< fused linears (q, k, v): equal blocks of rows of every B
 };
 
 /// The factored task vector that a merge gives, and the report of the merge.
@@ -231,6 +232,9 @@ void check_factors(Context& c, const factored_problem<Context>& p) {
     if (!std::isfinite(v.scale))
       throw not_finite_error(what("the scale") + " must be a finite number");
   }
+  if (p.parts < 1 || d_out % p.parts != 0)
+    throw error(p.names.who() + ": " + std::to_string(d_out) + " rows cannot be split into " +
+                std::to_string(p.parts) + " equal parts");
   if (p.statistics.empty()) return;
   if (p.statistics.size() != p.vectors.size())
     throw error(p.names.who() + ": features of " + std::to_string(p.statistics.size()) +

@@ -96,7 +96,7 @@ template <class Context>
 compressed_vector<factored_matrix<Context>> compressed(Context& c, const factored_view<Context>& v,
                                                        index_t rank) {
   if (rank < 1) throw error("compress: the rank must be at least 1, found " + std::to_string(rank));
-  const core_space<Context> space(c, {v});
+  const core_space<Context> space(c, std::vector{v});
   const auto core = space.core(c, 0);
   const auto directions = leading_directions<Context>(c, core, rank);
   const index_t n = c.columns(directions), kept = (std::max<index_t>)(n, 1);
@@ -105,7 +105,7 @@ compressed_vector<factored_matrix<Context>> compressed(Context& c, const factore
        c.make(compute_type(c.type(v.a)), kept, c.columns(v.a)), 1},
       0};
   if (n == 0) return result;
-  auto rest = c.make(scalar_type::f64, space.height(c), space.width(c));
+  auto rest = c.make(scalar_type::f64, space.height(), space.width(c));
   c.assign(core, rest);
   const auto along = remove_directions<Context>(c, directions, directions, rest);
   result.error = std::sqrt(c.squared_norm(rest) / c.squared_norm(core));

@@ -63,64 +63,86 @@ block_span<Context> span_of_rows(Context& c, const std::vector<factored_view<Con
   return {c, {turned.begin(), turned.end()}, c.columns(vectors[0].a), 0};
 }
 
+/// The columns of all B_i, of one of `parts` blocks of rows.
 template <class Context>
 block_span<Context> span_of_columns(Context& c, const std::vector<factored_view<Context>>& vectors,
-                                    index_t more) {
+                                    index_t part, index_t parts, index_t more) {
   std::vector<typename Context::const_view> blocks;
-  for (const auto& v : vectors) blocks.push_back(v.b);
-  return {c, blocks, c.rows(vectors[0].b), more};
+  const index_t size = c.rows(vectors[0].b) / parts;
+  for (const auto& v : vectors)
+    blocks.push_back(c.slice(v.b, part * size, size, 0, c.columns(v.b)));
+  return {c, blocks, size, more};
 }
 
 /// T_i = Q C_i R^T for all T_i = s_i B_i A_i, Q and R orthonormal bases of all columns of the B_i
 /// and of all rows of the A_i, C_i = s_i (Q^T B_i)(A_i R) of some (sum r_i) x (sum r_i). Products
-/// with T_i, norms and eigenvectors of T_i M T_i^T are those of C_i, turned by Q and R.
+/// with T_i, norms and eigenvectors of T_i M T_i^T are those of C_i, turned by Q and R. A fused
+/// weight has a Q for each part, all of one width, and C_i has the parts' cores one below the
+/// other.
 template <class Context>
 class core_space {
   using matrix = typename Context::matrix;
+  using view = typename Context::view;
   using const_view = typename Context::const_view;
 
  public:
-  /// more: the number of columns that Q has beside the span of the B_i.
-  core_space(Context& c, const std::vector<factored_view<Context>>& vectors, index_t more = 0)
-      : left_(span_of_columns(c, vectors, more)), right_(span_of_rows(c, vectors)) {
+  /// more: the number of columns that each Q has beside the span of the B_i.
+  core_space(Context& c, const std::vector<factored_view<Context>>& vectors, index_t parts = 1,
+             index_t more = 0)
+      : right_(span_of_rows(c, vectors)) {
+    for (index_t part = 0; part < parts; ++part) {
+      left_.push_back(span_of_columns(c, vectors, part, parts, more));
+      height_ = (std::max)(height_, c.columns(left_.back().basis));
+    }
+    for (index_t part = 0; part < parts; ++part)
+      if (const index_t q = c.columns(left(part)); q < height_)
+        left_[static_cast<std::size_t>(part)] =
+            span_of_columns(c, vectors, part, parts, more + height_ - q);
     for (const auto& v : vectors) {
       scales_.push_back(v.scale);
       starts_.push_back(starts_.back() + c.columns(v.b));
     }
   }
 
-  const matrix& left() const { return left_.basis; }    ///< Q, d_out x q, f64
-  const matrix& right() const { return right_.basis; }  ///< R, d_in x p, f64
-  index_t height(Context& c) const { return c.columns(left()); }
-  index_t width(Context& c) const { return c.columns(right()); }
+  /// Q of a part, (d_out / parts) x q, f64.
+  const matrix& left(index_t part = 0) const { return left_[static_cast<std::size_t>(part)].basis; }
+  const matrix& right() const { return right_.basis; }            ///< R, d_in x p, f64
+  index_t parts() const { return std::ssize(left_); }             ///< the parts of a fused weight
+  index_t height() const { return height_; }                      ///< q, of one part
+  index_t width(Context& c) const { return c.columns(right()); }  ///< p
 
-  /// Q^T B_i, q x r_i.
-  const_view left_of(Context& c, index_t i) const { return part(c, left_, i); }
+  /// Q^T B_i of a part, q x r_i.
+  const_view left_of(Context& c, index_t part, index_t i) const {
+    return columns_of(c, left_[static_cast<std::size_t>(part)], i);
+  }
 
-  /// C_i, f64, in the upper left corner of y, the rest of which is left alone.
-  void write_core(Context& c, index_t i, const typename Context::view& y) const {
-    write_core(c, i, left_of(c, i), y);
+  /// The core of one part, in the upper left corner of y, for b in place of Q^T B_i.
+  void write_core(Context& c, index_t i, const const_view& b, const view& y) const {
+    c.multiply(scales_[static_cast<std::size_t>(i)], b, op::none, columns_of(c, right_, i),
+               op::transpose, 0, c.slice(y, 0, height(), 0, width(c)));
   }
-  /// The same for b in place of Q^T B_i.
-  void write_core(Context& c, index_t i, const const_view& b,
-                  const typename Context::view& y) const {
-    c.multiply(scales_[static_cast<std::size_t>(i)], b, op::none, part(c, right_, i), op::transpose,
-               0, c.slice(y, 0, height(c), 0, width(c)));
+  /// C_i, in the upper left corner of y, the rest of which is left alone.
+  void write_core(Context& c, index_t i, const view& y) const {
+    for (index_t part = 0; part < parts(); ++part)
+      write_core(c, i, left_of(c, part, i), c.slice(y, part * height(), height(), 0, width(c)));
   }
+  /// C_i, f64.
   matrix core(Context& c, index_t i) const {
-    auto y = c.make(scalar_type::f64, height(c), width(c));
+    auto y = c.make(scalar_type::f64, parts() * height(), width(c));
     write_core(c, i, y);
     return y;
   }
 
  private:
-  const_view part(Context& c, const block_span<Context>& side, index_t i) const {
+  const_view columns_of(Context& c, const block_span<Context>& side, index_t i) const {
     const index_t first = starts_[static_cast<std::size_t>(i)];
     return c.slice(const_view(side.coordinates), 0, c.rows(side.coordinates), first,
                    starts_[static_cast<std::size_t>(i) + 1] - first);
   }
 
-  block_span<Context> left_, right_;
+  std::vector<block_span<Context>> left_;
+  block_span<Context> right_;
+  index_t height_ = 0;
   std::vector<double> scales_;
   std::vector<index_t> starts_{0};  // of the columns of each B_i among all, and their number
 };
