@@ -326,6 +326,19 @@ TEST_CASE("for two tasks order changes nothing, a third copy is another task") {
     CHECK(distance(dense(back.vectors[1 - i]), dense(forth.vectors[i]), t.norm()) <= 1e-11);
   }
 
+  // The joint trim of more tasks depends on no order either.
+  options.linear.order = catmerge::trim_order::joint;
+  const adapters<double> three(22, 25, 16, {3, 4, 2}, {12, 9, 7});
+  const auto first = catmerge::trim_factors(three.vectors, three.features, options);
+  const auto turned = catmerge::trim_factors(
+      std::vector{three.vectors[2], three.vectors[0], three.vectors[1]},
+      std::vector{three.features[2], three.features[0], three.features[1]}, options);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto t = dense(three.vectors[i]);
+    CHECK(distance(dense(turned.vectors[(i + 1) % 3]), dense(first.vectors[i]), t.norm()) <= 1e-11);
+    CHECK(distance(dense(first.vectors[i]), t, t.norm()) > 1e-3);
+  }
+
   adapters<double> copies(21, 25, 16, {3, 4, 3}, {12, 9, 5});
   copies.vectors[2] = copies.vectors[0];
   copies.features[2] = copies.features[0];

@@ -57,6 +57,8 @@ struct factored_shift_fn {
   template <class Features, class Vector, class Context>
   double operator()(const Features& features, const Vector& vector, Context& c) const {
     static_assert(require_factored<Context, Vector>());
+    using B = factor_of<decltype(Vector::b)>;
+    if constexpr (!handle_of<B, Context>) static_assert(require_features<Features, B>());
     factored_problem<Context> p{{read_factors<Context>(vector)}};
     p.statistics.push_back(as_statistics(features));
     check_with_statistics(c, p);
