@@ -207,7 +207,15 @@ TEST_CASE("factored vectors enter a network") {
   const Eigen::MatrixXf t = catmerge::dense_vector(in.vectors[0]);
   CHECK((t.cast<double>() - dense(in.vectors[0])).norm() <= 1e-6);
 
-  // References and maps in place of copies.
+  // A network in half precision is rounded once.
+  matrix_of<catmerge::half> small = before.cast<catmerge::half>();
+  catmerge::add_factors(small, in.vectors[0], 0.25);
+  const Eigen::MatrixXd once = in_double(matrix_of<catmerge::half>(before.cast<catmerge::half>())) +
+                               0.25 * dense(in.vectors[0]);
+  CHECK((in_double(small) - once).cwiseAbs().maxCoeff() <=
+        tolerance::eps<catmerge::half> * once.cwiseAbs().maxCoeff());
+
+  // References in place of copies.
   const catmerge::factored_vector referred{std::cref(in.vectors[0].b), std::cref(in.vectors[0].a),
                                            in.vectors[0].scale};
   CHECK(same_bits(catmerge::dense_vector(referred), t));
