@@ -65,6 +65,7 @@ awk '
     may["merge"] = "root tensor features"
     may["cat"] = "root tensor numeric features merge"
     may["methods"] = "root tensor numeric features merge cat"
+    may["factors"] = "root tensor numeric features merge cat methods"
     may["io"] = "root tensor features"
     may["model"] = "root tensor features io"
   }

@@ -3,7 +3,14 @@
 #pragma once
 
 /// @file
-/// All merging methods beside CAT. catmerge.hpp leaves them out, so that CAT alone compiles faster.
+/// All merging methods beside CAT, and the methods of task vectors in factors. catmerge.hpp leaves
+/// them out, so that CAT alone compiles faster.
+#include <catmerge/factors/cat.hpp>
+#include <catmerge/factors/conflict.hpp>
+#include <catmerge/factors/core_merges.hpp>
+#include <catmerge/factors/factored_vector.hpp>
+#include <catmerge/factors/lot.hpp>
+#include <catmerge/factors/sum.hpp>
 #include <catmerge/methods/breadcrumbs.hpp>
 #include <catmerge/methods/consensus.hpp>
 #include <catmerge/methods/dare.hpp>

@@ -229,6 +229,22 @@ void calls(const W& w, W& a, const V& v, const std::vector<W>& ws, const std::ve
   catmerge::cat_linear(w, {a, w});
 #endif
 
+  // Factored vectors.
+#ifdef CASE_dense_for_factors  // expect: catmerge: a range of catmerge::factored_vector is needed
+  catmerge::cat_factors(ws, ws);
+#endif
+#ifdef CASE_no_range_of_factors  // expect: catmerge: a range, with one element per task or weight,
+  catmerge::trim_factors(catmerge::factored_vector{w, a}, ws);
+#endif
+#ifdef CASE_factor_is_a_vector  // expect: catmerge: a matrix is needed here and this type is a
+  catmerge::concatenate(std::vector{catmerge::factored_vector{v, v}});
+#endif
+#ifdef CASE_dense_compressed  // expect: catmerge: compress takes a catmerge::factored_vector
+  catmerge::compress(w, 3);
+#endif
+  const std::vector factors{catmerge::factored_vector{w, a, 2.0}};
+  catmerge::cat_factors(factors, ws, {.alpha = 0.3});
+
   // Temporaries.
 #ifdef CASE_statistics_of_temporary  // expect: catmerge: statistics_of returns a view, and its
   catmerge::statistics_of(W(2, 2));

@@ -97,6 +97,20 @@ typename Context::matrix joint_basis(Context& c,
   return basis;
 }
 
+/// Calls apply(V, U) for the trim T -= V (U^T T) off several bases, in this order: compact_trim, or
+/// joint_basis for both.
+template <class Context, class F>
+void project_off_all(Context& c, const std::vector<typename Context::const_view>& bases,
+                     index_t size, trim_order order, const F& apply) {
+  if (order == trim_order::sequential) {
+    const compact_trim<Context> all(c, bases, size);
+    apply(all.v, all.u);
+  } else {
+    const auto joint = joint_basis(c, bases, size);
+    apply(joint, joint);
+  }
+}
+
 struct removal_basis_fn {
   template <class VectorRange, class FeatureRange, class Context>
   auto operator()(index_t k, const VectorRange& vectors, const FeatureRange& features,

@@ -63,14 +63,8 @@ class linear_trim final : public layer_trim<Context> {
       std::vector<const_view> others;
       for (index_t k = 0; k < tasks; ++k)
         if (k != i) others.push_back(bases[at(k)]);
-      const index_t size = c_.rows(t[at(i)]);
-      if (options_.order == trim_order::sequential) {
-        const compact_trim<Context> all(c_, others, size);
-        take(all.v, all.u, i, t[at(i)]);
-      } else {
-        const auto joint = joint_basis(c_, others, size);
-        take(joint, joint, i, t[at(i)]);
-      }
+      project_off_all(c_, others, c_.rows(t[at(i)]), options_.order,
+                      [&](const const_view& v, const const_view& u) { take(v, u, i, t[at(i)]); });
     });
   }
 
