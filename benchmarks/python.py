@@ -174,7 +174,11 @@ def regmean(features, name, experts):
     total = weighted = 0
     for file, expert in zip(features, experts):
         owner = (file.metadata() or {}).get(f"alias:{name}", name)
-        gram = file.get_tensor(f"{owner}::gram").float()
+        if f"{owner}::gram" in file.keys():
+            gram = file.get_tensor(f"{owner}::gram").float()
+        else:
+            rows = file.get_tensor(owner).float()
+            gram = rows.T @ rows
         gram = 0.9 * gram + 0.1 * gram.diag().diag()
         total = total + gram
         weighted = weighted + gram @ expert.float().T

@@ -5,7 +5,12 @@ Three levels, as in the C++ library: steps (`task_vector`, `removal_basis`, ...)
 arrays, `merge_checkpoints` for files). `methods` lists the methods and their settings.
 """
 
-from . import _core
+from . import _kernels
+
+kernels = _kernels.choose()
+__path__.append(_kernels.folder(kernels))  # _core lies there
+
+from . import _core  # noqa: E402
 from ._core import Error
 from .catalogue import merged_transforms, methods, transforms
 from .checkpoint import Checkpoint, StatisticsFile, merge_checkpoints, open, open_statistics
