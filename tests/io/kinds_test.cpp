@@ -145,7 +145,7 @@ TEST_CASE("folders without a checkpoint say what they hold, and what to do") {
     return message;
   };
   about({{"adapter_config.json", "{}"}, {"adapter_model.safetensors", ""}},
-        {"is an adapter (such as LoRA", "'adapter_model.safetensors'", "merge_and_unload"});
+        {"is an adapter (such as LoRA", "'adapter_model.safetensors'", "as an --expert"});
   about({{"adapter_model.bin", zip("x/data.pkl")}}, {"is an adapter"});
   about({{"model.fp16.safetensors", ""}, {"config.json", "{}"}},
         {"no model.safetensors in this folder",

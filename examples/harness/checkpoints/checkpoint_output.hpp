@@ -187,9 +187,14 @@ class task_heads_output {
         throw error(path + ": the task '" + task + "' cannot be the name of a file");
       std::vector<io::tensor_info> infos;
       for (const auto& name : expert.names())
-        if (set.policy().task_heads.match(name)) infos.push_back(expert.at(name));
+        if (set.policy().task_heads.match(name)) {
+          if (set.factors(k).add_to(expert.at(name)))
+            throw error(set.expert_path(k).string() + ": --task-heads matches '" + name +
+                        "', which the adapter changes by factors: it is no tensor of its own");
+          infos.push_back(expert.at(name));
+        }
       if (infos.empty())
-        throw error(expert.path().string() + ": expert '" + task +
+        throw error(set.expert_path(k).string() + ": expert '" + task +
                     "' has no tensor that --task-heads matches");
       io::safetensors_writer writer(folder_.partial() / (task + ".safetensors"), infos,
                                     expert.metadata());

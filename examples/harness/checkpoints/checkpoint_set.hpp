@@ -7,6 +7,7 @@
 #include <catmerge/model/name_rules.hpp>
 #include <harness/checkpoints/comparison.hpp>
 #include <harness/checkpoints/contradictions.hpp>
+#include <harness/checkpoints/expert_factors.hpp>
 #include <harness/checkpoints/merge_policy.hpp>
 #include <harness/checkpoints/network_names.hpp>
 #include <harness/checkpoints/parameter_pieces.hpp>
@@ -38,7 +39,11 @@ class checkpoint_set : public network_names {
       : policy_(std::move(policy)), base_(std::move(base)) {
     for (const auto& expert : experts) {
       tasks_.push_back(expert.task);
-      experts_.emplace_back(expert.path);
+      paths_.emplace_back(expert.path);
+      const bool adapts = io::is_adapter_folder(expert.path);
+      experts_.emplace_back(adapts ? base_.path() : paths_.back());
+      factors_.push_back(adapts ? expert_factors(paths_.back(), experts_.back(), rules)
+                                : expert_factors());
     }
     rename_experts();
     check_contradictions();
@@ -54,7 +59,12 @@ class checkpoint_set : public network_names {
                     " is listed in the index, and no shard has it: --drop leaves it out");
     for (const auto& name : names_) classes_.emplace(name, rules.classify(info_of(name)));
     tie();
-    for (index_t k = 0; k < std::ssize(experts_); ++k) compare(k, rules);
+    for (index_t k = 0; k < std::ssize(experts_); ++k) {
+      compare(k, rules);
+      if (const auto* adapter = factors(k).adapter())
+        for (const auto* entry : adapter->tensors().unused)
+          ignored_.push_back(entry->name + " of '" + tasks_[static_cast<std::size_t>(k)] + "'");
+    }
     list_copied();
     make_groups(rules);
   }
@@ -67,6 +77,12 @@ class checkpoint_set : public network_names {
   const io::checkpoint& expert_file(index_t k) const {
     return experts_[static_cast<std::size_t>(k)];
   }
+  /// The expert's path, as given. (An adapter's tensors are in the base's file and its own.)
+  const std::filesystem::path& expert_path(index_t k) const {
+    return paths_[static_cast<std::size_t>(k)];
+  }
+  /// What factors add to expert k's tensors if it is an adapter.
+  const expert_factors& factors(index_t k) const { return factors_[static_cast<std::size_t>(k)]; }
   const merge_policy& policy() const { return policy_; }
   /// The tensors of the merged network, in the order of the base.
   const std::vector<std::string>& names() const override { return names_; }
@@ -85,7 +101,8 @@ class checkpoint_set : public network_names {
   const std::map<std::string, std::string>& tied() const override { return tied_; }
   /// Warnings about the files, a sentence each.
   const std::vector<std::string>& warnings() const override { return warnings_; }
-  /// Unmerged tensors that only experts have, integers or fixed by a rule: "NAME of 'TASK'".
+  /// Unmerged tensors that only experts have, integers, fixed by a rule, or not used by PEFT: "NAME
+  /// of 'TASK'".
   const std::vector<std::string>& ignored() const override { return ignored_; }
   /// True if a tensor of the base is stored as 8-bit floats and written in another type.
   bool decoded(const std::string& name) const { return codes_[0].has_scale(base_.at(name)); }
@@ -181,6 +198,13 @@ class checkpoint_set : public network_names {
     const auto& base_entry = base_.at(part.tensor);
     const auto* entry = expert_entry(k, part.tensor);
     if (entry == nullptr) return as_read(rows_of(base_entry, p, codes_[0]), p);
+    if (factors(k).add_to(*entry)) {
+      const auto stored = rows_of(*entry, p, codes);
+      host_matrix values(scalar_type::f64, stored.rows, stored.columns);
+      context<host>().assign(stored, values);
+      factors(k).add(*entry, part.first, values);
+      return as_read(windows_.keep(std::move(values)), p);
+    }
     if (entry->shape == base_entry.shape) return as_read(rows_of(*entry, p, codes), p);
     // For a table of another height: the common rows.
     const auto stored = rows_of(base_entry, p, codes_[0]);
@@ -247,14 +271,15 @@ class checkpoint_set : public network_names {
 
   void check_contradictions() {
     std::string list;
-    for (std::size_t k = 0; k < experts_.size(); ++k)
+    for (std::size_t k = 0; k < experts_.size(); ++k) {
+      if (factors_[k].adapter() != nullptr) continue;  // it has no such files
       for (const auto& sentence : contradictions_of(base_, experts_[k])) {
         if (policy_.contradictions_pass)
           warnings_.push_back("expert '" + tasks_[k] + "' contradicts the base: " + sentence);
         else
-          list +=
-              "\n  expert '" + tasks_[k] + "' (" + experts_[k].path().string() + "): " + sentence;
+          list += "\n  expert '" + tasks_[k] + "' (" + paths_[k].string() + "): " + sentence;
       }
+    }
     if (!list.empty())
       throw error(base_.path().string() + ": experts cannot come from this base:" + list +
                   "\n(--contradictions warn merges all the same)");
@@ -298,6 +323,20 @@ class checkpoint_set : public network_names {
     owner_of_ = std::move(found.owner_of);
     tied_ = std::move(found.in_base);
     warnings_.insert(warnings_.end(), found.contradictions.begin(), found.contradictions.end());
+    for (const auto& [alias, owner] : owner_of_)
+      for (index_t k = 0; k < std::ssize(experts_); ++k) check_tied_target(k, alias, owner);
+  }
+
+  /// An adapter that changes one of two tied tensors acts on one of their uses; merged, it would
+  /// act on both, or on none.
+  void check_tied_target(index_t k, const std::string& alias, const std::string& owner) const {
+    for (const auto& target : factors(k).placed().targets)
+      if (target.parameter == alias || target.parameter == owner)
+        throw error(expert_path(k).string() + ": the adapter changes '" + target.parameter +
+                    "', and '" + alias + "' and '" + owner +
+                    "' share their values in this base: the change would reach both. Untie the "
+                    "base first (store both tensors, and tie_word_embeddings false in its "
+                    "config.json)");
   }
 
   bool is_copied(const std::string& name) const {
@@ -353,10 +392,10 @@ class checkpoint_set : public network_names {
       else
         found.extra.push_back(name);
     }
-    found.require_none(expert.path().string() + ": expert '" + task + "'", task,
+    found.require_none(expert_path(k).string() + ": expert '" + task + "'", task,
                        base_.path().string());
     if (merged == 0)
-      throw error(expert.path().string() + ": expert '" + task +
+      throw error(expert_path(k).string() + ": expert '" + task +
                   "' takes part with no tensor: its names differ from the base's, or its tensors "
                   "are left out (see --rename, --drop, --include and --exclude)");
   }
@@ -443,7 +482,9 @@ class checkpoint_set : public network_names {
   merge_policy policy_;
   io::checkpoint base_;
   std::vector<std::string> tasks_;
+  std::vector<std::filesystem::path> paths_;  // of the experts, as given
   std::vector<io::checkpoint> experts_;
+  std::vector<expert_factors> factors_;
   std::vector<quantised_weights> codes_;  // of the base, then of the experts
   std::vector<std::string> names_, fixed_, warnings_, ignored_;
   std::unordered_map<std::string, model::classification> classes_;

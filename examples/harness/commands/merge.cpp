@@ -292,8 +292,10 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
   command.add_option("--base", request->base, "The pretrained network that all experts come from")
       ->required()
       ->type_name("P");
-  add_list(command, "--expert", words->experts, "NAME=P",
-           "A fine-tuned network and the name of its task; tasks trim in this order")
+  add_list(
+      command, "--expert", words->experts, "NAME=P",
+      "A fine-tuned network, or PEFT's folder of a LoRA adapter, and the name of its task; tasks "
+      "trim in this order")
       ->required();
   command
       .add_option("--output", request->output,

@@ -16,9 +16,10 @@ class fitted_weights final : public weight_source {
  public:
   /// `set` must outlive this object.
   fitted_weights(const checkpoint_set& set, index_t k)
-      : base_(set.base_file()), expert_(set.expert_file(k), [&set, k](const auto& name) {
-          return set.expert_entry(k, name);
-        }) {}
+      : base_(set.base_file()),
+        expert_(set.expert_file(k),
+                [&set, k](const auto& name) { return set.expert_entry(k, name); }),
+        factors_(set.factors(k)) {}
 
   void check(const parameter& wanted) const override { base_.check(wanted); }
 
@@ -26,6 +27,7 @@ class fitted_weights final : public weight_source {
     const auto* const entry = expert_.find(wanted.name);
     if (entry == nullptr) return base_.get(wanted);
     weight expert = expert_.get({wanted.name, entry->shape});
+    if (factors_.add_to(*entry)) expert = with_factors(*entry, expert);
     if (entry->shape == wanted.shape) return expert;
     const weight base = base_.get(wanted);
     std::vector<float> values(base.data(), base.data() + base.size());
@@ -39,7 +41,15 @@ class fitted_weights final : public weight_source {
   }
 
  private:
+  weight with_factors(const io::tensor_entry& entry, const weight& stored) const {
+    std::vector<float> values(stored.data(), stored.data() + stored.size());
+    const auto [rows, columns] = matrix_extents(entry.shape);
+    factors_.add(entry, 0, {values.data(), scalar_type::f32, rows, columns, columns, 1});
+    return {entry.shape, std::move(values)};
+  }
+
   checkpoint_weights base_, expert_;
+  const expert_factors& factors_;
 };
 
 /// theta_0 + a (theta_k - theta_0); a = 1 is the expert itself.

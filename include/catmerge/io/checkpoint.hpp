@@ -125,6 +125,32 @@ class checkpoint {
     tensors_ = std::move(tensors);
   }
 
+  /// A tensor of another file, and the name that it gets here.
+  struct laid_over {
+    std::string name;           ///< among this checkpoint's names, or a new one
+    const tensor_entry* entry;  ///< its values
+    const mapped_file* file;    ///< that holds them
+  };
+
+  /// Lays tensors of other files, which must outlive this object, over these: each takes the place
+  /// of the tensor of its name, or follows the last. Precondition: their names differ.
+  void lay_over(const std::vector<laid_over>& tensors) {
+    std::vector<std::string> names = names_;
+    for (const laid_over& each : tensors)
+      if (find(each.name) == nullptr) names.push_back(each.name);
+    std::vector<mapping> found;
+    for (const std::string& name : names) {
+      const auto above = std::find_if(tensors.begin(), tensors.end(),
+                                      [&](const laid_over& each) { return each.name == name; });
+      found.push_back(above == tensors.end() ? mapping_of(name)
+                                             : mapping{above->entry, above->file});
+      found.back().name = name;
+    }
+    sort_by_name(found);
+    names_ = std::move(names);  // the strings keep their addresses
+    tensors_ = std::move(found);
+  }
+
   /// The metadata of all files; if shards disagree on a key, the first one counts.
   const metadata_t& metadata() const { return metadata_; }
 

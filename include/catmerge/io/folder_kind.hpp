@@ -61,8 +61,10 @@ inline std::string describe_other_folder(const std::filesystem::path& folder) {
   });
   if (!adapters.empty()) {
     return "is an adapter (such as LoRA: it holds " + list_in_quotes(adapters) +
-           "), not a network: merge it into the network that it was trained on first (peft: "
-           "merge_and_unload, then save_pretrained) and name the result";
+           "), not a network: catmerge merge takes it as an --expert; elsewhere, merge it into the "
+           "network that it was trained on (--expert NAME=ADAPTER --method "
+           "task-arithmetic:alpha=1) "
+           "and name the result";
   }
   const auto indices = names_with([](std::string_view name) {
     return name.find(".safetensors.index.") != std::string_view::npos && name.ends_with(".json");

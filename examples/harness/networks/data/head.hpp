@@ -2,12 +2,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <catmerge/io/adapter_folder.hpp>
 #include <catmerge/io/checkpoint.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <harness/networks/checkpoint_weights.hpp>
 #include <harness/networks/layers.hpp>
 #include <harness/networks/network.hpp>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,7 +34,7 @@ class task_head {
   /// tensor if there is no head, more than one, or one for another kind of output.
   task_head(const std::filesystem::path& path, output_kind kind, index_t width)
       : normalises_(kind == output_kind::embedding) {
-    const io::checkpoint file(path);
+    const io::checkpoint file = opened(path);
     const struct {
       std::string module;
       std::optional<output_kind> fits;  // the only output kind; none: any
@@ -85,6 +87,21 @@ class task_head {
   }
 
  private:
+  /// The file of a head; of an adapter the tensors that it holds whole, by their names in its
+  /// model.
+  static io::checkpoint opened(const std::filesystem::path& path) {
+    if (!io::is_adapter_folder(path)) return io::checkpoint(path);
+    const io::adapter adapter(path);
+    io::checkpoint file(adapter.file().path());
+    std::map<std::string, std::string> whole;  // by the name in the file
+    for (const auto& tensor : adapter.replaced()) whole.emplace(tensor.entry->name, tensor.name);
+    file.rename([&](const std::string& name) {
+      const auto found = whole.find(name);
+      return found == whole.end() ? name : found->second;
+    });
+    return file;
+  }
+
   static std::string describe(output_kind kind) {
     switch (kind) {
       case output_kind::embedding: return "an image's embedding";
