@@ -3,13 +3,12 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <algorithm>
+#include <catmerge/factors/factored_vector.hpp>
 #include <catmerge/io/adapter_writer.hpp>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/tensor/host/host.hpp>
 #include <cmath>
 #include <harness/adapters/adapter_set.hpp>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
