@@ -135,10 +135,15 @@ void add_outputs(CLI::App& command, merge_request& request, merge_words& words) 
            "name; may be given for both");
 }
 
-void add_adapters(CLI::App& command, merge_request& request) {
+/// base: the option --base, which is required without --adapter.
+void add_adapters(CLI::App& command, merge_request& request, CLI::Option* base) {
   command
-      .add_flag(
-          "--adapter", request.adapter,
+      .add_flag_callback(
+          "--adapter",
+          [&request, base] {
+            request.adapter = true;
+            base->required(false);
+          },
           "Merge the adapters into an adapter, a folder that PEFT opens, exactly and in their "
           "factors. --method: task-arithmetic, average, cat, lot, tsv-m, or core-iso: Iso-C "
           "over the directions that the adapters span. --base is not needed; given, it "
@@ -310,10 +315,12 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
   auto request = std::make_shared<merge_request>();
   auto words = std::make_shared<merge_words>();
   auto& command = *program.add_subcommand("merge", "Merge experts into one checkpoint");
-  command
-      .add_option("--base", request->base,
-                  "The pretrained network that all experts come from (required without --adapter)")
-      ->type_name("P");
+  auto* const base = command
+                         .add_option("--base", request->base,
+                                     "The pretrained network that all experts come from (not "
+                                     "required with --adapter)")
+                         ->required()
+                         ->type_name("P");
   add_list(command, "--expert", words->experts, "NAME=P",
            "A fine-tuned network and the name of its task; tasks trim in this order")
       ->required();
@@ -325,7 +332,7 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
       ->type_name("F");
   add_method(command, *request, *words);
   add_outputs(command, *request, *words);
-  add_adapters(command, *request);
+  add_adapters(command, *request, base);
   add_verbosity(command, request->how);
   add_rule_option(command, request->rules);
   add_names(command, *request);
@@ -339,7 +346,6 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
       ->check(finite_number(true))
       ->group(samples_group);
   command.callback([request, words, run] {
-    if (request->base.empty() && !request->adapter) throw CLI::RequiredError("--base");
     read(*words, *request);
     run(*request);
   });
