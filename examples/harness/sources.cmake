@@ -3,6 +3,7 @@ set(catmerge_harness_sources commands/program.cpp
   commands/merge.cpp commands/features.cpp commands/evaluate.cpp commands/inspect.cpp commands/report.cpp
   commands/methods.cpp commands/experiment.cpp
   merge/plan.cpp merge/run_merge.cpp merge/outputs_choice.cpp merge/choice_account.cpp merge/merge_report.cpp
+  adapters/adapter_set.cpp adapters/factor_method.cpp adapters/merge_adapters.cpp
   features/record_features.cpp networks/open_network.cpp experiment/evaluate.cpp checkpoints/inspect.cpp
   report/rewrite_report.cpp methods/list_methods.cpp methods/catalogue.cpp methods/parse_method.cpp methods/settings.cpp
   methods/cat_settings.cpp

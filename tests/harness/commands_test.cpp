@@ -57,6 +57,7 @@ TEST_CASE("help at every level, with every option") {
         "--out-dtype", "base", "f32", "f16", "bf16", "f64", "--threads", "--report", "--config",
         "--sample-count", "--rule", "--include", "--exclude", "--drop", "--task-heads",
         "--heads-output", "--resized", "--missing", "--set", "--max-shard-size", "--overwrite",
+        "--adapter", "--adapter-rank",
         // defaults
         "=auto", "default: 0.4", "=paper", "=4", "=5", "=10", "=sequential", "=sum", "=base"}},
       {"features",

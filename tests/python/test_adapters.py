@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Opens in PEFT the adapters that the library wrote: python3 tests/python/test_adapters.py
 
-The adapters are those that test_io_adapter_writer writes into the folder named by CATMERGE_ADAPTERS:
+The adapters are those that test_io_adapter_writer and test_harness_adapter_merge write into the folder named by
+CATMERGE_ADAPTERS:
 
-    CATMERGE_ADAPTERS=FOLDER test_io_adapter_writer && CATMERGE_ADAPTERS=FOLDER python3 tests/python/test_adapters.py
+    export CATMERGE_ADAPTERS=FOLDER
+    test_io_adapter_writer && test_harness_adapter_merge && python3 tests/python/test_adapters.py
 
 Prints one line per failure and 'N passed, N failed' at the end; exits 1 if anything failed.
 Without the folder, peft, torch and transformers it says so and exits 0.
@@ -26,7 +28,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 
 if not FOLDER:
-    skip_all("test_adapters needs adapters that test_io_adapter_writer wrote", "CATMERGE_ADAPTERS is not set")
+    skip_all("test_adapters needs adapters that two tests wrote", "CATMERGE_ADAPTERS is not set")
 try:
     import torch
     from make_adapters import NETWORKS, load, over_zeros
@@ -48,11 +50,11 @@ def merged(network: str, name: str) -> Tensors:
         return over_zeros(network, lambda zeros: load(zeros, Path(FOLDER) / name).merge_and_unload())
 
 
-def require_equal(found: Tensors, expected: Tensors) -> None:
+def require_equal(found: Tensors, expected: Tensors, tolerance: float = 1e-13) -> None:
+    """The default is for the same products in double, in another order."""
     assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
     for name, values in expected.items():
-        # the same products in double, in another order
-        assert (found[name] - values).abs().max() <= 1e-13 * values.abs().max(), name
+        assert (found[name] - values).abs().max() <= tolerance * values.abs().max(), name
 
 
 @test
@@ -72,14 +74,32 @@ def each_module_has_its_rank_and_scale_1() -> None:
         assert found == {module: [rank, 1.0] for module, (rank, _) in case["modules"].items()}, name
 
 
-@test
-def a_concatenation_is_the_sum_to_peft() -> None:
+def sum_of_four() -> Tensors:
     expected: Tensors = {}
     for name in ("plain", "second", "patterns", "rslora_patterns"):
         for key, values in load_file(FIXTURES / name / "expected.safetensors").items():
             expected[key] = expected.get(key, 0) + values
-    require_equal(merged("bert", "sum"), expected)
+    return expected
+
+
+@test
+def a_concatenation_is_the_sum_to_peft() -> None:
+    require_equal(merged("bert", "sum"), sum_of_four())
     assert len(PeftConfig.from_pretrained(str(Path(FOLDER) / "sum")).rank_pattern) > 1
+
+
+@test
+def what_the_program_merged_is_the_sum_to_peft() -> None:
+    # its factors are in float, and B is rounded once after the scale
+    require_equal(merged("bert", "program"), sum_of_four(), 1e-6)
+    assert len(PeftConfig.from_pretrained(str(Path(FOLDER) / "program")).rank_pattern) > 1
+
+
+@test
+def heads_and_biases_in_what_the_program_merged_reach_peft() -> None:
+    for name in ("lora_bias", "bias_all", "modules_to_save", "mixed", "embedding", "convolution"):
+        found = merged(CASES[name]["network"], f"program_{name}")
+        require_equal(found, load_file(FIXTURES / name / "expected.safetensors"), 1e-6)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ const char* const names_group =
 /// The group of options on samples and features.
 const char* const samples_group = "Unlabeled samples, or features of layers";
 
+/// The group of options on adapters.
+const char* const adapters_group = "Adapters (every expert is a LoRA adapter's folder, of PEFT)";
+
 /// The group of options on CAT's trims.
 const char* const cat_group = "CAT Merging";
 
@@ -130,6 +133,29 @@ void add_outputs(CLI::App& command, merge_request& request, merge_words& words) 
   add_list(command, "--report", request.reports, "F.html|F.json",
            "A report on every parameter: a page to look at, or all numbers as JSON, by the file's "
            "name; may be given for both");
+}
+
+/// base: the option --base, which is required without --adapter.
+void add_adapters(CLI::App& command, merge_request& request, CLI::Option* base) {
+  command
+      .add_flag_callback(
+          "--adapter",
+          [&request, base] {
+            request.adapter = true;
+            base->required(false);
+          },
+          "Merge the adapters into an adapter, a folder that PEFT opens, exactly and in their "
+          "factors. --method: task-arithmetic, average, cat, lot, tsv-m, or core-iso: Iso-C "
+          "over the directions that the adapters span. --base is not needed; given, it "
+          "checks the adapters' names and shapes")
+      ->group(adapters_group);
+  command
+      .add_option("--adapter-rank", request.adapter_rank,
+                  "The largest rank of the merged adapter: the nearest factors for each weight, "
+                  "with the error in the report (default: the sum of the ranks, without error)")
+      ->type_name("R")
+      ->check(whole_number())
+      ->group(adapters_group);
 }
 
 void add_names(CLI::App& command, merge_request& request) {
@@ -289,9 +315,12 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
   auto request = std::make_shared<merge_request>();
   auto words = std::make_shared<merge_words>();
   auto& command = *program.add_subcommand("merge", "Merge experts into one checkpoint");
-  command.add_option("--base", request->base, "The pretrained network that all experts come from")
-      ->required()
-      ->type_name("P");
+  auto* const base = command
+                         .add_option("--base", request->base,
+                                     "The pretrained network that all experts come from (not "
+                                     "required with --adapter)")
+                         ->required()
+                         ->type_name("P");
   add_list(
       command, "--expert", words->experts, "NAME=P",
       "A fine-tuned network, or PEFT's folder of a LoRA adapter, and the name of its task; tasks "
@@ -305,6 +334,7 @@ void add_merge(CLI::App& program, std::function<void(const merge_request&)> run)
       ->type_name("F");
   add_method(command, *request, *words);
   add_outputs(command, *request, *words);
+  add_adapters(command, *request, base);
   add_verbosity(command, request->how);
   add_rule_option(command, request->rules);
   add_names(command, *request);

@@ -58,6 +58,8 @@ struct merge_request {
   bool contradictions_pass = false;  ///< contradictions to the base are warnings; else errors
 
   // Outputs.
+  bool adapter = false;                 ///< experts and output are adapters (harness/adapters)
+  std::optional<index_t> adapter_rank;  ///< the most of each weight; none: the sum of all ranks
   std::string output;
   std::string heads_output;                     ///< the folder of the tensors of task_heads
   std::vector<std::string> reports;             ///< files, F.html or F.json

@@ -4,6 +4,7 @@
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
+#include <harness/adapters/merge_adapters.hpp>
 #include <harness/checkpoints/checkpoint_output.hpp>
 #include <harness/merge/inputs.hpp>
 #include <harness/merge/merge_progress.hpp>
@@ -13,7 +14,7 @@
 #include <harness/report/account.hpp>
 #include <harness/report/page/merge_page.hpp>
 #include <harness/report/report_files.hpp>
-#include <iostream>
+#include <harness/report/tell.hpp>
 #include <iterator>
 #include <optional>
 
@@ -28,11 +29,6 @@ const char* const what_samples_bring =
 
 const char* const what_heads_bring =
     "alpha was not chosen for these networks: samples with --head, for every expert, choose it";
-
-void tell(const std::vector<std::string>& warnings, verbosity how) {
-  if (how == verbosity::quiet) return;
-  for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
-}
 
 /// merge_stream, with the drift of outputs if the request has reports.
 std::vector<parameter_report> merge_all(const any_method& method, bool with_report,
@@ -51,6 +47,8 @@ std::vector<parameter_report> merge_all(const any_method& method, bool with_repo
 }  // namespace
 
 merge_result run_merge(const merge_request& request) {
+  if (request.adapter) return merge_adapters(request);
+  require_network_options(request);
   // Errors in the request come before any file is read.
   const merge_plan plan(request);
   require_outputs_apart(request);

@@ -227,6 +227,13 @@ class any_method : public detail::any_of_role<detail::method_role> {
   requires(!std::is_same_v<M, any_method>) explicit any_method(M m)
       : any_of_role(std::make_unique<holder<M>>(std::move(m))) {}
 
+  /// The held method if it is an M, else null.
+  template <class M>
+  const M* find() const {
+    const auto* const found = dynamic_cast<const holder<M>*>(held_.get());
+    return found == nullptr ? nullptr : &found->object;
+  }
+
   double factor() const { return held_->factor(); }
   void combine(context<host>& c, const host_problem& p, host_vectors vectors, const host_view& tau,
                layer_report& report) const {
