@@ -137,12 +137,15 @@ def merge_checkpoints(
 
     Parameters
     ----------
-    base : path
+    base : path or None
         The pretrained network: a safetensors file, a folder of .npy files or a Hugging Face folder.
+        None is possible with ``adapter=True``.
     experts : mapping of task names to paths, or sequence of paths
-        The fine-tuned networks. CAT trims by the tasks in this order.
+        The fine-tuned networks, or folders of PEFT's LoRA adapters. CAT trims by the tasks in this
+        order.
     output : path
-        A file if the name ends in .safetensors, else in the format of the base.
+        A file if the name ends in .safetensors, else in the format of the base. With
+        ``adapter=True`` an adapter that PEFT opens.
     method : str
         A name of `methods`, with settings if need be. ``"auto"`` needs none: with ``samples`` (and
         ``heads``) it chooses everything.
@@ -156,7 +159,8 @@ def merge_checkpoints(
         underscores for dashes: ``samples={"cars": "cars.safetensors"}``, ``features``, ``heads``,
         ``importance``, ``weights`` (mappings by task), ``max_shard_size="2GB"``,
         ``overwrite=True``, ``out_dtype="bf16"``, ``rules``, ``alpha``, ``before``, ``after``,
-        ``method_for``, ``set``, ``include``, ``exclude``, ``drop``, ``rename``, ``threads``, ...
+        ``method_for``, ``set``, ``include``, ``exclude``, ``drop``, ``rename``, ``threads``,
+        ``adapter=True``, ``adapter_rank=8``, ...
 
     Returns
     -------
@@ -169,7 +173,9 @@ def merge_checkpoints(
         then half written, nor after Ctrl-C.
     """
     tasks, paths = named_experts(experts)
-    words = [f"--base={os.fspath(base)}", f"--output={os.fspath(output)}"]
+    words = [f"--output={os.fspath(output)}"]
+    if base is not None:
+        words.append(f"--base={os.fspath(base)}")
     words += [f"--expert={task}={os.fspath(path)}" for task, path in zip(tasks, paths)]
     for name, option in _PER_TASK.items():
         given = options.pop(name, None)
