@@ -61,8 +61,8 @@ const io::adapter_target& adapter_weight::first() const {
                         [](const auto* target) { return target != nullptr; });
 }
 
-adapter_set::adapter_set(const merge_request& request, const merge_policy& policy)
-    : policy_(policy) {
+adapter_set::adapter_set(const merge_request& request, merge_policy policy)
+    : policy_(std::move(policy)) {
   for (const auto& expert : request.experts) {
     tasks_.push_back(expert.task);
     adapters_.emplace_back(expert.path);

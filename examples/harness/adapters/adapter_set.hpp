@@ -34,7 +34,7 @@ class adapter_set final : public network_names {
   /// Opens the adapters, and the base if the request has one. Throws catmerge::error, naming file
   /// and tensor, for folders that hold no LoRA adapter, for adapters that do not fit each other or
   /// the base, and for tensors held whole that differ and that no option leaves out.
-  adapter_set(const merge_request& request, const merge_policy& policy);
+  adapter_set(const merge_request& request, merge_policy policy);
 
   const io::adapter& adapter(index_t k) const { return adapters_[static_cast<std::size_t>(k)]; }
   /// The merged weights, sorted by name.

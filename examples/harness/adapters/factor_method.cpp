@@ -152,7 +152,7 @@ host_factors factor_method::sum(const factored_weight& weight, double factor,
 /// What merge_stream does with a parameter that is no linear map, or has no statistics.
 host_factors factor_method::fallback(const factored_weight& weight, layer_report& report,
                                      context<host>& c) const {
-  const double tasks = static_cast<double>(weight.is_given.size());
+  const auto tasks = static_cast<double>(weight.is_given.size());
   const auto by = [&](fallback_rule rule, double factor) {
     report.fallback = rule;
     return sum(weight, factor, c);

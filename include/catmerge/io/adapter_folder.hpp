@@ -237,8 +237,9 @@ class adapter_sorter {
     const bool is_embedding = found[embedding_a] != nullptr || found[embedding_b] != nullptr;
     const bool is_linear = found[linear_a] != nullptr || found[linear_b] != nullptr;
     if (is_embedding && is_linear) {
-      const tensor_entry* one = found[embedding_a] ? found[embedding_a] : found[embedding_b];
-      const tensor_entry* other = found[linear_a] ? found[linear_a] : found[linear_b];
+      const tensor_entry* one =
+          found[embedding_a] != nullptr ? found[embedding_a] : found[embedding_b];
+      const tensor_entry* other = found[linear_a] != nullptr ? found[linear_a] : found[linear_b];
       fail(file_, one->name,
            "the same module has factors of another kind: tensor " + in_quotes(other->name));
     }
@@ -358,7 +359,7 @@ inline std::string describe_no_adapter(const std::filesystem::path& folder) {
   }
   if (problem) fail(folder, "cannot list the folder: " + problem.message());
   std::sort(inside.begin(), inside.end());
-  const std::string text =
+  std::string text =
       "holds no adapter: expected adapter_config.json and "
       "adapter_model.safetensors";
   if (inside.empty()) return text;
@@ -432,7 +433,7 @@ class adapter {
 
   static std::filesystem::path weights_of(const std::filesystem::path& folder) {
     std::error_code ignored;
-    const std::filesystem::path weights = folder / "adapter_model.safetensors";
+    std::filesystem::path weights = folder / "adapter_model.safetensors";
     if (std::filesystem::exists(weights, ignored)) return weights;
     if (std::filesystem::exists(folder / "adapter_model.bin", ignored)) {
       fail(folder / "adapter_model.bin",
