@@ -232,6 +232,35 @@ TEST_CASE("adapters: what does not fit, or would change what it should not, is r
   CHECK_CONTAINS(message, "'classifier.weight', which the adapter changes by factors");
 }
 
+TEST_CASE("adapters: heads that adapters hold are each task's own, by the names of the base") {
+  const table base = base_of("bert");
+  const fs::path file = base.write(clips().fresh("base.safetensors"));
+  const fs::path heads = clips().fresh("heads");
+  const fs::path one = cases / "modules_to_save";
+  const auto whole = held_whole(one);
+  REQUIRE(whole.contains("classifier.weight"));
+  const table merged =
+      well_merged(file, {{{"a", one}}},
+                  {"--method", "average", "--task-heads", "classifier.*", "--heads-output", heads});
+  CHECK(!merged.has("classifier.weight"));
+  const table found(heads / "a.safetensors"), expected = full(base, "modules_to_save");
+  for (const auto& [name, t] : found.tensors) {
+    CAPTURE(name);
+    CHECK(largest_difference(found.values(name), expected.values(name)) == 0);
+  }
+  CHECK(found.has("classifier.weight"));
+  CHECK(found.has("classifier.bias"));
+
+  // A full network whose names are others.
+  table renamed;
+  for (const auto& [name, t] : expected.tensors) renamed.tensors["m." + name] = t;
+  const fs::path again = clips().fresh("heads");
+  well_merged(file, {{{"a", renamed.write(clips().fresh("renamed.safetensors"))}}},
+              {"--method", "average", "--rename", "m.*=*", "--task-heads", "classifier.*",
+               "--heads-output", again});
+  CHECK(get(again / "a.safetensors") == get(heads / "a.safetensors"));
+}
+
 TEST_CASE("adapters: one of two tied tensors is not changed alone") {
   table base = base_of("llama");
   const std::string tokens = "model.embed_tokens.weight", output = "lm_head.weight";

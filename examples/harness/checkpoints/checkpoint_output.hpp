@@ -191,7 +191,9 @@ class task_heads_output {
           if (set.factors(k).add_to(expert.at(name)))
             throw error(set.expert_path(k).string() + ": --task-heads matches '" + name +
                         "', which the adapter changes by factors: it is no tensor of its own");
-          infos.push_back(expert.at(name));
+          // By its name here: in the file it may have another.
+          const auto& entry = expert.at(name);
+          infos.push_back({name, entry.type, entry.shape});
         }
       if (infos.empty())
         throw error(set.expert_path(k).string() + ": expert '" + task +
