@@ -258,7 +258,7 @@ TEST_CASE("adapters: heads that adapters hold are each task's own, by the names 
   well_merged(file, {{{"a", renamed.write(clips().fresh("renamed.safetensors"))}}},
               {"--method", "average", "--rename", "m.*=*", "--task-heads", "classifier.*",
                "--heads-output", again});
-  CHECK(get(again / "a.safetensors") == get(heads / "a.safetensors"));
+  check_close(table(again / "a.safetensors"), found, 0);
 }
 
 TEST_CASE("adapters: one of two tied tensors is not changed alone") {
