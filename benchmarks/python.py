@@ -10,7 +10,8 @@ BF16 with a seed, and three experts, then merges them by each contender in a pro
 - program: the `catmerge` of the module, or --program, another build of it;
 - module: catmerge.merge_checkpoints;
 - peer: mergekit's command (Task Arithmetic, TIES, DARE), or the method in plain PyTorch, layer by
-  layer in float32 (TSV-M, Iso-C, RegMean), as FusionBench and the authors compute it.
+  layer in float32 (TSV-M, Iso-C, RegMean, WUDI), as FusionBench and the authors compute it. WUDI's
+  300 steps of Adam take more than an hour at full size, so it runs where it is named.
 
 Prints seconds of processor time, wall time and peak memory (MB), and the ratios peer : module.
 """
@@ -42,7 +43,9 @@ METHODS = {
     "tsv-m": ("tsv-m", {}, None),
     "iso-c": ("iso-c", {}, None),
     "regmean": ("regmean", {"features": True}, None),
+    "wudi": ("wudi", {}, None),
 }
+SLOW = {"wudi"}
 
 
 def make(folder, size):
@@ -150,6 +153,8 @@ def plain_torch(method, folder, out):
         elif method == "iso-c":
             u, s, v = torch.linalg.svd(sum(vectors), full_matrices=False)
             tau = s.mean() * (u @ v)
+        elif method == "wudi":
+            tau = wudi(torch, vectors)
         else:
             tau = regmean(features, name, experts) - base.float()
         merged[name] = (base.float() + tau).to(base.dtype)
@@ -168,6 +173,17 @@ def tsv_m(torch, vectors):
         u, _, v = torch.linalg.svd(basis, full_matrices=False)
         polar.append(u @ v)
     return polar[0] @ torch.diag(torch.cat(ss)) @ polar[1]
+
+
+def wudi(torch, vectors):
+    tau = sum(vectors).clone().requires_grad_()
+    adam = torch.optim.Adam([tau], lr=1e-5)
+    for _ in range(300):
+        adam.zero_grad()
+        loss = sum(((tau - v) @ v.T).square().sum() / v.square().sum() for v in vectors)
+        loss.backward()
+        adam.step()
+    return tau.detach()
 
 
 def regmean(features, name, experts):
@@ -212,7 +228,7 @@ def main():
         program = [given.program] if given.program else [sys.executable, "-m", "catmerge"]
         titles = ("program", "module", "peer", "peer : module")
         print(f"{'':18}" + "".join(f"{title:>24}" for title in titles))
-        for name in given.methods or METHODS:
+        for name in given.methods or [name for name in METHODS if name not in SLOW]:
             method, options, recipe = METHODS[name]
             out = pathlib.Path(temporary)
             commands = [
