@@ -431,6 +431,10 @@ TEST_CASE("the report is that of a merge into a network") {
   CHECK(report.at("tasks") == json{"a", "b", "c"});
   CHECK(report.at("catmerge").at("settings").at("method") == "cat:rank=2");
   CHECK(report.at("catmerge").at("settings").at("adapter") == true);
+  // No base is read, so nothing is relative to one.
+  CHECK(report.at("totals").at("task_vectors").contains("norm"));
+  CHECK(!report.at("totals").at("task_vectors").contains("relative"));
+  CHECK(!report.at("parameters").at(0).contains("base_norm"));
   double before = 0, after = 0;
   for (const auto& [name, vectors] : t.vectors) {
     const json& p = parameter(report, name);

@@ -232,6 +232,39 @@ TEST_CASE("adapters: what does not fit, or would change what it should not, is r
   CHECK_CONTAINS(message, "'classifier.weight', which the adapter changes by factors");
 }
 
+TEST_CASE("adapters: fan_in_fan_out counts for a square weight that no rule knows") {
+  noise n(8);
+  table base;
+  const std::string weight = "stem.mixer.weight";
+  values_t values(36);
+  for (double& x : values) x = n();
+  base.set(weight, dtype::f64, {6, 6}, values);
+  const fs::path file = base.write(clips().fresh("base.safetensors"));
+  for (const bool in_out : {false, true}) {
+    CAPTURE(in_out);
+    const fs::path adapter = clips().fresh("adapter");
+    write_adapter(adapter, base, {weight}, 9, 4, {{"fan_in_fan_out", in_out}});
+    const values_t sum = with_factors(base, adapter, 2).values(weight);
+    values_t expected(36);
+    for (std::size_t i = 0; i < 6; ++i)
+      for (std::size_t j = 0; j < 6; ++j) {
+        const std::size_t at = i * 6 + j, from = in_out ? j * 6 + i : at;
+        expected[at] = values[at] + sum[from] - values[from];
+      }
+    const table found =
+        well_merged(file, {{{"a", adapter}}}, {"--method", "task-arithmetic:alpha=1"});
+    CHECK(largest_difference(found.values(weight), expected) <= 1e-13);
+  }
+}
+
+TEST_CASE("adapters: the file of factors alone is no expert, and the message names the folder") {
+  const table base = base_of("bert");
+  const fs::path file = base.write(clips().fresh("base.safetensors"));
+  CHECK_CONTAINS(refusal(file, {{{"a", cases / "plain" / "adapter_model.safetensors"}}},
+                         {"--method", "average"}),
+                 "name the folder that holds its adapter_config.json");
+}
+
 TEST_CASE("adapters: heads that adapters hold are each task's own, by the names of the base") {
   const table base = base_of("bert");
   const fs::path file = base.write(clips().fresh("base.safetensors"));

@@ -263,8 +263,9 @@ TEST_CASE("differences are the formulas' in plain loops, for every type and orde
       CHECK(distance(io::difference_of<double>(target), expected) < 1e-15);
       std::vector<double> columns_first(expected.size());
       catmerge::context<catmerge::host> on;
-      io::write_difference(
-          target, {columns_first.data(), catmerge::scalar_type::f64, rows, columns, 1, rows}, on);
+      io::add_difference(target, 0,
+                         {columns_first.data(), catmerge::scalar_type::f64, rows, columns, 1, rows},
+                         on);
       for (catmerge::index_t i = 0; i < rows; ++i) {
         for (catmerge::index_t j = 0; j < columns; ++j) {
           CHECK(columns_first[at(j * rows + i)] ==

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <catmerge/adapt/eigen.hpp>
 #include <catmerge/factors/factored_vector.hpp>
 #include <catmerge/io/adapter_writer.hpp>
 #include <catmerge/io/atomic_path.hpp>
 #include <catmerge/tensor/host/host.hpp>
 #include <cmath>
 #include <harness/adapters/adapter_set.hpp>
+#include <harness/checkpoints/task_heads_output.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,18 +24,11 @@ struct plain_factors {
 };
 
 /// A window on an Eigen matrix.
-inline host_view window_on(Eigen::MatrixXd& m) {
-  return {m.data(), scalar_type::f64, m.rows(), m.cols(), 1, m.rows()};
-}
-inline host_const_view window_on(const Eigen::MatrixXd& m) {
-  return {m.data(), scalar_type::f64, m.rows(), m.cols(), 1, m.rows()};
-}
-
 /// The factors with the scale in B, without directions in which one factor is zero.
 inline plain_factors without_scale(const factored_view<context<host>>& v, context<host>& c) {
   plain_factors all{Eigen::MatrixXd(v.b.rows, v.b.columns), Eigen::MatrixXd(v.a.rows, v.a.columns)};
-  c.assign(v.b, window_on(all.b));
-  c.assign(v.a, window_on(all.a));
+  c.assign(v.b, view_of(all.b));
+  c.assign(v.a, view_of(all.a));
   all.b *= v.scale;
   Eigen::Index kept = 0;
   for (Eigen::Index j = 0; j < all.b.cols(); ++j) {
@@ -96,7 +91,7 @@ class adapter_output {
   void write(const io::tensor_info& info, const Eigen::MatrixXd& values) {
     host_matrix stored(*io::scalar_of(info.type), values.rows(), values.cols());
     context<host> c;
-    c.assign(window_on(values), stored);
+    c.assign(const_view_of(values), stored);
     if (!c.all_finite(stored))
       throw error(path_ + ": tensor '" + info.name + "': a merged value does not fit " +
                   std::string(name_of(info.type)) + "; choose a wider --out-dtype");
@@ -108,38 +103,19 @@ class adapter_output {
   io::adapter_writer writer_;
 };
 
-/// What each adapter holds whole for its task (--task-heads), bit for bit, by the names of the
-/// base's parameters: TASK.safetensors in a folder.
-class adapter_heads_output {
- public:
-  /// Writes the tensors beside the target. Throws if an adapter has no such tensor, or if a task's
-  /// name is no file name.
-  adapter_heads_output(const std::string& path, const adapter_set& set,
-                       const name_patterns& patterns, io::existing target)
-      : folder_(path, target, [](const auto& name) { return name.extension() == ".safetensors"; }) {
-    folder_.check_replaceable();
-    for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
-      const auto& task = set.tasks()[static_cast<std::size_t>(k)];
-      if (task.front() == '.' || task.find('/') != std::string::npos)
-        throw error(path + ": the task '" + task + "' cannot be the name of a file");
-      std::vector<io::tensor_info> infos;
-      for (const auto& tensor : set.adapter(k).replaced())
-        if (patterns.match(tensor.name))
-          infos.push_back({tensor.name, tensor.entry->type, tensor.entry->shape});
-      if (infos.empty())
-        throw error(set.adapter(k).path().string() + ": expert '" + task +
-                    "' has no tensor that --task-heads matches");
-      io::safetensors_writer writer(folder_.partial() / (task + ".safetensors"), infos);
-      for (const auto& tensor : set.adapter(k).replaced())
-        if (patterns.match(tensor.name)) writer.write(tensor.name, tensor.entry->bytes);
-      writer.commit();
-    }
+/// The tensors that each adapter holds whole and that --task-heads calls its own, by the names of
+/// the base's parameters.
+inline std::vector<task_heads> heads_of_adapters(const adapter_set& set,
+                                                 const name_patterns& patterns) {
+  std::vector<task_heads> all;
+  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
+    const auto& adapter = set.adapter(k);
+    task_heads own{set.tasks()[static_cast<std::size_t>(k)], adapter.path()};
+    for (const auto& tensor : adapter.replaced())
+      if (patterns.match(tensor.name)) own.tensors.emplace_back(tensor.name, tensor.entry);
+    all.push_back(std::move(own));
   }
-
-  void commit() { folder_.commit(); }
-
- private:
-  io::atomic_folder folder_;
-};
+  return all;
+}
 
 }  // namespace catmerge::harness

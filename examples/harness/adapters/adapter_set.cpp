@@ -32,11 +32,6 @@ bool same_factors(io::adapter_layer a, io::adapter_layer b) {
   return a == b || (is_linear(a) && is_linear(b));
 }
 
-/// True if a module's name, one component or several, is in the path of a tensor.
-bool is_inside(const std::string& module, const std::string& tensor) {
-  return ("." + tensor + ".").find("." + module + ".") != std::string::npos;
-}
-
 /// The weight's shape in the base. (Rules for Conv1D know it better than fan_in_fan_out does.)
 io::shape_t shape_for(const model::name_rules& rules, const adapter_weight& weight) {
   const io::adapter_target& target = weight.first();
@@ -45,13 +40,6 @@ io::shape_t shape_for(const model::name_rules& rules, const adapter_weight& weig
   if (rule != nullptr && rule->layout == model::matrix_layout::in_out)
     return {target.d_in, target.d_out};
   return {target.d_out, target.d_in};
-}
-
-/// How a rule says that a square weight is stored; none if no rule about it was written down.
-std::optional<bool> layout_by(const model::name_rules& rules, std::string_view parameter) {
-  const auto* const rule = rules.find(parameter);
-  if (rule == nullptr || !is_matrix_kind(rule->kind)) return std::nullopt;
-  return rule->layout == model::matrix_layout::in_out;
 }
 
 }  // namespace
@@ -129,8 +117,7 @@ void adapter_set::open(const model::name_rules& rules) {
       for (const auto& target : tuned.targets())
         add_target(k, target, target.name(), target.bias_name());
     } else {
-      placements_.push_back(io::target_in(
-          *base_, tuned, [&](std::string_view parameter) { return layout_by(rules, parameter); }));
+      placements_.push_back(io::target_in(*base_, tuned, layout_by(rules)));
       const auto &placed = placements_.back(), &front = placements_.front();
       if (placed.dropped != front.dropped || placed.added != front.added)
         throw error(tuned.path().string() +
@@ -318,12 +305,12 @@ void adapter_set::settle_configuration() {
   for (const auto& each : adapters_)
     for (const auto& module : each.config().modules_to_save)
       if (std::any_of(kept_.begin(), kept_.end(),
-                      [&](const auto& tensor) { return is_inside(module, tensor.name); }))
+                      [&](const auto& tensor) { return io::is_inside(module, tensor.name); }))
         saved.insert(module);
   options_.modules_to_save.assign(saved.begin(), saved.end());
   const auto is_saved = [&](const std::string& name) {
     return std::any_of(saved.begin(), saved.end(),
-                       [&](const auto& module) { return is_inside(module, name); });
+                       [&](const auto& module) { return io::is_inside(module, name); });
   };
   for (const auto& tensor : kept_) {
     if (!tensor.name.ends_with(".bias") || is_saved(tensor.name)) continue;

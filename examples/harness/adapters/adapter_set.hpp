@@ -39,11 +39,11 @@ class adapter_set final : public network_names {
   const io::adapter& adapter(index_t k) const { return adapters_[static_cast<std::size_t>(k)]; }
   /// The merged weights, sorted by name.
   const std::vector<adapter_weight>& weights() const { return weights_; }
-  /// What all adapters hold whole, with the same bytes.
+  /// The tensors that all adapters hold whole, with the same bytes.
   const std::vector<io::adapter_tensor>& kept() const { return kept_; }
   /// The names of the tensors held whole that --drop and --task-heads leave out.
   const std::vector<std::string>& left_out() const { return left_out_; }
-  /// What the configuration of the merged adapter says.
+  /// The entries of the merged adapter's configuration.
   const io::adapter_options& options() const { return options_; }
 
   const std::vector<std::string>& names() const override { return names_; }

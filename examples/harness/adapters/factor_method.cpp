@@ -149,7 +149,7 @@ host_factors factor_method::sum(const factored_weight& weight, double factor,
   return concatenate(given, std::vector<double>(given.vectors.size(), factor), c);
 }
 
-/// What merge_stream does with a parameter that is no linear map, or has no statistics.
+/// As merge_stream merges a parameter that is no linear map, or has no statistics.
 host_factors factor_method::fallback(const factored_weight& weight, layer_report& report,
                                      context<host>& c) const {
   const auto tasks = static_cast<double>(weight.is_given.size());

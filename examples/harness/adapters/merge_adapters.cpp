@@ -76,8 +76,8 @@ class weight_factors {
 double norm_of(const factored_view<context<host>>& v, context<host>& c) {
   const index_t r = v.b.columns;
   Eigen::MatrixXd left(r, r), right(r, r);
-  c.multiply(1, v.b, op::transpose, v.b, op::none, 0, window_on(left));
-  c.multiply(1, v.a, op::none, v.a, op::transpose, 0, window_on(right));
+  c.multiply(1, v.b, op::transpose, v.b, op::none, 0, view_of(left));
+  c.multiply(1, v.a, op::none, v.a, op::transpose, 0, view_of(right));
   return std::fabs(v.scale) * std::sqrt(std::max(0.0, left.cwiseProduct(right).sum()));
 }
 
@@ -140,8 +140,8 @@ class adapter_merge {
     account.merged = sum.b.cols();
     account.written = rank;
     if (sum.b.cols() <= rank) return sum;
-    auto found = compress(factored_vector{host_const_view(window_on(std::as_const(sum.b))),
-                                          host_const_view(window_on(std::as_const(sum.a)))},
+    auto found = compress(factored_vector{host_const_view(const_view_of(sum.b)),
+                                          host_const_view(const_view_of(sum.a))},
                           rank, c_);
     account.error = found.error;
     return without_scale({found.vector.b, found.vector.a, found.vector.scale}, c_);
@@ -153,7 +153,7 @@ class adapter_merge {
     for (std::size_t k = 0; k < statistics.size(); ++k) {
       host_factored_problem pair;
       pair.names = w.problem.names;
-      pair.vectors.push_back({window_on(tau.b), window_on(tau.a), 1.0});
+      pair.vectors.push_back({const_view_of(tau.b), const_view_of(tau.a), 1.0});
       pair.vectors.push_back(w.problem.vectors[k]);
       const bool is_zero = tau.b.cols() == 0;
       if (is_zero) pair.vectors.front() = {pair.vectors[1].b, pair.vectors[1].a, 0.0};
@@ -197,14 +197,14 @@ class adapter_merge {
     host_problem p;
     p.kind = model::layer_of(known);
     p.parts = known.parts;
-    p.base = window_on(zero);
+    p.base = const_view_of(zero);
     p.names.parameter = weight.bias_name;
     p.names.tasks = set_.tasks();
-    for (const auto& v : untouched) p.experts.push_back(window_on(v));
+    for (const auto& v : untouched) p.experts.push_back(const_view_of(v));
     std::vector<host_view> views;
-    for (auto& v : vectors) views.push_back(window_on(v));
+    for (auto& v : vectors) views.push_back(view_of(v));
     report.layer.kind = p.kind;
-    plan_.method.combine(c_, p, views, window_on(tau), report.layer);
+    plan_.method.combine(c_, p, views, view_of(tau), report.layer);
     tau *= plan_.method.factor();
     reports.push_back(std::move(report));
     return tau;
@@ -218,8 +218,8 @@ class adapter_merge {
   context<host>& c_;
 };
 
-/// What is written for each weight: the sum of the ranks, or the largest rank that the request
-/// allows.
+/// The plans of the written weights. Their rank is the sum of the experts' ranks, or the largest
+/// one that the request allows.
 std::vector<io::planned_target> plans_of(const adapter_set& set, const merge_request& request) {
   std::vector<io::planned_target> plans;
   for (const auto& weight : set.weights()) {
@@ -296,11 +296,13 @@ json report_of(const merge_request& request, const merge_request& known, const m
   for (auto& parameter : report["parameters"]) {
     const auto found = merge.accounts.find(parameter["name"].get<std::string>());
     if (found == merge.accounts.end()) continue;
+    parameter.erase("base_norm");  // the base's weights are not read
     const rank_account& ranks = found->second;
     parameter["ranks"] = {
         {"experts", ranks.of_experts}, {"merged", ranks.merged}, {"written", ranks.written}};
     parameter["compression_error"] = ranks.error;
   }
+  for (const char* key : {"of_base", "relative"}) report["totals"]["task_vectors"].erase(key);
   report["held_whole"] = json::array();
   for (const auto& tensor : set.kept()) report["held_whole"].push_back(tensor.name);
   if (!set.left_out().empty()) report["left_out"] = set.left_out();
@@ -334,9 +336,10 @@ merge_result merge_adapters(const merge_request& request) {
   adapter_features features(plan.uses_statistics ? request.features : std::vector<task_file>(),
                             set);
   adapter_output output(request.output, set, plans);
-  std::optional<adapter_heads_output> heads;
+  std::optional<task_heads_output> heads;
   if (!request.heads_output.empty())
-    heads.emplace(request.heads_output, set, plan.policy.task_heads, plan.output.target);
+    heads.emplace(request.heads_output, heads_of_adapters(set, plan.policy.task_heads),
+                  plan.output.target);
 
   pool threads(request.threads);
   context<host> c(threads.runner());

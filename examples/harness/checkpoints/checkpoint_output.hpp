@@ -8,6 +8,7 @@
 #include <catmerge/io/json.hpp>
 #include <future>
 #include <harness/checkpoints/checkpoint_set.hpp>
+#include <harness/checkpoints/task_heads_output.hpp>
 #include <map>
 #include <optional>
 #include <string>
@@ -172,50 +173,24 @@ class checkpoint_output {
   std::future<void> last_;  // uses the writer: its destructor waits
 };
 
-/// Each expert's own tensors (merge_policy::task_heads), bit for bit: TASK.safetensors in a folder.
-class task_heads_output {
- public:
-  /// Writes the tensors beside the target. Throws if an expert has no such tensor, or if a task's
-  /// name is no file name.
-  task_heads_output(const std::string& path, const checkpoint_set& set, io::existing target)
-      : folder_(path, target, is_head) {
-    folder_.check_replaceable();
-    for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
-      const auto& task = set.tasks()[static_cast<std::size_t>(k)];
-      const auto& expert = set.expert_file(k);
-      if (task.front() == '.' || task.find('/') != std::string::npos)
-        throw error(path + ": the task '" + task + "' cannot be the name of a file");
-      std::vector<io::tensor_info> infos;
-      for (const auto& name : expert.names())
-        if (set.policy().task_heads.match(name)) {
-          if (set.factors(k).add_to(expert.at(name)))
-            throw error(set.expert_path(k).string() + ": --task-heads matches '" + name +
-                        "', which the adapter changes by factors: it is no tensor of its own");
-          // By its name here: in the file it may have another.
-          const auto& entry = expert.at(name);
-          infos.push_back({name, entry.type, entry.shape});
-        }
-      if (infos.empty())
-        throw error(set.expert_path(k).string() + ": expert '" + task +
-                    "' has no tensor that --task-heads matches");
-      io::safetensors_writer writer(folder_.partial() / (task + ".safetensors"), infos,
-                                    expert.metadata());
-      for (const auto& info : infos) {
-        writer.write(info.name, expert.at(info.name).bytes);
-        expert.release(info.name);
-      }
-      writer.commit();
+/// The tensors of each expert that the policy calls its own.
+inline std::vector<task_heads> heads_of_experts(const checkpoint_set& set) {
+  std::vector<task_heads> all;
+  for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
+    const auto& expert = set.expert_file(k);
+    task_heads own{
+        set.tasks()[static_cast<std::size_t>(k)], set.expert_path(k), {}, expert.metadata()};
+    for (const auto& name : expert.names()) {
+      if (!set.policy().task_heads.match(name)) continue;
+      const auto& entry = expert.at(name);
+      if (set.factors(k).adds_to(entry))
+        throw error(own.expert.string() + ": --task-heads matches '" + name +
+                    "', which the adapter changes by factors: it is no tensor of its own");
+      own.tensors.emplace_back(name, &entry);
     }
+    all.push_back(std::move(own));
   }
-
-  void commit() { folder_.commit(); }
-
- private:
-  static bool is_head(const std::filesystem::path& name) {
-    return name.extension() == ".safetensors" && !name.has_parent_path();
-  }
-
-  io::atomic_folder folder_;
-};
+  return all;
+}
 
 }  // namespace catmerge::harness

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/io/adapter_placement.hpp>
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/networks.hpp>
 #include <charconv>
 #include <harness/checkpoints/model_type.hpp>
+#include <harness/checkpoints/tensor_windows.hpp>
 #include <harness/networks/convnet/convnet_rules.hpp>
 #include <harness/system/option_error.hpp>
 #include <map>
@@ -30,6 +32,16 @@ inline model::name_rules rules_of(const std::string& model_type) {
 /// The same for a checkpoint's network.
 inline model::name_rules rules_of(const io::checkpoint& weights) {
   return rules_of(model_type_of(weights));
+}
+
+/// How the rules say that a matrix of the base is stored; none if no rule about it was written
+/// down. `rules` must outlive the result.
+inline io::known_layout layout_by(const model::name_rules& rules) {
+  return [&rules](std::string_view parameter) -> std::optional<bool> {
+    const auto* const rule = rules.find(parameter);
+    if (rule == nullptr || !is_matrix_kind(rule->kind)) return std::nullopt;
+    return rule->layout == model::matrix_layout::in_out;
+  };
 }
 
 /// PATTERN=KIND or PATTERN=KIND,WORD,...

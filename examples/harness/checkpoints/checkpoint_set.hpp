@@ -81,7 +81,7 @@ class checkpoint_set : public network_names {
   const std::filesystem::path& expert_path(index_t k) const {
     return paths_[static_cast<std::size_t>(k)];
   }
-  /// What factors add to expert k's tensors if it is an adapter.
+  /// The factors of expert k; none unless it is an adapter.
   const expert_factors& factors(index_t k) const { return factors_[static_cast<std::size_t>(k)]; }
   const merge_policy& policy() const { return policy_; }
   /// The tensors of the merged network, in the order of the base.
@@ -198,7 +198,7 @@ class checkpoint_set : public network_names {
     const auto& base_entry = base_.at(part.tensor);
     const auto* entry = expert_entry(k, part.tensor);
     if (entry == nullptr) return as_read(rows_of(base_entry, p, codes_[0]), p);
-    if (factors(k).add_to(*entry)) {
+    if (factors(k).adds_to(*entry)) {
       const auto stored = rows_of(*entry, p, codes);
       host_matrix values(scalar_type::f64, stored.rows, stored.columns);
       context<host>().assign(stored, values);

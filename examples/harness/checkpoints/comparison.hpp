@@ -65,8 +65,8 @@ struct expert_differences {
   std::string adapter() const {
     for (const auto& name : extra)
       if (name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos)
-        return "\nThe expert holds a LoRA adapter: merge it into the full network first (PEFT's "
-               "merge_and_unload), and name the result";
+        return "\nThe expert holds the factors of a LoRA adapter: name the folder that holds its "
+               "adapter_config.json, too";
     return {};
   }
 

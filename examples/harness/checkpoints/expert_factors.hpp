@@ -8,23 +8,21 @@
 #include <catmerge/io/checkpoint.hpp>
 #include <catmerge/model/name_rules.hpp>
 #include <filesystem>
-#include <harness/checkpoints/tensor_windows.hpp>
+#include <harness/checkpoints/checkpoint_rules.hpp>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace catmerge::harness {
 
-/// What an expert that is a PEFT adapter adds to its base: nothing if it is a checkpoint.
+/// The factors of an expert that is a PEFT adapter over its base. A checkpoint has none.
 ///
 /// The tensors of such an expert are those of the base, and in their places those that the adapter
-/// holds whole. What its factors add, s B A, is added where values are read: rows at a time, and in
-/// double, so that the difference from the base keeps the digits that a sum in the base's type
-/// would lose.
+/// holds whole. The product of the factors, s B A, is added where values are read: rows at a time,
+/// and in double, so that the difference from the base keeps the digits that a sum in the base's
+/// type would lose.
 class expert_factors {
  public:
   expert_factors() = default;  ///< of a checkpoint
@@ -35,13 +33,7 @@ class expert_factors {
   expert_factors(const std::filesystem::path& path, io::checkpoint& tensors,
                  const model::name_rules& rules)
       : adapter_(std::make_unique<io::adapter>(path)) {
-    const auto layout = [&](std::string_view parameter) -> std::optional<bool> {
-      const auto& entry = tensors.at(parameter);
-      const auto found = rules.classify({std::string(parameter), entry.type, entry.shape});
-      if (!is_matrix_kind(found.kind) || !found.trim) return std::nullopt;
-      return found.layout == model::matrix_layout::in_out;
-    };
-    placed_ = io::target_in(tensors, *adapter_, layout);
+    placed_ = io::target_in(tensors, *adapter_, layout_by(rules));
     std::vector<io::checkpoint::laid_over> whole;
     for (const auto& tensor : placed_.replaced)
       whole.push_back({tensor.parameter, tensor.entry, &adapter_->file().mapping()});
@@ -59,12 +51,12 @@ class expert_factors {
   const io::adapter_placement& placed() const { return placed_; }
 
   /// True if factors add to a tensor of the expert.
-  bool add_to(const io::tensor_entry& entry) const {
+  bool adds_to(const io::tensor_entry& entry) const {
     return weights_.contains(&entry) || biases_.contains(&entry);
   }
 
-  /// values += what factors add to the tensor's rows first, ..., as a matrix as wide as its rows or
-  /// a single column of all entries.
+  /// values += s B A and the bias of B, of the tensor's rows first, first + 1, ... `values` is as
+  /// wide as the tensor's rows, or a single column of its entries.
   void add(const io::tensor_entry& entry, index_t first, const host_view& values) const {
     context<host> c;
     if (const auto found = weights_.find(&entry); found != weights_.end())
@@ -80,21 +72,10 @@ class expert_factors {
   }
   static void add_product(const io::adapter_target& target, index_t first, const host_view& values,
                           context<host>& c) {
-    const auto a = io::a_of(target), b = io::b_of(target);
-    // The rows are those of B, or of A^T.
-    const bool out_in = io::is_out_in(target);
-    const index_t width = out_in ? target.d_in : target.d_out;
-    if (values.columns == width) {
-      if (out_in)
-        c.multiply(target.scale, b.view().window(first, values.rows, 0, target.rank), op::none,
-                   a.view(), op::none, 1, values);
-      else
-        c.multiply(target.scale, a.view().window(0, target.rank, first, values.rows), op::transpose,
-                   b.view(), op::transpose, 1, values);
-      return;
-    }
-    // A tensor that is no matrix here, such as a convolution that no rule knows: all its entries.
-    add_column(io::difference_of<double>(target), first, values, c);
+    if (values.columns == (io::is_out_in(target) ? target.d_in : target.d_out))
+      io::add_difference(target, first, values, c);
+    else  // a tensor that is no matrix here, such as a convolution that no rule knows: all entries
+      add_column(io::difference_of<double>(target), first, values, c);
   }
 
   std::unique_ptr<io::adapter> adapter_;

@@ -27,7 +27,7 @@ class fitted_weights final : public weight_source {
     const auto* const entry = expert_.find(wanted.name);
     if (entry == nullptr) return base_.get(wanted);
     weight expert = expert_.get({wanted.name, entry->shape});
-    if (factors_.add_to(*entry)) expert = with_factors(*entry, expert);
+    if (factors_.adds_to(*entry)) expert = with_factors(*entry, expert);
     if (entry->shape == wanted.shape) return expert;
     const weight base = base_.get(wanted);
     std::vector<float> values(base.data(), base.data() + base.size());

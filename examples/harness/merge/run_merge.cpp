@@ -66,7 +66,8 @@ merge_result run_merge(const merge_request& request) {
   merge_inputs inputs(request, plan, set, threads);
   checkpoint_output output(request.output, set, plan.output);
   std::optional<task_heads_output> heads;
-  if (!request.heads_output.empty()) heads.emplace(request.heads_output, set, plan.output.target);
+  if (!request.heads_output.empty())
+    heads.emplace(request.heads_output, heads_of_experts(set), plan.output.target);
 
   std::optional<chosen_merge> chosen;
   if (plan.uses_outputs) chosen = choose_by_outputs(request, plan, set, inputs, c, threads);

@@ -61,7 +61,7 @@ enum class adapter_biases {
   lora_only  ///< those of its targets
 };
 
-/// What a configuration says of an adapter's tensors.
+/// The entries of a configuration that tell how an adapter's tensors are read.
 struct adapter_config {
   module_values<index_t> rank;                    ///< r and rank_pattern; positive
   module_values<double> alpha;                    ///< lora_alpha and alpha_pattern; finite

@@ -10,7 +10,7 @@
 #include <vector>
 
 /// @file
-/// What an adapter adds to its base, as matrices.
+/// The differences of an adapter from its base, as matrices.
 namespace catmerge::io {
 
 /// A factor's values as a matrix: in place, or in a copy if its bytes are not aligned.
@@ -52,16 +52,19 @@ inline bool is_out_in(const adapter_target& target) {
   return target.layer == adapter_layer::linear || target.layer == adapter_layer::convolution;
 }
 
-/// Writes s B A, as the parameter is stored: transposed for transposed_linear and embedding. `to`
-/// is d_out x d_in or the other way round (see is_out_in), in any order of its memory; a
-/// convolution's d_in is C_in times its kernel. The product is in double if `to` is f64, else in
+/// to += rows first, first + 1, ... of s B A, as the parameter is stored: transposed for
+/// transposed_linear and embedding. `to` is as wide as the parameter (a convolution's d_in is C_in
+/// times its kernel), in any order of its memory. The product is in double if `to` is f64, else in
 /// float. Throws error if the shapes differ.
-inline void write_difference(const adapter_target& target, const host_view& to, context<host>& on) {
+inline void add_difference(const adapter_target& target, index_t first, const host_view& to,
+                           context<host>& on) {
   const factor_values a = a_of(target), b = b_of(target);
   if (is_out_in(target)) {
-    on.multiply(target.scale, b.view(), op::none, a.view(), op::none, 0, to);
+    on.multiply(target.scale, b.view().window(first, to.rows, 0, target.rank), op::none, a.view(),
+                op::none, 1, to);
   } else {
-    on.multiply(target.scale, a.view(), op::transpose, b.view(), op::transpose, 0, to);
+    on.multiply(target.scale, a.view().window(0, target.rank, first, to.rows), op::transpose,
+                b.view(), op::transpose, 1, to);
   }
 }
 
@@ -71,7 +74,7 @@ std::vector<S> difference_of(const adapter_target& target, context<host> on = {}
   const index_t rows = is_out_in(target) ? target.d_out : target.d_in;
   const index_t columns = is_out_in(target) ? target.d_in : target.d_out;
   std::vector<S> values(static_cast<std::size_t>(rows * columns));
-  write_difference(target, {values.data(), scalar_type_v<S>, rows, columns, columns, 1}, on);
+  add_difference(target, 0, {values.data(), scalar_type_v<S>, rows, columns, columns, 1}, on);
   return values;
 }
 

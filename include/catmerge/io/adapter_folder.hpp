@@ -406,7 +406,7 @@ class adapter {
 
   /// The folder, as given.
   const std::filesystem::path& path() const { return path_; }
-  /// What adapter_config.json says.
+  /// The contents of adapter_config.json.
   const adapter_config& config() const { return config_; }
   /// The file of its tensors.
   const safetensors_file& file() const { return file_; }

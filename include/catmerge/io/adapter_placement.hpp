@@ -39,8 +39,8 @@ struct adapter_placement {
   std::string added;                    ///< how the base's names begin in its place; may be empty
 };
 
-/// What is known of a linear parameter of the base beside its shape: true if it is stored d_in x
-/// d_out, none if that is not known.
+/// Tells how a linear parameter of the base is stored, which the shape of a square one does not:
+/// true for d_in x d_out, none if that is not known.
 using known_layout = std::function<std::optional<bool>(std::string_view parameter)>;
 
 namespace detail {

@@ -92,7 +92,14 @@ inline agreement agreed_tensors(std::span<const adapter_tensors* const> adapters
   return result;
 }
 
-/// What adapter_config.json is to say beside the factors.
+/// True if a module or a tensor lies in a module that is known by its last names, as those of
+/// PEFT's modules_to_save: "encoder.classifier.dense" in "classifier".
+inline bool is_inside(std::string_view module, std::string_view path) {
+  const std::string inside = "." + std::string(path) + ".";
+  return inside.find("." + std::string(module) + ".") != std::string::npos;
+}
+
+/// The entries of adapter_config.json that do not follow from the factors.
 struct adapter_options {
   std::string base_model = {};  ///< base_model_name_or_path; empty: null
   std::string revision = {};    ///< of the base; empty: null
@@ -128,12 +135,6 @@ inline index_t commonest_rank(std::span<const planned_target> targets) {
     if (count > most) rank = r, most = count;
   }
   return rank;
-}
-
-/// True if PEFT's modules_to_save entry covers a module: it stands among its components.
-inline bool covers(std::string_view saved, std::string_view module) {
-  const std::string inside = "." + std::string(module) + ".";
-  return inside.find("." + std::string(saved) + ".") != std::string::npos;
 }
 
 /// The text of adapter_config.json.
@@ -265,7 +266,7 @@ class adapter_writer final : public tensor_sink {
              "a bias (zeros), or none and write the sum into the layer's bias");
       }
       for (const std::string& saved : how.modules_to_save) {
-        if (detail::covers(saved, each.module)) {
+        if (is_inside(saved, each.module)) {
           fail(file, each.a().name,
                "lies in the module " + in_quotes(saved) +
                    ", which is saved whole: PEFT does not adapt such a module");
@@ -284,7 +285,7 @@ class adapter_writer final : public tensor_sink {
     if (task == "QUESTION_ANS") heads = {"qa_outputs"};
     const bool has_head = std::any_of(replaced.begin(), replaced.end(), [&](const auto& info) {
       return std::any_of(heads.begin(), heads.end(),
-                         [&](std::string_view head) { return detail::covers(head, info.name); });
+                         [&](std::string_view head) { return is_inside(head, info.name); });
     });
     if (heads.empty() || has_head) return;
     fail(file, "task_type: PEFT looks for a head in adapters for " + in_quotes(task) +
