@@ -4,6 +4,7 @@
 
 #include <catmerge/io/fail.hpp>
 #include <catmerge/tensor/scalar.hpp>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <harness/networks/layers.hpp>
@@ -45,6 +46,13 @@ class config_object {
 
   bool has(const std::string& key) const { return find(key) != nullptr; }
 
+  /// True if the key is there, with null for its value: where an absent key has a default, a null
+  /// says that there is none.
+  bool is_null(const std::string& key) const {
+    const auto place = values_.find(key);
+    return place != values_.end() && place->is_null();
+  }
+
   /// A size or a count: an integer from 1 to 2^20 (larger than any in use; products of three fit an
   /// index_t). An error if it is absent and has no fallback.
   index_t size(const std::string& key, std::optional<index_t> fallback = {}) const {
@@ -85,7 +93,10 @@ class config_object {
   activation nonlinearity(const std::string& key, const std::string& fallback) const {
     const std::string name = text(key, fallback);
     const auto known = activation_named(name);
-    if (!known) fail(key, "expected 'quick_gelu' or 'gelu', found " + io::in_quotes(name));
+    if (!known) {
+      fail(key, "expected 'gelu', 'gelu_new', 'gelu_pytorch_tanh', 'quick_gelu' or 'silu', found " +
+                    io::in_quotes(name));
+    }
     return *known;
   }
 
@@ -95,6 +106,27 @@ class config_object {
     if (value == nullptr || *value == usual || *value == false) return;
     fail(key,
          "expected " + usual.dump() + ", for nothing else is implemented, found " + shown(*value));
+  }
+
+  /// The numbers of a list, each finite in float32; none if there is no such key.
+  std::vector<double> numbers(const std::string& key) const {
+    std::vector<double> list;
+    for_elements(key, "numbers", [&](const nlohmann::json& element) {
+      if (!element.is_number()) return false;
+      list.push_back(element.get<double>());
+      return std::abs(list.back()) <= double{std::numeric_limits<float>::max()};
+    });
+    return list;
+  }
+
+  /// The strings of a list; none if there is no such key.
+  std::vector<std::string> texts(const std::string& key) const {
+    std::vector<std::string> list;
+    for_elements(key, "strings", [&](const nlohmann::json& element) {
+      if (element.is_string()) list.push_back(element.get<std::string>());
+      return element.is_string();
+    });
+    return list;
   }
 
   /// The keys that have a value.
@@ -120,6 +152,16 @@ class config_object {
   const nlohmann::json* find(const std::string& key) const {
     const auto place = values_.find(key);
     return place == values_.end() || place->is_null() ? nullptr : &*place;
+  }
+  /// Calls take(element) for each element of a list; an error unless each returns true.
+  template <class Take>
+  void for_elements(const std::string& key, const std::string& what, const Take& take) const {
+    const nlohmann::json* value = find(key);
+    if (value == nullptr) return;
+    bool fits = value->is_array();
+    if (fits)
+      for (const auto& element : *value) fits = fits && take(element);
+    if (!fits) fail(key, "expected a list of " + what + ", found " + shown(*value));
   }
   index_t integer(const std::string& key, index_t least, std::optional<index_t> fallback) const {
     constexpr index_t most = index_t{1} << 20;

@@ -54,6 +54,15 @@ class weight {
     return result;
   }
 
+  /// Rows first ... first + count - 1, without a copy: of a matrix, or entries of a vector.
+  weight window(index_t first, index_t count) const {
+    weight result = *this;
+    const index_t row = size() / shape_.front();
+    result.shape_.front() = count;
+    result.values_ += first * row;
+    return result;
+  }
+
   /// A d_in x d_out matrix as d_out x d_in, copied. Precondition: it is a matrix.
   weight transposed() const {
     std::vector<float> values(static_cast<std::size_t>(size()));
