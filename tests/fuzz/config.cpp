@@ -1,10 +1,16 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <catmerge/io/json.hpp>
 #include <harness/networks/bert/bert_config.hpp>
 #include <harness/networks/clip/clip_vision_config.hpp>
 #include <harness/networks/convnet/convnet_config.hpp>
+#include <harness/networks/decoder/gemma.hpp>
+#include <harness/networks/decoder/gpt2.hpp>
+#include <harness/networks/decoder/llama.hpp>
+#include <harness/networks/decoder/olmo2.hpp>
+#include <harness/networks/decoder/phi3.hpp>
 
 #include "target.hpp"
 
@@ -43,6 +49,31 @@ void check(const convnet_config& c) {
   }
 }
 
+void check(const decoder_plan& plan) {
+  const decoder_shape& s = plan.shape;
+  for (const index_t size : {s.width, s.words, s.heads, s.key_heads, s.head_width})
+    require_size(size, "sizes of decoders are in range");
+  fuzz::require(s.heads % s.key_heads == 0, "heads of keys divide the heads");
+  fuzz::require(plan.names.layers.size() == s.layers.size(), "every layer has names");
+  for (std::size_t i = 0; i < s.layers.size(); ++i) {
+    const decoder_layer_shape& layer = s.layers[i];
+    require_size(layer.feed_forward.width, "sizes of feed-forward layers are in range");
+    if (layer.window) require_size(*layer.window, "windows are in range");
+    const auto experts = static_cast<std::size_t>(layer.feed_forward.experts);
+    fuzz::require(plan.names.layers[i].experts.size() == std::max<std::size_t>(1, experts),
+                  "every expert has names");
+    fuzz::require(layer.feed_forward.chosen <= layer.feed_forward.experts,
+                  "no more experts are chosen than there are");
+    fuzz::require(layer.positions.width % 2 == 0 && layer.positions.width <= s.head_width,
+                  "positions turn pairs of a head's columns");
+    if (layer.positions.width > 0) {
+      for (const index_t tokens : {index_t{1}, index_t{5000}})
+        fuzz::require(std::ssize(layer.positions.frequencies(tokens)) == layer.positions.width / 2,
+                      "every pair of columns has a frequency");
+    }
+  }
+}
+
 /// Reads the configuration as one of a family, which may refuse it.
 template <class Read, class... Given>
 void attempt(const Read& read, const Given&... given) {
@@ -63,6 +94,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     attempt(read_open_clip, top);
     attempt(read_bert, top);
     attempt(read_convnet, "file", values);
+    const std::vector<std::string> names = {"model.embed_tokens.weight",
+                                            "lm_head.weight",
+                                            "transformer.wte.weight",
+                                            "model.norm.weight",
+                                            "model.layers.0.mlp.up_proj.weight",
+                                            "transformer.h.0.ln_1.weight"};
+    for (const auto read : {read_llama, read_gemma, read_phi3, read_olmo2, read_gpt2})
+      attempt(read, top, names, "weights");
   } catch (const catmerge::error&) {
   }
   return 0;

@@ -36,6 +36,9 @@ BERT = {"model_type": "roberta", "hidden_size": 12, "intermediate_size": 20, "nu
 OPEN = {"model_cfg": {"embed_dim": 8, "quick_gelu": True, "vision_cfg": {
     "image_size": 8, "layers": 2, "width": 16, "patch_size": 4, "head_width": 8, "mlp_ratio": 2.0}}}
 
+LLAMA = {"model_type": "llama", "hidden_size": 8, "vocab_size": 9, "num_attention_heads": 2, "num_key_value_heads": 1,
+         "head_dim": 8, "num_hidden_layers": 1, "intermediate_size": 12, "max_position_embeddings": 16,
+         "hidden_act": "silu", "tie_word_embeddings": True}
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 FACTORS = {"base_model.model.a.q.lora_A.weight": tensor("F32", [2, 1], 0, 8),
            "base_model.model.a.q.lora_B.weight": tensor("F32", [1, 2], 8, 16)}
@@ -80,7 +83,15 @@ SEEDS = {
     ],
     "config": [json.dumps(c).encode() for c in (
         CLIP, {"model_type": "clip", "vision_config": CLIP, "projection_dim": 6}, BERT, OPEN, OPEN["model_cfg"],
-        BERT | {"model_type": "bert", "type_vocab_size": 2})],
+        BERT | {"model_type": "bert", "type_vocab_size": 2},
+        LLAMA, LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": 0.5}},
+        LLAMA | {"model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 3,
+                 "mlp_only_layers": [1]},
+        LLAMA | {"model_type": "gemma3_text", "sliding_window": 4, "query_pre_attn_scalar": 8, "layer_types":
+                 ["full_attention"], "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8}}},
+        LLAMA | {"model_type": "phi3", "partial_rotary_factor": 0.5, "original_max_position_embeddings": 8,
+                 "rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [1, 2]}},
+        {"model_type": "gpt2", "n_embd": 8, "vocab_size": 9, "n_positions": 5, "n_head": 2, "n_layer": 1})],
     "npy": [
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }\n", bytes(range(16))),
         npy("{'descr': '<i2', 'fortran_order': True, 'shape': (2, 3, 1), }  \n", bytes(range(12)), 2),

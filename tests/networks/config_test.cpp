@@ -301,7 +301,7 @@ TEST_CASE("which network a configuration is for") {
     std::ofstream(file) << text;
     return message_of([&] { harness::open_network(weights, file); });
   };
-  check_message(open(R"({"model_type": "gpt2"})"),
+  check_message(open(R"({"model_type": "gptj"})"),
                 {"config.json", "'model_type'", "'clip'", "'roberta'", "'model_cfg'", "'gpt2'"});
   check_message(open("{}"), {"config.json", "'model_type'", "found none"});
   check_message(open("[]"), {"config.json", "object"});

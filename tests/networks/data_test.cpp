@@ -11,7 +11,9 @@
 #include <harness/networks/data/predict.hpp>
 #include <harness/networks/data/texts.hpp>
 #include <limits>
+#include <memory>
 #include <random>
+#include <utility>
 
 #include "support/networks/fixtures.hpp"
 
@@ -237,6 +239,69 @@ TEST_CASE("texts that do not fit are refused by file, tensor and sample") {
   check_message(text_refusal(t), {"'input_ids'", "no texts"});
   t.tensors["input_ids"] = {io::dtype::u8, {2, 0}, {}};
   check_message(text_refusal(t), {"'input_ids'", "[n, tokens]", "[2, 0]"});
+}
+
+TEST_CASE("next tokens: labels in their places, padding left out") {
+  const auto open = [](const table& t) {
+    harness::text_shape decoder;
+    decoder.words = 50;
+    decoder.types = 1;
+    decoder.causal = true;
+    return std::make_unique<harness::text_file>(t.write("texts.safetensors"), decoder);
+  };
+  const auto asked = [](const harness::text_file& file, index_t sample) {
+    std::vector<std::pair<index_t, std::int64_t>> list;
+    for (const auto& each : file.asked(sample)) list.emplace_back(each.row, each.token);
+    return list;
+  };
+  using pairs = std::vector<std::pair<index_t, std::int64_t>>;
+  table t;
+  t.set<std::int64_t>("input_ids", io::dtype::i64, {2, 5}, {7, 8, 9, 10, 11, 1, 12, 13, 14, 1});
+  t.set<std::uint8_t>("attention_mask", io::dtype::u8, {2, 5}, {1, 1, 1, 1, 1, 0, 1, 1, 1, 0});
+  {  // Every token but the first.
+    const auto file = open(t);
+    CHECK(asked(*file, 0) == pairs{{0, 8}, {1, 9}, {2, 10}, {3, 11}});
+    CHECK(asked(*file, 1) == pairs{{0, 13}, {1, 14}});
+    const auto state = file->load(0, 2);
+    CHECK(state.offsets == std::vector<index_t>{0, 5, 8});
+    CHECK(state.asked == std::vector<index_t>{0, 1, 2, 3, 5, 6});
+    CHECK(harness::output_offsets(state) == std::vector<index_t>{0, 4, 6});
+    CHECK(state.text[5].word == 12);
+    CHECK(state.text[5].position == 0);
+    CHECK(file->load(1, 1).asked == std::vector<index_t>{0, 1});
+  }
+  // The label stands where its token stands; a first token's is left out; it may be another token
+  // than the one that follows.
+  t.set<std::int16_t>("labels", io::dtype::i16, {2, 5},
+                      {7, -100, 40, -100, 0, -100, 12, -100, 49, -100});
+  {
+    const auto file = open(t);
+    CHECK(asked(*file, 0) == pairs{{1, 40}, {3, 0}});
+    CHECK(asked(*file, 1) == pairs{{1, 49}});
+    CHECK(file->load(0, 2).asked == std::vector<index_t>{1, 3, 6});
+  }
+  const auto refused = [&](std::vector<std::int16_t> labels,
+                           const std::vector<std::string>& parts) {
+    table bad = t;
+    bad.set("labels", io::dtype::i16, {2, 5}, labels);
+    const std::string message = message_of([&] { open(bad); });
+    check_message(message, {"texts.safetensors", "'labels'", "sample 1"});
+    check_message(message, parts);
+  };
+  const std::int16_t no = -100;
+  refused({no, 1, no, no, no, no, no, no, 50, no}, {"token 3", "label 50", "0 to 49"});
+  refused({no, 1, no, no, no, no, no, no, -1, no}, {"token 3", "label -1", "0 to 49"});
+  refused({no, 1, no, no, no, no, no, no, 1, 1}, {"token 4", "masked"});
+  refused({no, 1, no, no, no, no, no, no, no, no}, {"all labels are -100"});
+  refused({no, 1, no, no, no, no, 1, no, no, no}, {"all labels are -100"});
+  table bad = t;
+  bad.set<std::int16_t>("labels", io::dtype::i16, {2}, {0, 1});
+  check_message(message_of([&] { open(bad); }), {"'labels'", "[2, 5]", "I16"});
+  bad = t;
+  bad.tensors.erase("labels");
+  bad.set<std::uint8_t>("attention_mask", io::dtype::u8, {2, 5}, {1, 1, 1, 1, 1, 0, 1, 0, 0, 0});
+  check_message(message_of([&] { open(bad); }),
+                {"'input_ids'", "sample 1", "two tokens", "found 1"});
 }
 
 TEST_CASE("labels: integers within the classes, or values") {

@@ -58,6 +58,7 @@ class output_judge {
     for (std::size_t k = 0; k < tasks.size(); ++k) {
       heads_.push_back(tasks[k].head);
       counts_.push_back(samples[k].samples());
+      offsets_.push_back(output_offsets(samples[k]));
     }
     threads(std::ssize(tasks), [&](index_t i) {
       const auto k = static_cast<std::size_t>(i);
@@ -91,15 +92,16 @@ class output_judge {
     return distances(run_all(net_, weights, samples_, nullptr, threads));
   }
 
-  /// The same from its outputs: a row per sample, task by task.
+  /// The same from its outputs: the rows of each sample (output_offsets), task by task.
   sample_distances distances(const matrix& rows) const {
     sample_distances found;
     index_t first = 0;
     for (std::size_t k = 0; k < heads_.size(); ++k) {
-      const matrix outputs = (*heads_[k])(rows_of(rows, first, counts_[k]));
-      first += counts_[k];
+      const matrix outputs = (*heads_[k])(rows_of(rows, first, offsets_[k].back()));
+      first += offsets_[k].back();
       if (outputs.allFinite())
-        found.push_back(output_distances(view(outputs), view(outputs_[k])));
+        found.push_back(
+            means_of_samples(output_distances(view(outputs), view(outputs_[k])), offsets_[k]));
       else
         found.emplace_back(static_cast<std::size_t>(counts_[k]),
                            std::numeric_limits<double>::infinity());
@@ -108,9 +110,19 @@ class output_judge {
   }
 
  private:
+  /// Of a number per row the mean of each sample's. A language model's samples have several rows.
+  static std::vector<double> means_of_samples(const std::vector<double>& of_rows,
+                                              const std::vector<index_t>& offsets) {
+    std::vector<double> means;
+    for (std::size_t i = 0; i + 1 < offsets.size(); ++i)
+      means.push_back(average_of({of_rows.begin() + offsets[i], of_rows.begin() + offsets[i + 1]}));
+    return means;
+  }
+
   const network& net_;
   std::vector<const task_head*> heads_;
   std::vector<index_t> counts_;
+  std::vector<std::vector<index_t>> offsets_;  // of each task's samples among its outputs
   std::vector<matrix> outputs_;
   activations samples_;
 };

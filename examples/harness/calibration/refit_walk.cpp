@@ -157,7 +157,7 @@ class walk {
     std::vector<layer> layers;
     for (const auto& p : net_.parameters(block))
       if (p.shape.size() > 1 && runs.front().tau.has(p.name) &&
-          runs.front().tau.is_scaled(p.name) &&
+          runs.front().tau.is_scaled(p.name) && net_.gets_every_row(p.name) &&
           std::find(names.begin(), names.end(), p.name) != names.end())
         layers.push_back(layer_of(p, group, net_.parameters(block)));
     if (layers.empty()) return;

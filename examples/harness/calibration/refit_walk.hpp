@@ -25,10 +25,11 @@ struct refit_plan {
 /// refitted already. Each task's samples run through its expert and through the merged network side
 /// by side, block by block, so that the rows of one block are in memory at a time.
 ///
-/// Refitted are the matrices of the set whose inputs the network records; all others, and vectors,
-/// keep tau. samples: per task, before the first block. tau: the prior on entry, for every tensor
-/// of the set; the result on return. Returns the names of refitted tensors, in forward order.
-/// Throws catmerge::error, naming the tensor, for values that are not finite.
+/// Refitted are the matrices of the set whose inputs the network records, but for experts of
+/// mixtures, which get other rows in another network; all others, and vectors, keep tau. samples:
+/// per task, before the first block. tau: the prior on entry, for every tensor of the set; the
+/// result on return. Returns the names of refitted tensors, in forward order. Throws
+/// catmerge::error, naming the tensor, for values that are not finite.
 std::vector<std::string> refit_network(const network& net, const std::vector<activations>& samples,
                                        const refit_plan& plan, merged_vectors& tau,
                                        const executor& threads);

@@ -13,7 +13,7 @@ namespace {
 
 void print(const evaluation& found) {
   for (const auto& score : found) {
-    if (score.metric != "accuracy") continue;
+    if (score.of == 0) continue;
     std::printf("%lld of %lld correct\n", static_cast<long long>(score.correct),
                 static_cast<long long>(score.of));
   }
@@ -27,26 +27,33 @@ void print(const evaluation& found) {
 void add_evaluate(CLI::App& program) {
   auto request = std::make_shared<evaluation_request>();
   auto* command = program.add_subcommand("evaluate", "Score a network on a task");
-  command->add_option("--model", request->model, "The network: CLIP vision, BERT or RoBERTa")
+  command
+      ->add_option("--model", request->model,
+                   "The network: CLIP vision, BERT or RoBERTa, or a decoder")
       ->required()
       ->type_name("P");
   command
       ->add_option("--data", request->data,
                    "labels (n), and pixel_values (n, channels, height, width) or input_ids (n, "
-                   "tokens), attention_mask and token_type_ids")
+                   "tokens), attention_mask and token_type_ids; for a decoder labels (n, tokens), "
+                   "-100 where nothing is asked, or none for every token but the first, and for "
+                   "choices question (n) and correct (n)")
       ->required()
       ->type_name("F");
   command
       ->add_option("--head", request->head,
                    "weight (classes, d) and bias (classes), or classifier.* as in a checkpoint of "
-                   "transformers, which this may be")
-      ->required()
+                   "transformers, which this may be; none for a decoder")
       ->type_name("P");
   command
       ->add_option("--metric", request->metrics,
                    "accuracy, matthews, f1 (of class 1), pearson or spearman; several with commas "
-                   "between them. Default: accuracy, for labels that are not integers pearson")
-      ->check(CLI::IsMember({"accuracy", "matthews", "f1", "pearson", "spearman"}))
+                   "between them. Default: accuracy, for labels that are not integers pearson. For "
+                   "a decoder perplexity, likelihood (100 / perplexity), accuracy (of tokens), "
+                   "exact (samples of which every token is right), choice or choice-per-token "
+                   "(the likeliest answer of each question); default perplexity")
+      ->check(CLI::IsMember({"accuracy", "matthews", "f1", "pearson", "spearman", "perplexity",
+                             "likelihood", "exact", "choice", "choice-per-token"}))
       ->type_name("M")
       ->delimiter(',')
       ->expected(1)
@@ -55,7 +62,9 @@ void add_evaluate(CLI::App& program) {
       ->add_option("--config", request->config, "The network's config.json, if none lies beside it")
       ->type_name("F");
   add_threads(*command, request->threads);
-  command->footer("The last line of the output is the first metric, in percent.");
+  command->footer(
+      "The last line of the output is the first metric, in percent, but for "
+      "perplexity.");
   command->callback([request] { print(evaluate(*request)); });
 }
 

@@ -13,7 +13,7 @@ void add_features(CLI::App& program) {
   auto* command = program.add_subcommand("features", "Record the inputs of each trimmed parameter");
   command
       ->add_option("--model", request->model,
-                   "The network, an expert: CLIP vision, BERT or RoBERTa")
+                   "The network, an expert: CLIP vision, BERT, RoBERTa or a decoder")
       ->required()
       ->type_name("P");
   command

@@ -11,17 +11,19 @@ namespace catmerge::harness {
 
 /// A request to evaluate: one field per option of `catmerge evaluate`.
 struct evaluation_request {
-  std::string model, data, head;
-  std::string config;                ///< the network's config.json, if not the model's own
-  std::vector<std::string> metrics;  ///< empty: accuracy for classes, pearson for values
+  std::string model, data;
+  std::string head;    ///< empty for a language model
+  std::string config;  ///< the network's config.json, if not the model's own
+  /// Empty: accuracy for classes, pearson for values, perplexity for a language model.
+  std::vector<std::string> metrics;
   unsigned threads = default_threads();
 };
 
 /// A network's score by one metric.
 struct score {
   std::string metric;
-  double value = 0;             ///< in percent
-  index_t correct = 0, of = 0;  ///< samples; for accuracy only
+  double value = 0;             ///< in percent, but for perplexity
+  index_t correct = 0, of = 0;  ///< samples; for the accuracy of classes only
 };
 using evaluation = std::vector<score>;
 

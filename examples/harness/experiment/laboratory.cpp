@@ -78,17 +78,23 @@ automatic_merge laboratory::merge_automatically(index_t count, index_t seed,
   return bench_->merge_automatically(drawn(count, seed), plan_.alphas, options);
 }
 
+/// The classes of a task's samples; none if it has values or next tokens instead.
+std::vector<std::int64_t> laboratory::classes_of(std::size_t t) const {
+  if (net_.output() == output_kind::next_token) return {};
+  const task_labels labels(files_.tasks[t].samples, measured_[t]->samples->size());
+  return labels.are_classes() ? labels.classes(measured_[t]->head.outputs())
+                              : std::vector<std::int64_t>();
+}
+
 task_inputs laboratory::drawn_of_classes(index_t count, index_t classes, index_t seed) const {
   task_inputs inputs;
   for (std::size_t t = 0; t < measured_.size(); ++t) {
-    const auto n = measured_[t]->samples->size();
-    const task_labels labels(files_.tasks[t].samples, n);
     const auto own = static_cast<std::uint64_t>(seed);
-    inputs.push_back(load_samples(
-        *measured_[t]->samples,
-        labels.are_classes()
-            ? samples_of_classes(labels.classes(measured_[t]->head.outputs()), count, classes, own)
-            : drawn_samples(n, count, own)));
+    const auto labels = classes_of(t);
+    inputs.push_back(load_samples(*measured_[t]->samples,
+                                  labels.empty()
+                                      ? drawn_samples(measured_[t]->samples->size(), count, own)
+                                      : samples_of_classes(labels, count, classes, own)));
   }
   return inputs;
 }
@@ -103,12 +109,11 @@ index_t laboratory::fewest_samples() const {
 index_t laboratory::samples_of_a_class() const {
   index_t fewest = fewest_samples();
   for (std::size_t t = 0; t < measured_.size(); ++t) {
-    const task_labels labels(files_.tasks[t].samples, measured_[t]->samples->size());
-    if (!labels.are_classes()) continue;
+    const auto labels = classes_of(t);
+    if (labels.empty()) continue;
     std::map<std::int64_t, index_t> counts;
     index_t most = 0;
-    for (const auto label : labels.classes(measured_[t]->head.outputs()))
-      most = std::max(most, ++counts[label]);
+    for (const auto label : labels) most = std::max(most, ++counts[label]);
     fewest = std::min(fewest, most);
   }
   return fewest;

@@ -62,6 +62,7 @@ class laboratory {
 
   /// A draw of samples.
   task_inputs drawn(index_t count, index_t seed) const;
+  std::vector<std::int64_t> classes_of(std::size_t t) const;
   task_inputs drawn_of_classes(index_t count, index_t classes, index_t seed) const;
   automatic_merge merge_automatically(index_t count, index_t seed,
                                       const automatic_options& options);

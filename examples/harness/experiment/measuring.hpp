@@ -6,8 +6,10 @@
 #include <harness/experiment/family.hpp>
 #include <harness/networks/data/metric_names.hpp>
 #include <harness/networks/data/predict.hpp>
+#include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/network.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,16 +20,24 @@ namespace catmerge::harness {
 class measured_split {
  public:
   /// The file's metadata may name the metric; the default is accuracy for classes, pearson for
-  /// values.
+  /// values, likelihood for a language model.
   measured_split(const network& net, const task_head& head, const std::string& head_file,
                  const std::string& file)
-      : head_(head), samples_(net.open_samples(file)), labels_(file, samples_->size()) {
+      : head_(head), samples_(net.open_samples(file)) {
     const io::safetensors_file data(file);
     const auto named = data.metadata().find("metric");
-    metric_ = named != data.metadata().end() ? named->second
-              : labels_.are_classes()        ? "accuracy"
-                                             : "pearson";
-    check_metric(metric_, "the metric " + metric_ + " of " + file, labels_, head, head_file);
+    if (named != data.metadata().end()) metric_ = named->second;
+    const auto called = [&] { return "the metric " + metric_ + " of " + file; };
+    if (net.output() == output_kind::next_token) {
+      if (metric_.empty()) metric_ = "likelihood";
+      if (metric_ == "perplexity")
+        throw error(called() + ": less is better of it; expected likelihood, which is 100 over it");
+      of_tokens_.emplace(metric_, called(), file, samples_->size());
+      return;
+    }
+    labels_.emplace(file, samples_->size());
+    if (metric_.empty()) metric_ = labels_->are_classes() ? "accuracy" : "pearson";
+    check_metric(metric_, called(), *labels_, head, head_file);
   }
 
   const std::string& metric() const { return metric_; }
@@ -37,9 +47,10 @@ class measured_split {
   /// alpha. not_finite() counts the latter.
   double operator()(const network& net, const weight_source& weights) const {
     try {
+      if (of_tokens_) return (*of_tokens_)(score_tokens(net, weights, *samples_));
       const matrix outputs = predict(net, weights, *samples_, head_);
       if (is_of_values(metric_) && (outputs.array() == outputs(0, 0)).all()) return 0;
-      return measure(metric_, outputs, labels_);
+      return measure(metric_, outputs, *labels_);
     } catch (const output_not_finite&) {
       ++not_finite_;
       return 0;
@@ -52,7 +63,8 @@ class measured_split {
  private:
   const task_head& head_;
   std::unique_ptr<sample_reader> samples_;
-  task_labels labels_;
+  std::optional<task_labels> labels_;      // or, of a language model,
+  std::optional<token_metric> of_tokens_;  // next tokens
   std::string metric_;
   mutable std::atomic<index_t> not_finite_{0};
 };

@@ -49,10 +49,14 @@ std::string path_of(const std::vector<task_file>& files, const std::string& task
   return {};
 }
 
-/// The files of the tasks' heads: those of --head, or the experts if each holds a head. Empty if
-/// there are none.
-std::vector<std::string> heads_of(const merge_request& request, const checkpoint_set& set) {
+/// The files of the tasks' heads: those of --head, or the experts if each holds a head, as language
+/// models do. Empty if there are none.
+std::vector<std::string> heads_of(const merge_request& request, const checkpoint_set& set,
+                                  output_kind kind) {
   std::vector<std::string> paths;
+  const bool needs_none = kind == output_kind::next_token;
+  if (needs_none && !request.heads.empty())
+    throw error("--head: a language model has no heads of tasks; leave the option out");
   for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
     const auto& task = set.tasks()[static_cast<std::size_t>(k)];
     if (!request.heads.empty()) {
@@ -60,7 +64,7 @@ std::vector<std::string> heads_of(const merge_request& request, const checkpoint
       continue;
     }
     const auto& expert = set.expert_file(k);
-    if (expert.find("classifier.weight") == nullptr &&
+    if (!needs_none && expert.find("classifier.weight") == nullptr &&
         expert.find("classifier.out_proj.weight") == nullptr)
       return {};
     paths.push_back(path_of(request.experts, task));
@@ -72,7 +76,7 @@ std::vector<std::string> heads_of(const merge_request& request, const checkpoint
 class task_outputs {
  public:
   task_outputs(const merge_request& request, const checkpoint_set& set, const network& net) {
-    const auto heads = heads_of(request, set);
+    const auto heads = heads_of(request, set, net.output());
     for (std::size_t k = 0; k < set.tasks().size(); ++k) {
       const auto& name = set.tasks()[k];
       if (!heads.empty())

@@ -22,6 +22,7 @@ inline activations joined(const std::vector<activations>& parts) {
     rows_of(all.hidden, row, part.hidden.rows()) = part.hidden;
     row += part.hidden.rows();
     const index_t before = all.offsets.back();
+    for (const index_t at : part.asked) all.asked.push_back(before + at);
     for (std::size_t i = 1; i < part.offsets.size(); ++i)
       all.offsets.push_back(before + part.offsets[i]);
     all.text.insert(all.text.end(), part.text.begin(), part.text.end());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <harness/networks/activations.hpp>
 #include <harness/networks/recorder.hpp>
@@ -27,11 +28,35 @@ struct activations {
   std::vector<index_t> offsets = {0};
   std::size_t next_block = 0;  ///< the block that runs next
   /// A row per token, in the order sample, token. Before the first block of an image network it
-  /// holds a row of pixels per sample; after the last block the output, a row per sample.
+  /// holds a row of pixels per sample; after the last block the output, a row per sample, or per
+  /// token in `asked`.
   matrix hidden;
   std::vector<token> text;  ///< before the first block of a text network: one per row
+  /// The rows whose next token a language model shall predict, ascending; none for other networks.
+  std::vector<index_t> asked{};
 
   index_t samples() const { return std::ssize(offsets) - 1; }
+};
+
+/// The first row of each sample in a network's output, and the end: before the last block.
+inline std::vector<index_t> output_offsets(const activations& state) {
+  std::vector<index_t> offsets(state.offsets.size());
+  std::size_t count = 0;
+  for (std::size_t i = 1; i < offsets.size(); ++i) {
+    if (state.asked.empty()) {
+      ++count;
+    } else {
+      while (count < state.asked.size() && state.asked[count] < state.offsets[i]) ++count;
+    }
+    offsets[i] = static_cast<index_t>(count);
+  }
+  return offsets;
+}
+
+/// A token that a language model shall predict.
+struct asked_token {
+  index_t row;         ///< of the token before it, among the sample's
+  std::int64_t token;  ///< the right answer
 };
 
 /// An open, checked file of inputs. It is read in batches, never all at once.
@@ -46,13 +71,18 @@ class sample_reader {
 
   /// Samples first ... first + count - 1, ready for block 0.
   virtual activations load(index_t first, index_t count) const = 0;
+
+  /// What a language model is asked for in a sample: one for each row of its output, in order. None
+  /// for other networks.
+  virtual std::vector<asked_token> asked(index_t /*sample*/) const { return {}; }
 };
 
 /// The kind of a network's output, which decides which heads fit it (head.hpp).
 enum class output_kind : unsigned char {
-  embedding,   ///< of an image, compared by direction alone (CLIP)
-  pooled,      ///< the first token's row after the pooler (BERT)
-  first_token  ///< the first token's row (RoBERTa)
+  embedding,    ///< of an image, compared by direction alone (CLIP)
+  pooled,       ///< the first token's row after the pooler (BERT)
+  first_token,  ///< the first token's row (RoBERTa)
+  next_token    ///< a logit for each token, in a row per token that is asked for: no head
 };
 
 /// A network as a list of resumable blocks: a caller may stop after any block, keep the
@@ -83,6 +113,10 @@ class network {
   /// in the last layer of a transformer whose output is the first token's row, all weights but
   /// those of keys and values.
   virtual bool first_rows_suffice(const std::string& /*weight*/) const { return false; }
+
+  /// False for a weight whose inputs are some rows only, which depend on the weights: an expert of
+  /// a mixture.
+  virtual bool gets_every_row(const std::string& /*weight*/) const { return true; }
 
   /// Opens a file of this network's inputs and checks that they fit.
   virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;
@@ -116,7 +150,7 @@ inline void check_weights(const network& net, const weight_source& weights) {
   }
 }
 
-/// Runs the remaining blocks and returns the output, a row per sample.
+/// Runs the remaining blocks and returns the output: a row per sample, or as output_offsets says.
 inline matrix run_all(const network& net, const weight_source& weights, activations state,
                       recorder* record = nullptr, const executor& threads = {}) {
   while (state.next_block < net.block_count()) {

@@ -7,6 +7,12 @@
 #include <harness/networks/bert/bert_network.hpp>
 #include <harness/networks/clip/clip_vision_network.hpp>
 #include <harness/networks/convnet/convnet_network.hpp>
+#include <harness/networks/decoder/decoder_network.hpp>
+#include <harness/networks/decoder/gemma.hpp>
+#include <harness/networks/decoder/gpt2.hpp>
+#include <harness/networks/decoder/llama.hpp>
+#include <harness/networks/decoder/olmo2.hpp>
+#include <harness/networks/decoder/phi3.hpp>
 #include <harness/networks/open_network.hpp>
 
 namespace catmerge::harness {
@@ -44,6 +50,20 @@ std::unique_ptr<network> make_convnet(convnet_config config, const io::checkpoin
   return std::make_unique<convnet>(std::move(config), std::move(names));
 }
 
+bool is_decoder(const std::string& type) {
+  return is_llama(type) || is_gemma(type) || type == "phi3" || type == "olmo2" || type == "gpt2";
+}
+
+std::unique_ptr<network> make_decoder(const config_object& top, const std::string& type,
+                                      const io::checkpoint& weights) {
+  const auto read = is_llama(type)   ? read_llama
+                    : is_gemma(type) ? read_gemma
+                    : type == "phi3" ? read_phi3
+                    : type == "gpt2" ? read_gpt2
+                                     : read_olmo2;
+  return std::make_unique<decoder>(read(top, weights.names(), weights.path()));
+}
+
 }  // namespace
 
 std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config) {
@@ -62,10 +82,13 @@ std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::
     return make_clip_vision(read_hugging_face_clip(top), weights);
   }
   if (is_bert(type)) return make_bert(read_bert(top), weights);
+  if (is_decoder(type)) return make_decoder(top, type, weights);
   if (type == "catmerge_convnet") return make_convnet(read_convnet(file, values), weights);
   top.fail("model_type",
-           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta', 'camembert' or "
-           "'catmerge_convnet', or OpenCLIP's key 'model_cfg', found " +
+           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta', 'camembert', a "
+           "decoder ('llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'gemma2', "
+           "'gemma3', 'gemma3_text', 'phi3', 'olmo2' or 'gpt2') or 'catmerge_convnet', or "
+           "OpenCLIP's key 'model_cfg', found " +
                (type.empty() ? "none" : io::in_quotes(type)));
 }
 

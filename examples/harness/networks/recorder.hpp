@@ -26,6 +26,10 @@ class recorder {
   /// there, and leaves the network's state of no use.
   virtual bool stops() const { return false; }
 
+  /// False if the network's output is of no use: a language model then makes no logits, which take
+  /// much memory.
+  virtual bool wants_output() const { return true; }
+
   /// Called at the end of each block, on the caller's thread, once per group of parameters with a
   /// common input, in the order of the inputs. `names` are those of the checkpoint. rows: n x d_in,
   /// a row per token in the order sample, token; for the scale of a norm the normalised input, n x
@@ -48,6 +52,9 @@ class tape {
     if (wanted && to_->stops()) last_ = number;
     return number;
   }
+
+  /// False if nobody needs the network's output.
+  bool wants_output() const { return to_ == nullptr || to_->wants_output(); }
 
   /// True if a run may end once entry `number` is put.
   bool stops_at(std::size_t number) const { return last_ == number; }

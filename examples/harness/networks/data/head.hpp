@@ -27,13 +27,15 @@ namespace catmerge::harness {
 ///   classifier.{dense,out_proj}.{weight,bias}   out_proj(tanh(dense(x))): for RoBERTa, x the first
 ///                                               token's row
 ///
-/// A bias may be absent.
+/// A bias may be absent. A language model's output has its logits already: there the head is
+/// nothing, and no file is read.
 class task_head {
  public:
   /// For outputs of `kind`, `width` columns wide. Throws catmerge::error naming the file and the
   /// tensor if there is no head, more than one, or one for another kind of output.
   task_head(const std::filesystem::path& path, output_kind kind, index_t width)
-      : normalises_(kind == output_kind::embedding) {
+      : normalises_(kind == output_kind::embedding), outputs_(width) {
+    if (kind == output_kind::next_token) return;
     const io::checkpoint file = opened(path);
     const struct {
       std::string module;
@@ -67,11 +69,12 @@ class task_head {
                "expected shape [classes, " + std::to_string(width) +
                    "], the width of the network's output, found " + io::describe(weights));
     }
-    last_ = read(file, *found, weights.shape[0], width);
+    outputs_ = weights.shape[0];
+    last_ = read(file, *found, outputs_, width);
   }
 
-  /// The number of classes, or 1 for a value.
-  index_t outputs() const { return last_.kernel.shape().front(); }
+  /// The number of classes or tokens, or 1 for a value.
+  index_t outputs() const { return outputs_; }
 
   /// rows: n x width, the network's output. Returns n x outputs. A row of zeros stays zero.
   matrix operator()(const matrix_view& rows) const {
@@ -83,7 +86,7 @@ class task_head {
       x = (*dense_)(view(x));
       apply_tanh(x);
     }
-    return last_(view(x));
+    return last_ ? (*last_)(view(x)) : x;
   }
 
  private:
@@ -106,9 +109,10 @@ class task_head {
     switch (kind) {
       case output_kind::embedding: return "an image's embedding";
       case output_kind::pooled: return "BERT's pooled output";
-      case output_kind::first_token: break;
+      case output_kind::first_token: return "the first token's row";
+      case output_kind::next_token: break;
     }
-    return "the first token's row";
+    return "logits of next tokens";
   }
 
   /// A copy, so that the file can be closed.
@@ -124,8 +128,8 @@ class task_head {
   }
 
   bool normalises_;
-  std::optional<linear> dense_;
-  linear last_;
+  index_t outputs_;
+  std::optional<linear> dense_, last_;
 };
 
 /// The class of the largest output of each row; among equals the first.

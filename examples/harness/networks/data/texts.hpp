@@ -7,16 +7,21 @@
 #include <cstdint>
 #include <filesystem>
 #include <harness/networks/data/integers.hpp>
+#include <harness/networks/data/next_tokens.hpp>
 #include <harness/networks/network.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace catmerge::harness {
 
 /// The extents of a network's embedding tables.
 struct text_shape {
-  index_t words = 0, positions = 0, types = 0;
+  index_t words = 0;
+  index_t positions = 0;  ///< 0: any number of them
+  index_t types = 0;
   std::optional<index_t> pad;  ///< RoBERTa's padding token, if positions count as in RoBERTa
+  bool causal = false;         ///< of a language model, which predicts next tokens
 };
 
 /// The texts of a safetensors file, padded to one length: `input_ids` (n, tokens); `attention_mask`
@@ -25,10 +30,14 @@ struct text_shape {
 ///
 /// Loading drops padding: masking a key leaves it out, and nothing uses its row. Positions are
 /// those in the padded text: 0, 1, 2, ... for BERT; for RoBERTa pad + the number of tokens so far
-/// that are not `pad`, and `pad` for the others.
+/// that are not `pad`, and `pad` for the others; for language models the number of tokens so far,
+/// without padding.
 ///
-/// Throws catmerge::error naming the file, the tensor and the sample, for values outside the tables
-/// and for a sample with a padded first token, which stands for the whole.
+/// A language model is asked for the tokens that next_tokens (next_tokens.hpp) tells.
+///
+/// Throws catmerge::error naming the file, the tensor and the sample, for values outside the
+/// tables, for a sample with a padded first token, if it stands for the whole, and for a sample of
+/// which nothing is asked.
 class text_file : public sample_reader {
  public:
   text_file(const std::filesystem::path& path, const text_shape& shape)
@@ -40,6 +49,7 @@ class text_file : public sample_reader {
     check_type(ids_);
     mask_ = find_beside("attention_mask");
     types_ = find_beside("token_type_ids");
+    if (shape_.causal) asked_.emplace(file_, shape_.words);
     for (index_t i = 0; i < size(); ++i) check_sample(i);
   }
 
@@ -48,10 +58,15 @@ class text_file : public sample_reader {
   activations load(index_t first, index_t count) const override {
     activations state;
     for (index_t i = first; i < first + count; ++i) {
+      for (const auto& each : asked(i)) state.asked.push_back(state.offsets.back() + each.row);
       for_tokens(i, [&](index_t, const token& t) { state.text.push_back(t); });
       state.offsets.push_back(std::ssize(state.text));
     }
     return state;
+  }
+
+  std::vector<asked_token> asked(index_t sample) const override {
+    return asked_ ? asked_->of(sample) : std::vector<asked_token>();
   }
 
  private:
@@ -83,11 +98,13 @@ class text_file : public sample_reader {
       index_t position = i;
       if (shape_.pad) position = id == *shape_.pad ? *shape_.pad : *shape_.pad + ++counted;
       if (mask_ != nullptr && integer_at(*mask_, at) == 0) continue;
+      if (shape_.causal) position = counted++;
       act(i, token{id, position, types_ == nullptr ? 0 : integer_at(*types_, at)});
     }
   }
 
   void check_sample(index_t sample) const {
+    asked(sample);
     // Throws unless `value` of a tensor lies in 0 ... extent - 1.
     const auto check = [&](const std::string& name, index_t place, index_t value, index_t extent,
                            const std::string& what) {
@@ -99,14 +116,14 @@ class text_file : public sample_reader {
     for (index_t i = 0, at = sample * length(); mask_ != nullptr && i < length(); ++i, ++at) {
       check("attention_mask", i, integer_at(*mask_, at), 2, "mask");
     }
-    if (mask_ != nullptr && integer_at(*mask_, sample * length()) == 0) {
+    if (!shape_.causal && mask_ != nullptr && integer_at(*mask_, sample * length()) == 0) {
       fail("attention_mask", sample,
            "its first token, which stands for the whole text, is masked: expected 1, found 0");
     }
     for_tokens(sample, [&](index_t place, const token& t) {
       check("input_ids", place, t.word, shape_.words, "id");
       check("token_type_ids", place, t.type, shape_.types, "type");
-      check("input_ids", place, t.position, shape_.positions, "position");
+      if (shape_.positions > 0) check("input_ids", place, t.position, shape_.positions, "position");
     });
   }
 
@@ -119,6 +136,7 @@ class text_file : public sample_reader {
   const io::tensor_entry& ids_;              // in file_; entries never move
   const io::tensor_entry* mask_ = nullptr;   // null: every token counts
   const io::tensor_entry* types_ = nullptr;  // null: all are 0
+  std::optional<next_tokens> asked_;         // of a language model
 };
 
 }  // namespace catmerge::harness
