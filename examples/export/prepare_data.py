@@ -4,6 +4,8 @@
     python3 prepare_data.py images DTD/test    --model clip-vit-base-patch32 --output test/dtd.safetensors
     python3 prepare_data.py texts  cola/dev.tsv --model roberta-base --text sentence --label label \\
                             --output test/cola.safetensors --metric matthews
+    python3 prepare_data.py answers gsm8k/test.jsonl --model Llama-3.2-1B --prompt question --answer answer \\
+                            --output test/gsm8k.safetensors --metric likelihood
     python3 prepare_data.py head   DTD/test    --model clip-vit-base-patch32 --output heads/dtd.safetensors \\
                             --template "a photo of a {} texture."
 
@@ -15,6 +17,12 @@ texts   a table (.tsv, .csv with a header line, or .jsonl): `input_ids` I32 and 
         (n, tokens), `token_type_ids` U8 if the tokenizer makes them, padded on the right to the longest;
         `labels` I64 (n), or F32 with --regression. --text twice for pairs of sentences; --classes a,b,c
         where labels are words.
+answers a table with what a language model reads and what it shall write: `input_ids` I32 and
+        `attention_mask` U8 (n, tokens), the prompt's tokens (with the tokenizer's special tokens) and the
+        answer's behind them, padded on the right to the longest; `labels` I32 (n, tokens), the answer's
+        tokens in their places and -100 elsewhere. Without --prompt all tokens of the answer but the first
+        are asked for. Where --answer is a list of choices (.jsonl), each is a sample, and --correct is the
+        column with the number of the right one: `question` and `correct` I32 (n) tell them.
 head    CLIP's classifier of a task, from its text encoder: `weight` F32 (classes, d), per class the mean of
         the normalised embeddings of all templates, normalised. "{}" stands for the class: the folder's
         name with blanks for underscores.
@@ -121,6 +129,17 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_rows(arguments: argparse.Namespace, columns: list[str]) -> list[dict[str, str]]:
+    """The rows to take of the table, each of which must have the columns."""
+    rows = read_table(arguments.input)
+    for number, row in enumerate(rows):
+        for column in columns:
+            if row.get(column) is None:
+                found = ", ".join(str(name) for name in row)
+                raise DataError(f"{arguments.input}: row {number} has no '{column}', there are {found}")
+    return [rows[i] for i in draw(len(rows), arguments.count, arguments.seed)]
+
+
 def class_of(label: str | int, classes: list[str] | None) -> int:
     """The number of a class: the label itself, or its place in --classes."""
     if classes is None:
@@ -134,14 +153,7 @@ def texts(arguments: argparse.Namespace) -> None:
     """`texts` of the command line."""
     from transformers import AutoTokenizer
 
-    rows = read_table(arguments.input)
-    for number, row in enumerate(rows):
-        for column in [*arguments.text, arguments.label]:
-            if row.get(column) is None:
-                found = ", ".join(str(name) for name in row)
-                raise DataError(f"{arguments.input}: row {number} has no '{column}', there are {found}")
-    chosen = draw(len(rows), arguments.count, arguments.seed)
-    rows = [rows[i] for i in chosen]
+    rows = read_rows(arguments, [*arguments.text, arguments.label])
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     columns = [[str(row[column]) for row in rows] for column in arguments.text]
     encoded = tokenizer(*columns, padding="longest", truncation=True, max_length=arguments.max_length,
@@ -153,6 +165,44 @@ def texts(arguments: argparse.Namespace) -> None:
     values = [row[arguments.label] for row in rows]
     tensors["labels"] = (np.array(values, dtype=np.float32) if arguments.regression
                          else np.array([class_of(v, arguments.classes) for v in values], dtype=np.int64))
+    write(tensors, arguments.output, {"metric": arguments.metric} if arguments.metric else {})
+
+
+def answers(arguments: argparse.Namespace) -> None:
+    """`answers` of the command line."""
+    from transformers import AutoTokenizer
+
+    columns = (arguments.prompt, arguments.answer, arguments.correct)
+    rows = read_rows(arguments, [c for c in columns if c])
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    given = []  # prompt, answer, question, whether it is the right one
+    for number, row in enumerate(rows):
+        choices = row[arguments.answer] if arguments.correct else [row[arguments.answer]]
+        if not isinstance(choices, list):
+            raise DataError(f"{arguments.input}: expected a list of choices in '{arguments.answer}', found {choices!r}")
+        for place, choice in enumerate(choices):
+            right = arguments.correct is not None and place == int(row[arguments.correct])
+            given.append((row, str(choice), number, right))
+    samples = []
+    for row, answer, _, _ in given:
+        prompt = tokenizer(str(row[arguments.prompt]))["input_ids"] if arguments.prompt else []
+        tokens = tokenizer(answer, add_special_tokens=not prompt)["input_ids"]
+        ids = [*prompt, *tokens][:arguments.max_length]
+        samples.append((ids, [-100] * len(prompt) + tokens))
+    longest = max(len(ids) for ids, _ in samples)
+    shape = (len(samples), longest)
+    tensors = {"input_ids": np.zeros(shape, np.int32), "attention_mask": np.zeros(shape, np.uint8),
+               "labels": np.full(shape, -100, np.int32)}
+    for number, (ids, labels) in enumerate(samples):
+        tensors["input_ids"][number, :len(ids)] = ids
+        tensors["attention_mask"][number, :len(ids)] = 1
+        tensors["labels"][number, :len(ids)] = labels[:len(ids)]
+        if (tensors["labels"][number, 1:] == -100).all():
+            raise DataError(f"{arguments.input}: of answer {number} no token is among the first "
+                            f"{arguments.max_length} (--max-length)")
+    if arguments.correct:
+        tensors["question"] = np.array([question for _, _, question, _ in given], np.int32)
+        tensors["correct"] = np.array([right for _, _, _, right in given], np.int32)
     write(tensors, arguments.output, {"metric": arguments.metric} if arguments.metric else {})
 
 
@@ -182,6 +232,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     for run, input_help in ((images, "a folder with a folder of images per class"),
                             (texts, "a .tsv, .csv or .jsonl table"),
+                            (answers, "a .tsv, .csv or .jsonl table"),
                             (head, "a folder with a folder per class")):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
@@ -201,6 +252,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
             command.add_argument("--regression", action="store_true", help="labels are numbers, not classes")
             command.add_argument("--max-length", type=int, default=128, help="tokens")
             command.add_argument("--metric", help="kept in the metadata: accuracy, matthews, f1, pearson, spearman")
+        if run is answers:
+            command.add_argument("--prompt", help="the column that the model reads")
+            command.add_argument("--answer", required=True, help="the column that it shall write")
+            command.add_argument("--correct", help="the column with the number of the right choice, from 0 on")
+            command.add_argument("--max-length", type=int, default=1024, help="tokens")
+            command.add_argument("--metric", help="kept in the metadata: likelihood, accuracy, exact, choice")
     arguments = parser.parse_args(argv)
     if arguments.run is head and not arguments.template:
         arguments.template = ["a photo of a {}."]

@@ -138,6 +138,37 @@ def texts_are_what_the_tokenizer_gives(folder: Path) -> None:
 
 
 @test
+def answers_have_labels_where_they_stand(folder: Path) -> None:
+    tokenizer(folder / "model")
+    lines = folder / "t.jsonl"
+    lines.write_text('{"q": "a photo of", "a": "a red dog"}\n{"q": "dog", "a": "runs ."}\n')
+    output = folder / "out.safetensors"
+    well("answers", lines, "--model", folder / "model", "--prompt", "q", "--answer", "a", "--metric", "exact",
+         "--output", output)
+    found = load_file(output)
+    # <s> a photo of </s> a red dog; <s> dog </s> runs .
+    assert found["input_ids"].tolist() == [[0, 4, 5, 6, 2, 4, 8, 7], [0, 7, 2, 10, 11, 0, 0, 0]]
+    assert found["attention_mask"].tolist() == [[1] * 8, [1] * 5 + [0] * 3]
+    assert found["labels"].tolist() == [[-100] * 5 + [4, 8, 7], [-100] * 3 + [10, 11] + [-100] * 3]
+    with safe_open(output, "np") as file:
+        assert file.metadata() == {"metric": "exact"}
+    well("answers", lines, "--model", folder / "model", "--answer", "a", "--output", output)
+    assert load_file(output)["labels"].tolist() == [[0, 4, 8, 7, 2], [0, 10, 11, 2, -100]]
+    done = prepare("answers", lines, "--model", folder / "model", "--prompt", "q", "--answer", "a", "--max-length",
+                   3, "--output", folder / "none.safetensors")
+    assert done.returncode == 1 and "of answer 0 no token" in done.stderr
+    assert not (folder / "none.safetensors").exists()
+    lines.write_text('{"q": "a", "c": ["dog", "red cat"], "r": 1}\n{"q": "cat", "c": ["runs", "."], "r": 0}\n')
+    well("answers", lines, "--model", folder / "model", "--prompt", "q", "--answer", "c", "--correct", "r", "--output",
+         output)
+    found = load_file(output)
+    assert found["input_ids"].tolist() == [[0, 4, 2, 7, 0], [0, 4, 2, 8, 9], [0, 9, 2, 10, 0], [0, 9, 2, 11, 0]]
+    assert found["question"].tolist() == [0, 0, 1, 1] and found["correct"].tolist() == [0, 1, 1, 0]
+    done = prepare("answers", lines, "--model", folder / "model", "--answer", "q", "--correct", "r", "--output", output)
+    assert done.returncode == 1 and "expected a list of choices in 'q'" in done.stderr
+
+
+@test
 def heads_are_mean_text_embeddings(folder: Path) -> None:
     class_images(folder / "data")
     made = tokenizer(folder / "model")
