@@ -35,6 +35,14 @@ class fitted_weights final : public weight_source {
     return {wanted.shape, std::move(values)};
   }
 
+  weight rows(const parameter& wanted, const std::vector<index_t>& which) const override {
+    const auto* const entry = expert_.find(wanted.name);
+    if (entry == nullptr) return base_.rows(wanted, which);
+    if (entry->shape == wanted.shape && !factors_.adds_to(*entry))
+      return expert_.rows(wanted, which);
+    return rows_of_whole(get(wanted), which);
+  }
+
   void release(const parameter& used) const override {
     base_.release(used);
     expert_.release(used);
@@ -62,6 +70,9 @@ class expert_weights final : public weight_source {
         mixes_(coefficient != 1) {}
   void check(const parameter& wanted) const override { source().check(wanted); }
   weight get(const parameter& wanted) const override { return source().get(wanted); }
+  weight rows(const parameter& wanted, const std::vector<index_t>& which) const override {
+    return source().rows(wanted, which);
+  }
   void release(const parameter& used) const override { source().release(used); }
 
  private:

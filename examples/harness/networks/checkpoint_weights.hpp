@@ -50,6 +50,17 @@ class checkpoint_weights : public weight_source {
     return {wanted.shape, std::move(values)};
   }
 
+  weight rows(const parameter& wanted, const std::vector<index_t>& which) const override {
+    const io::tensor_entry& entry = checked(wanted);
+    const index_t columns = wanted.shape[1];
+    std::vector<float> values(which.size() * static_cast<std::size_t>(columns));
+    for (std::size_t i = 0; i < which.size(); ++i) {
+      read_floats(entry, file_, which[i] * columns, columns,
+                  values.data() + i * static_cast<std::size_t>(columns));
+    }
+    return {{std::ssize(which), columns}, std::move(values)};
+  }
+
   void release(const parameter& used) const override {
     if (release_) release_(used.name);
   }

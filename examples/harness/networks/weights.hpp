@@ -76,6 +76,18 @@ class weight {
   const float* values_ = nullptr;
 };
 
+/// Some rows of a matrix, copied; the matrix itself if these are all of its rows, in order.
+inline weight rows_of_whole(const weight& whole, const std::vector<index_t>& which) {
+  const matrix_view from = whole.rows();
+  bool all = std::ssize(which) == from.rows();
+  for (std::size_t i = 0; all && i < which.size(); ++i) all = which[i] == static_cast<index_t>(i);
+  if (all) return whole;
+  std::vector<float> values(which.size() * static_cast<std::size_t>(from.cols()));
+  mutable_view to(values.data(), std::ssize(which), from.cols());
+  for (index_t i = 0; i < to.rows(); ++i) to.row(i) = from.row(which[static_cast<std::size_t>(i)]);
+  return {{to.rows(), to.cols()}, std::move(values)};
+}
+
 /// The source of a network's parameters: a checkpoint (checkpoint_weights.hpp), two of them mixed
 /// (mixed_weights), or computed values. Networks call it on the caller's thread only, once per
 /// parameter and block.
@@ -92,6 +104,12 @@ class weight_source {
 
   /// The values, checked. Valid during the life of this source.
   virtual weight get(const parameter& wanted) const = 0;
+
+  /// Some rows of a matrix, checked: which.size() x its columns. For large tables, of which few
+  /// rows are needed at a time.
+  virtual weight rows(const parameter& wanted, const std::vector<index_t>& which) const {
+    return rows_of_whole(get(wanted), which);
+  }
 
   /// Frees the memory that values in a mapped file take. They stay valid: the next use reads them
   /// again.
@@ -111,12 +129,11 @@ class mixed_weights : public weight_source {
   }
 
   weight get(const parameter& wanted) const override {
-    const weight from = base_.get(wanted);
-    const weight to = expert_.get(wanted);
-    std::vector<float> values(static_cast<std::size_t>(from.size()));
-    Eigen::Map<row_vector>(values.data(), from.size()) =
-        from.vector() + coefficient_ * (to.vector() - from.vector());
-    return {wanted.shape, std::move(values)};
+    return mixed(base_.get(wanted), expert_.get(wanted));
+  }
+
+  weight rows(const parameter& wanted, const std::vector<index_t>& which) const override {
+    return mixed(base_.rows(wanted, which), expert_.rows(wanted, which));
   }
 
   void release(const parameter& used) const override {
@@ -125,6 +142,13 @@ class mixed_weights : public weight_source {
   }
 
  private:
+  weight mixed(const weight& from, const weight& to) const {
+    std::vector<float> values(static_cast<std::size_t>(from.size()));
+    Eigen::Map<row_vector>(values.data(), from.size()) =
+        from.vector() + coefficient_ * (to.vector() - from.vector());
+    return {from.shape(), std::move(values)};
+  }
+
   const weight_source& base_;
   const weight_source& expert_;
   float coefficient_;

@@ -22,8 +22,8 @@ inline std::size_t last_encoder_block(const harness::network& net) {
 }
 
 /// Every recorded input, the last hidden state and the output are those that the fixture holds, and
-/// nothing that it holds is missing, but for `others`. Inputs of no rows (an expert of a mixture that
-/// gets no token) are not in the fixture.
+/// nothing that it holds is missing, but for `others`. Inputs of no rows (an expert of a mixture
+/// that gets no token) are not in the fixture.
 inline void check_agrees(const std::string& variant, const std::string& output,
                          std::set<std::string> others = {}) {
   CAPTURE(variant);
@@ -90,6 +90,11 @@ inline std::set<std::string> check_parameters(const model& m, activations sample
     harness::weight get(const harness::parameter& p) const override {
       asked.insert(p.name);
       return from.get(p);
+    }
+    harness::weight rows(const harness::parameter& p,
+                         const std::vector<index_t>& which) const override {
+      asked.insert(p.name);
+      return from.rows(p, which);
     }
   };
   check_weights(*m.net, m.weights);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <harness/networks/affine.hpp>
@@ -10,6 +11,7 @@
 #include <harness/networks/decoder/decoder_shape.hpp>
 #include <harness/networks/network.hpp>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -93,15 +95,13 @@ class decoder : public network {
   parameter head() const { return {names_.head, {shape_.words, shape_.width}}; }
 
   void embed(const weight_source& weights, activations& state) const {
-    const weight table = weights.get(words());
-    weight place_table;
-    if (shape_.places > 0) place_table = weights.get(places());
-    state.hidden.resize(state.offsets.back(), shape_.width);
-    for (index_t i = 0; i < state.hidden.rows(); ++i) {
-      const token& t = state.text[static_cast<std::size_t>(i)];
-      state.hidden.row(i) = table.rows().row(t.word) * shape_.embedding_scale;
-      if (shape_.places > 0) state.hidden.row(i) += place_table.rows().row(t.position);
-    }
+    const auto rows_for = [&](const parameter& table, index_t token::*of) {
+      std::vector<index_t> which;
+      for (const token& t : state.text) which.push_back(t.*of);
+      return weights.rows(table, which);
+    };
+    state.hidden = rows_for(words(), &token::word).rows() * shape_.embedding_scale;
+    if (shape_.places > 0) state.hidden += rows_for(places(), &token::position).rows();
     state.text.clear();
   }
 
@@ -113,28 +113,40 @@ class decoder : public network {
                              shape_.norms);
     std::size_t head_in = 0;
     if (!shape_.tied) head_in = recorded.expect({names_.head}, count, shape_.width);
-    const bool wanted = recorded.wants_output();
-    linear table;
-    matrix logits;
-    if (wanted) {
-      table.kernel = weights.get(shape_.tied ? words() : head());
-      logits.resize(count, shape_.words);
-    }
+    matrix x(count, shape_.width);
     for_chunks(offsets, threads, [&](const chunk& samples) {
-      matrix x(samples.rows(), shape_.width);
-      for (index_t i = 0; i < x.rows(); ++i) {
-        x.row(i) = state.hidden.row(state.asked[static_cast<std::size_t>(samples.row() + i)]);
+      mutable_view mine = rows_of(x, samples.row(), samples.rows());
+      for (index_t i = 0; i < mine.rows(); ++i) {
+        mine.row(i) = state.hidden.row(state.asked[static_cast<std::size_t>(samples.row() + i)]);
       }
-      x = norm(view(x), samples.row());
-      if (!shape_.tied) recorded.put(head_in, samples.row(), view(x));
-      if (!wanted) return;
-      matrix y = table(view(x));
-      if (const auto cap = shape_.output_cap) y = (y.array() / *cap).tanh() * *cap;
-      rows_of(logits, samples.row(), samples.rows()) = y;
+      mine = norm(as_const(mine), samples.row());
+      if (!shape_.tied) recorded.put(head_in, samples.row(), as_const(mine));
     });
+    matrix logits;
+    if (recorded.wants_output()) logits = logits_of(x, offsets, weights, threads);
     state.hidden = std::move(logits);
     state.offsets = offsets;
     state.asked.clear();
+  }
+
+  /// x: the normalised rows. The table is read in parts, so that a large one need not be in memory
+  /// as a whole.
+  matrix logits_of(const matrix& x, const std::vector<index_t>& offsets,
+                   const weight_source& weights, const executor& threads) const {
+    constexpr index_t most_rows = 16384;
+    matrix logits(x.rows(), shape_.words);
+    for (index_t first = 0; first < shape_.words; first += most_rows) {
+      std::vector<index_t> part(
+          static_cast<std::size_t>(std::min(most_rows, shape_.words - first)));
+      std::iota(part.begin(), part.end(), first);
+      const linear table{weights.rows(shape_.tied ? words() : head(), part), {}};
+      for_chunks(offsets, threads, [&](const chunk& samples) {
+        matrix y = table(rows_of(x, samples.row(), samples.rows()));
+        if (const auto cap = shape_.output_cap) y = (y.array() / *cap).tanh() * *cap;
+        logits.block(samples.row(), first, y.rows(), y.cols()) = y;
+      });
+    }
+    return logits;
   }
 
   decoder_shape shape_;
