@@ -248,7 +248,7 @@ inline std::string find_ends(const std::vector<std::string>& names,
     }
     plan.names.head = *before + head;
   }
-  const std::string layers = *found + "layers.";
+  std::string layers = *found + "layers.";
   check_depth(names, layers, std::ssize(plan.shape.layers),
               "num_hidden_layers in " + plan.shape.file.string(), file);
   return layers;

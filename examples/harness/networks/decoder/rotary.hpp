@@ -75,9 +75,9 @@ struct rotary {
  private:
   float base_for(index_t tokens) const {
     if (scaling != rotary_scaling::dynamic) return base;
-    const double known = static_cast<double>(length);
-    const double used = static_cast<double>(std::max(tokens, length));
-    const double d = static_cast<double>(width);
+    const auto known = static_cast<double>(length);
+    const auto used = static_cast<double>(std::max(tokens, length));
+    const auto d = static_cast<double>(width);
     return static_cast<float>(base * std::pow(factor * used / known - (factor - 1), d / (d - 2)));
   }
 
@@ -92,7 +92,7 @@ struct rotary {
 
   /// 0 for columns that keep their frequency, 1 for those whose frequency is divided.
   float ramp(float column) const {
-    const double d = static_cast<double>(width);
+    const auto d = static_cast<double>(width);
     // The column of which a text of `length` tokens makes so many turns.
     const auto column_of = [&](double turns) {
       return d * std::log(static_cast<double>(length) / (turns * 2 * std::numbers::pi)) /
