@@ -38,8 +38,15 @@ except ImportError as error:
     skip_all("examples/families/decoder needs torch, transformers, peft and safetensors", error)
 
 SEED = 2026  # the default of train.py's --seed, which the committed family has
-# The least test figure of an expert, below what was measured, and the base's most.
-FLOORS = {"french": 0, "german": 0, "lisp": 0, "verse": 0, "changelog": 0, "sort": 60.0}
+# The least test figure of an expert, somewhat below what was measured.
+FLOORS = {
+    "french": 9.0,
+    "german": 7.5,
+    "lisp": 15.0,
+    "verse": 17.0,
+    "changelog": 16.0,
+    "sort": 90.0,
+}
 
 
 def family_test(function: Callable[[], None]) -> Callable[[], None]:
@@ -241,7 +248,6 @@ def the_base_is_a_causal_language_model() -> None:
     assert model.config.num_key_value_heads < model.config.num_attention_heads
     config = json.loads((FAMILY / "base" / "config.json").read_text())
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
-    # The base's text is English: verse is the nearest to it, and the language best predicted.
     # All bytes alike would cost 8 bits.
     assert train.measure(model, read_rows("test", "verse")).bits < 3.5
 
