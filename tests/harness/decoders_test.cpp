@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "support/harness/program.hpp"
 
@@ -162,4 +163,32 @@ TEST_CASE("evaluate: perplexity by default, every metric by name, heads are refu
                     "b=" + d.expert("b").string(), "--head", "c=" + d.expert("c").string()});
   CHECK(merge.status != 0);
   CHECK_CONTAINS(merge.err, "a language model has no heads of tasks");
+}
+
+TEST_CASE("the committed family scores as PyTorch and PEFT have it") {
+  // The table of examples/families/decoder/README.md, which its train.py printed.
+  const fs::path family = fs::path(CATMERGE_FAMILIES) / "decoder" / "family";
+  const temporary_folder folder;
+  const auto score = [&](const fs::path& model, const std::string& task,
+                         const std::string& metric) {
+    const std::string out =
+        run_well({"evaluate", "--model", model, "--data", family / "test" / (task + ".safetensors"),
+                  "--metric", metric})
+            .out;
+    return std::stod(out.substr(out.rfind('\n', out.size() - 2) + 1));
+  };
+  // One of 8,128 bytes whose two likeliest answers are near to each other may be judged otherwise.
+  CHECK(score(family / "base", "verse", "likelihood") == doctest::Approx(11.48).epsilon(0.001));
+  CHECK(score(family / "base", "verse", "accuracy") == doctest::Approx(42.42).epsilon(0.001));
+  CHECK(score(family / "base", "sort", "exact") == 0);
+  const std::vector<std::tuple<std::string, std::string, double>> experts = {
+      {"sort", "exact", 96.48}, {"sort", "accuracy", 99.12}, {"changelog", "likelihood", 17.17}};
+  for (const auto& [task, metric, expected] : experts) {
+    const fs::path expert = folder.path() / task;
+    if (!fs::exists(expert))
+      run_well({"merge", "--base", family / "base", "--expert",
+                task + "=" + (family / "experts" / task).string(), "--method",
+                "task-arithmetic:alpha=1", "--output", expert, "--out-dtype", "f32"});
+    CHECK(score(expert, task, metric) == doctest::Approx(expected).epsilon(0.001));
+  }
 }
