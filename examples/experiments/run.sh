@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all experiments on the committed families and puts their tables into the README.md beside this script.
 #
-#     bash examples/experiments/run.sh [BUILD_DIRECTORY [FAMILY...]]      (default: build/, all four families)
+#     bash examples/experiments/run.sh [BUILD_DIRECTORY [FAMILY...]]      (default: build/, the four families of all studies)
 #
 # Installs missing packages and builds the program first. Three quarters of an hour on two processors. Writes
 # results.csv and the page index.html to results/FAMILY; results.json, with the same numbers, stays in BUILD_DIRECTORY.
