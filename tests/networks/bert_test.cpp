@@ -35,14 +35,6 @@ activations random_texts(const harness::network& net, std::size_t count) {
   return state;
 }
 
-activations one_of(const activations& samples, std::size_t i) {
-  activations one;
-  one.text.assign(samples.text.begin() + samples.offsets[i],
-                  samples.text.begin() + samples.offsets[i + 1]);
-  one.offsets.push_back(std::ssize(one.text));
-  return one;
-}
-
 }  // namespace
 
 TEST_CASE("every recorded input and the output agree with transformers") {

@@ -64,15 +64,6 @@ activations random_texts(const harness::network& net, std::size_t count,
   return state;
 }
 
-activations one_of(const activations& samples, std::size_t i) {
-  activations one;
-  one.text.assign(samples.text.begin() + samples.offsets[i],
-                  samples.text.begin() + samples.offsets[i + 1]);
-  for (index_t row = 0; row < std::ssize(one.text); ++row) one.asked.push_back(row);
-  one.offsets.push_back(std::ssize(one.text));
-  return one;
-}
-
 /// The name of the table of tokens if it is the output's, too.
 std::string tied_of(const model& m) {
   const auto last = m.net->parameters(m.net->block_count() - 1);
@@ -95,6 +86,17 @@ TEST_CASE("likelihoods of labels agree with transformers, and the metrics with t
     const model m(variant);
     const auto reader = m.net->open_samples(fixture(variant) / "samples.safetensors");
     const auto scores = harness::score_tokens(*m.net, m.weights, *reader);
+    // One sample at a time if few logits may be in memory.
+    std::vector<index_t> done;
+    const auto apart = harness::score_tokens(
+        *m.net, m.weights, *reader, {}, [&](index_t n) { done.push_back(n); }, 8, 1);
+    CHECK(std::ssize(done) == reader->size());
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      REQUIRE(apart[i].size() == scores[i].size());
+      for (std::size_t t = 0; t < scores[i].size(); ++t) {
+        CHECK(std::abs(apart[i][t].log_likelihood - scores[i][t].log_likelihood) <= tolerance);
+      }
+    }
     const io::safetensors_file expected(fixture(variant) / "expected.safetensors");
     const matrix logits = tensor_rows(expected, "logits");
     double sum = 0, right = 0, exact = 0;
@@ -374,6 +376,10 @@ TEST_CASE("a configuration that asks for what is not there is refused by its key
   refused("decoder/llama", "use_bidirectional_attention", true, "use_bidirectional_attention");
   refused("decoder/qwen3", "head_dim", nullptr, "head_dim");
   refused("decoder/qwen3", "layer_types", {"full_attention"}, "layer_types");
+  // Layers with windows where nothing else tells of windows, and full ones where all have one.
+  refused("decoder/qwen3", "layer_types", {"full_attention", "sliding_attention"}, "layer_types");
+  refused("decoder/llama", "layer_types", {"full_attention", "sliding_attention"}, "layer_types");
+  refused("decoder/mistral", "layer_types", {"full_attention", "sliding_attention"}, "layer_types");
   refused("decoder/gemma2", "use_bidirectional_attention", true, "use_bidirectional_attention");
   refused("decoder/gemma2", "layer_types", {"full_attention", "linear_attention"}, "layer_types");
   refused("decoder/gemma3_text", "attn_logit_softcapping", 50.0, "attn_logit_softcapping");

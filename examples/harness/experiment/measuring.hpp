@@ -78,7 +78,10 @@ struct measured_task {
       : head(files.head, net.output(), net.output_width()),
         validation(net, head, files.head, files.validation),
         test(net, head, files.head, files.test),
-        samples(net.open_samples(files.samples)) {}
+        samples(net.open_samples(files.samples)) {
+    if (net.output() == output_kind::next_token && files.head != files.expert)
+      throw error(files.head + ": a language model has no heads of tasks; take the file away");
+  }
 
   const measured_split& on(data_split which) const {
     return which == data_split::validation ? validation : test;

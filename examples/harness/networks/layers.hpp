@@ -26,11 +26,11 @@ struct linear {
   }
 };
 
-/// What a norm divides each row by, and what it multiplies it with.
+/// How a norm normalises each row, and by what it multiplies the result.
 enum class norm_kind : unsigned char {
-  layer,                ///< less its mean, over sqrt(variance + eps); times gamma, plus beta
-  root_mean_square,     ///< over sqrt(mean of squares + eps); times gamma
-  root_mean_square_one  ///< the same, times 1 + gamma (Gemma)
+  layer,                ///< (x - mean) / sqrt(variance + eps), times gamma
+  root_mean_square,     ///< x / sqrt(mean of squares + eps), times gamma
+  root_mean_square_one  ///< x / sqrt(mean of squares + eps), times 1 + gamma (Gemma)
 };
 
 /// y = gamma o normalised(x) + beta, each row alone; beta may be absent. The variance is the mean

@@ -72,8 +72,8 @@ class sample_reader {
   /// Samples first ... first + count - 1, ready for block 0.
   virtual activations load(index_t first, index_t count) const = 0;
 
-  /// What a language model is asked for in a sample: one for each row of its output, in order. None
-  /// for other networks.
+  /// The tokens of a sample that a language model shall predict, in the order of its output's rows.
+  /// Empty for other networks.
   virtual std::vector<asked_token> asked(index_t /*sample*/) const { return {}; }
 };
 

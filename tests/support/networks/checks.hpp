@@ -77,6 +77,18 @@ inline void check_same_bits(const model& m, const activations& samples) {
   }
 }
 
+/// One text of several; its rows that are asked for, if any.
+inline activations one_of(const activations& samples, std::size_t i) {
+  const index_t first = samples.offsets[i], end = samples.offsets[i + 1];
+  activations one;
+  one.text.assign(samples.text.begin() + first, samples.text.begin() + end);
+  for (const index_t row : samples.asked) {
+    if (row >= first && row < end) one.asked.push_back(row - first);
+  }
+  one.offsets.push_back(end - first);
+  return one;
+}
+
 /// Each block asks for its own parameters, each once, in the shape that the file has, and for no
 /// others but `tied`, which the last block may ask for, too; no two blocks share one. Returns all
 /// their names.

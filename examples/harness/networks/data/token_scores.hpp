@@ -43,24 +43,34 @@ inline std::vector<token_score> scores_of(const matrix& logits, index_t first,
   return scores;
 }
 
-/// Runs a language model on all samples of a file, `batch` in memory at a time. `progress`, if any,
-/// is called after each batch with the number of samples done. Throws output_not_finite.
+/// Runs a language model on all samples of a file, at most `batch` in memory at a time, and fewer
+/// if they have more than `most_logits` (512 MB), but at least one. `progress`, if any, is called
+/// after each batch with the number of samples done. Throws output_not_finite.
 inline sample_scores score_tokens(const network& net, const weight_source& weights,
                                   const sample_reader& samples, const executor& threads = {},
                                   const std::function<void(index_t)>& progress = {},
-                                  index_t batch = 8) {
+                                  index_t batch = 8, index_t most_logits = index_t{1} << 27) {
+  const index_t most_rows = most_logits / net.output_width();
   sample_scores all;
-  for (index_t first = 0; first < samples.size(); first += batch) {
-    const index_t count = std::min(batch, samples.size() - first);
+  for (index_t first = 0; first < samples.size();) {
+    std::vector<std::vector<asked_token>> asked;
+    index_t rows = 0;
+    for (index_t i = first; i < std::min(first + batch, samples.size()); ++i) {
+      auto mine = samples.asked(i);
+      if (!asked.empty() && rows + std::ssize(mine) > most_rows) break;
+      rows += std::ssize(mine);
+      asked.push_back(std::move(mine));
+    }
+    const index_t count = std::ssize(asked);
     const matrix logits = run_all(net, weights, samples.load(first, count), nullptr, threads);
     require_finite(logits, first, count);
     index_t row = 0;
-    for (index_t i = first; i < first + count; ++i) {
-      const auto asked = samples.asked(i);
-      all.push_back(scores_of(logits, row, asked));
-      row += std::ssize(asked);
+    for (const auto& mine : asked) {
+      all.push_back(scores_of(logits, row, mine));
+      row += std::ssize(mine);
     }
-    if (progress) progress(first + count);
+    first += count;
+    if (progress) progress(first);
   }
   return all;
 }
@@ -114,15 +124,15 @@ inline const std::vector<std::string> token_metric_names = {
 
 /// A metric of language models on one file:
 ///
-///   accuracy           tokens that are greedy
-///   exact              samples all of whose tokens are
-///   likelihood         the geometric mean of the probabilities of the right tokens, 100 /
-///   perplexity:
-///                      more is better, as of all metrics by which settings are chosen
-///   perplexity         the exponential of the mean negative log-likelihood
-///   choice             questions (choices.hpp) whose answer of the largest likelihood is right
-///   choice-per-token   the same by the mean over an answer's tokens: no advantage for short
-///   answers
+/// - accuracy: tokens that are greedy;
+/// - exact: samples all of whose tokens are greedy;
+/// - perplexity: the exponential of the mean negative log-likelihood;
+/// - likelihood: 100 / perplexity, the geometric mean of the probabilities of the right tokens.
+/// More
+///   is better, as of all metrics by which settings are chosen;
+/// - choice: questions (choices.hpp) whose answer of the largest likelihood is right;
+/// - choice-per-token: the same by the mean over an answer's tokens, so that short answers have no
+///   advantage.
 class token_metric {
  public:
   /// called: the metric's name and origin in messages. Throws catmerge::error for an unknown

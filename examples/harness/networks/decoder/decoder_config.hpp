@@ -13,7 +13,8 @@
 #include <utility>
 #include <vector>
 
-/// What the configurations of decoders have in common, and the names of transformers.
+/// Reads the keys that configurations of decoders share, and finds a decoder's parameters by the
+/// names that the transformers library gives them.
 namespace catmerge::harness {
 
 /// The settings of rotary positions: `rope_parameters`, or in older files `rope_scaling` beside

@@ -53,24 +53,21 @@ class decoder_attention {
         head_width_(s.head_width),
         causal_{s.heads, s.key_heads, s.score_scale, s.score_cap, layer.window},
         recorded_(recorded) {
-    const index_t extents[] = {s.heads * s.head_width, s.key_heads * s.head_width,
-                               s.key_heads * s.head_width};
-    std::vector<std::string> names;
-    for (const affine_names& each : n.qkv) names.push_back(each.weight);
+    const index_t queries = s.heads * s.head_width, keys = s.key_heads * s.head_width;
     if (n.qkv.size() == 1) {
-      qkv_ = load_parts(from, n.qkv.front(), {extents[0], extents[1], extents[2]}, s.width, s);
+      qkv_ = load_parts(from, n.qkv.front(), {queries, keys, keys}, s.width, s);
     } else {
-      for (std::size_t i = 0; i < 3; ++i) {
-        qkv_.push_back(load_projection(from, n.qkv[i], extents[i], s.width, s));
-      }
+      qkv_ = {load_projection(from, n.qkv[0], queries, s.width, s),
+              load_projection(from, n.qkv[1], keys, s.width, s),
+              load_projection(from, n.qkv[2], keys, s.width, s)};
     }
-    qkv_in_ = recorded.expect(names, rows, s.width);
+    qkv_in_ = recorded.expect(weights_of(n.qkv), rows, s.width);
     if (s.of_queries != query_norm::none) {
       query_norm_.emplace(from, n.query_norm, s.heads, s, rows, recorded);
       key_norm_.emplace(from, n.key_norm, s.key_heads, s, rows, recorded);
     }
-    out_ = load_projection(from, n.out, s.width, extents[0], s);
-    out_in_ = recorded.expect({n.out.weight}, rows, extents[0]);
+    out_ = load_projection(from, n.out, s.width, queries, s);
+    out_in_ = recorded.expect({n.out.weight}, rows, queries);
   }
 
   matrix operator()(const matrix_view& x, const chunk& samples) const {

@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
-/// What the families of decoders share: a network of these is told by sizes and by names. The
-/// headers of the families (llama.hpp, gemma.hpp, ...) fill them in from a configuration.
+/// Two structs describe a decoder language model: decoder_shape has its sizes, decoder_names the
+/// names of its parameters. Each family's header (llama.hpp, gemma.hpp, ...) fills in both from a
+/// configuration.
 namespace catmerge::harness {
 
 /// The columns that a norm of queries and keys covers.

@@ -10,7 +10,7 @@
 #include <vector>
 
 /// Llama and those that change little of it: Mistral (a window), Qwen 2 (biases of q, k, v), Qwen 3
-/// (norms of queries and keys), and mixtures of experts in its place of the feed-forward layer
+/// (norms of queries and keys), and mixtures of experts in place of the feed-forward layer
 /// (Mixtral, Qwen 3 MoE).
 namespace catmerge::harness {
 
@@ -44,8 +44,18 @@ inline decoder_plan read_llama(const config_object& top, const std::vector<std::
                                            : is_mixtral && top.has(window);
   const index_t first_window =
       is_qwen && windows && type != "qwen3_moe" ? top.index("max_window_layers", 28) : 0;
-  const auto sliding = sliding_layers(
-      top, std::ssize(s.layers), [&](index_t layer) { return windows && layer >= first_window; });
+  const auto by_default = [&](index_t layer) { return windows && layer >= first_window; };
+  const auto sliding = sliding_layers(top, std::ssize(s.layers), by_default);
+  // Of these, Qwen 2 and 3 alone take a choice of layers, and only where windows are in use at all:
+  // the transformers library ignores it elsewhere.
+  const bool chooses = windows && (type == "qwen2" || type == "qwen3");
+  for (std::size_t i = 0; i < sliding.size(); ++i) {
+    if (!chooses && sliding[i] != by_default(static_cast<index_t>(i))) {
+      top.fail("layer_types", "the attention of layer " + std::to_string(i) +
+                                  " is another one by the other keys, which decide for '" + type +
+                                  "'");
+    }
+  }
   const std::string count =
       is_mixtral || top.has("num_local_experts") ? "num_local_experts" : "num_experts";
   const index_t experts =

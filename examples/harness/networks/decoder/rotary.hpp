@@ -42,9 +42,10 @@ struct rotary {
   std::vector<float> frequencies(index_t tokens) const {
     const auto pairs = static_cast<std::size_t>(width / 2);
     std::vector<float> periods(pairs), found(pairs);  // base^(2 i / width), and 1 over it
+    const float own_base = base_for(tokens);
     for (std::size_t i = 0; i < pairs; ++i) {
       const float exponent = static_cast<float>(2 * i) / static_cast<float>(width);
-      periods[i] = std::pow(base_for(tokens), exponent);
+      periods[i] = std::pow(own_base, exponent);
       found[i] = 1.0F / periods[i];
     }
     switch (scaling) {
