@@ -324,19 +324,8 @@ class checkpoint_set : public network_names {
     tied_ = std::move(found.in_base);
     warnings_.insert(warnings_.end(), found.contradictions.begin(), found.contradictions.end());
     for (const auto& [alias, owner] : owner_of_)
-      for (index_t k = 0; k < std::ssize(experts_); ++k) check_tied_target(k, alias, owner);
-  }
-
-  /// An adapter that changes one of two tied tensors acts on one of their uses; merged, it would
-  /// act on both, or on none.
-  void check_tied_target(index_t k, const std::string& alias, const std::string& owner) const {
-    for (const auto& target : factors(k).placed().targets)
-      if (target.parameter == alias || target.parameter == owner)
-        throw error(expert_path(k).string() + ": the adapter changes '" + target.parameter +
-                    "', and '" + alias + "' and '" + owner +
-                    "' share their values in this base: the change would reach both. Untie the "
-                    "base first (store both tensors, and tie_word_embeddings false in its "
-                    "config.json)");
+      for (index_t k = 0; k < std::ssize(experts_); ++k)
+        factors(k).require_untied(alias, owner, expert_path(k).string());
   }
 
   bool is_copied(const std::string& name) const {

@@ -38,34 +38,59 @@ class expert_factors {
     for (const auto& tensor : placed_.replaced)
       whole.push_back({tensor.parameter, tensor.entry, &adapter_->file().mapping()});
     tensors.lay_over(whole);
+    find_tensors(tensors);
+  }
+
+  /// Of an adapter whose tensors are kept elsewhere, for as long as this object lives.
+  /// tensors.at(name) is the expert's tensor, a const io::tensor_info&, at its lasting place.
+  template <class Tensors>
+  expert_factors(io::adapter_placement placed, const Tensors& tensors)
+      : placed_(std::move(placed)) {
+    find_tensors(tensors);
+  }
+
+  /// The adapter that this object opened, or null.
+  const io::adapter* adapter() const { return adapter_.get(); }
+  /// Its targets and their parameters in the base.
+  const io::adapter_placement& placed() const { return placed_; }
+
+  /// True if factors add to a tensor of the expert.
+  bool adds_to(const io::tensor_info& tensor) const {
+    return weights_.contains(&tensor) || biases_.contains(&tensor);
+  }
+
+  /// Throws catmerge::error if they change one of two tied tensors: that acts on one of their uses;
+  /// merged, it would act on both, or on none. `expert` is for the message.
+  void require_untied(const std::string& alias, const std::string& owner,
+                      const std::string& expert) const {
+    for (const auto& target : placed_.targets)
+      if (target.parameter == alias || target.parameter == owner)
+        throw error(expert + ": the adapter changes '" + target.parameter + "', and '" + alias +
+                    "' and '" + owner +
+                    "' share their values in this base: the change would reach both. Untie the "
+                    "base first (store both tensors, and tie_word_embeddings false in its "
+                    "config.json)");
+  }
+
+  /// values += s B A and the bias of B, of the tensor's rows first, first + 1, ... `values` is as
+  /// wide as the tensor's rows, or a single column of its entries.
+  void add(const io::tensor_info& tensor, index_t first, const host_view& values) const {
+    context<host> c;
+    if (const auto found = weights_.find(&tensor); found != weights_.end())
+      add_product(placed_.targets[found->second], first, values, c);
+    if (const auto found = biases_.find(&tensor); found != biases_.end())
+      add_column(io::bias_difference_of<double>(placed_.targets[found->second]), first, values, c);
+  }
+
+ private:
+  template <class Tensors>
+  void find_tensors(const Tensors& tensors) {
     for (std::size_t i = 0; i < placed_.targets.size(); ++i) {
       const auto& target = placed_.targets[i];
       weights_.emplace(&tensors.at(target.parameter), i);
       if (target.bias != nullptr) biases_.emplace(&tensors.at(target.bias_parameter), i);
     }
   }
-
-  /// The adapter, or null for a checkpoint.
-  const io::adapter* adapter() const { return adapter_.get(); }
-  /// Its targets and their parameters in the base.
-  const io::adapter_placement& placed() const { return placed_; }
-
-  /// True if factors add to a tensor of the expert.
-  bool adds_to(const io::tensor_entry& entry) const {
-    return weights_.contains(&entry) || biases_.contains(&entry);
-  }
-
-  /// values += s B A and the bias of B, of the tensor's rows first, first + 1, ... `values` is as
-  /// wide as the tensor's rows, or a single column of its entries.
-  void add(const io::tensor_entry& entry, index_t first, const host_view& values) const {
-    context<host> c;
-    if (const auto found = weights_.find(&entry); found != weights_.end())
-      add_product(placed_.targets[found->second], first, values, c);
-    if (const auto found = biases_.find(&entry); found != biases_.end())
-      add_column(io::bias_difference_of<double>(placed_.targets[found->second]), first, values, c);
-  }
-
- private:
   static void add_column(const std::vector<double>& all, index_t first, const host_view& values,
                          context<host>& c) {
     c.axpy(1, host_const_view(all.data() + first, scalar_type::f64, values.rows, 1, 1, 1), values);
@@ -80,7 +105,7 @@ class expert_factors {
 
   std::unique_ptr<io::adapter> adapter_;
   io::adapter_placement placed_;
-  std::map<const io::tensor_entry*, std::size_t> weights_, biases_;  // by entry: in placed_.targets
+  std::map<const io::tensor_info*, std::size_t> weights_, biases_;  // by tensor: in placed_.targets
 };
 
 }  // namespace catmerge::harness

@@ -161,7 +161,7 @@ class adapter_sorter {
       fail(file_, entry.name,
            "unknown part of an adapter: expected a name that ends in .lora_A.weight, "
            ".lora_B.weight, .lora_B.bias, .lora_embedding_A or .lora_embedding_B (PEFT's "
-           "save_pretrained leaves the adapter's own name out)");
+           "save_pretrained and get_peft_model_state_dict leave the adapter's own name out)");
     }
     add_replaced(entry, path);
   }

@@ -160,7 +160,7 @@ class adapter_placer {
     if (info.shape != result.shape()) {
       fail(file_, target.a->name,
            "expected a parameter " + to_string(result.shape()) + " in the base, found " +
-               describe(info) + " under the name " + in_quotes(info.name) + " in " +
+               describe(info) + " under the name " + in_quotes(info.name) + " of the base " +
                base_path_.string() +
                (result.layer == adapter_layer::embedding
                     ? " (was the vocabulary changed? then resize the base's embeddings first)"
@@ -173,7 +173,7 @@ class adapter_placer {
         fail(file_, target.bias->name,
              "expected a bias " + to_string({target.d_out}) + " in the base to add it to, found " +
                  (bias == nullptr ? "none" : describe(*bias)) + " under the name " +
-                 in_quotes(result.bias_parameter) + " in " + base_path_.string());
+                 in_quotes(result.bias_parameter) + " of the base " + base_path_.string());
       }
     }
     return result;
