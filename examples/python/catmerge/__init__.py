@@ -12,6 +12,7 @@ __path__.append(_kernels.folder(kernels))  # _core lies there
 
 from . import _core  # noqa: E402
 from ._core import Error
+from .adapter import Adapter
 from .catalogue import merged_transforms, methods, transforms
 from .checkpoint import Checkpoint, StatisticsFile, merge_checkpoints, open, open_statistics
 from .network import merge

@@ -7,6 +7,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _core
 from ._words import FILES_ONLY, named_experts, per_task, plain_errors, stand_ins, words_of
+from .adapter import Adapter, holds_adapters, is_adapter_folder
 from .checkpoint import open as open_checkpoint
 from .checkpoint import open_statistics
 from .report import Report
@@ -38,7 +39,8 @@ def merge(
         ``__getitem__``. A tensor is asked for when its turn comes, and let go of afterwards; by
         methods that look at the whole model, several times. A path is opened.
     experts : mapping of task names to such networks, or sequence
-        CAT trims by the tasks in this order.
+        CAT trims by the tasks in this order. An expert may be a LoRA adapter of the base: a
+        ``PeftModel``, an `Adapter`, or the path of an adapter's folder.
     method : str
         A name of `methods`, with settings if need be: ``"ties:density=0.1"``. (``"auto"`` has no
         samples here to choose its alphas by: they are constants.)
@@ -111,11 +113,13 @@ def merge(
         model_type = getattr(base, "model_type", None) or ""
     if tied is None:
         tied = getattr(base, "tied", None)
-    networks = [_opened(network) for network in networks]
+    networks = [_expert(network) for network in networks]
+    adapts = [isinstance(network, Adapter) for network in networks]
     with plain_errors():
         merged, summary, warnings, text = _core.merge(
             base,
-            networks,
+            [one.tensors if is_one else one for one, is_one in zip(networks, adapts)],
+            [one.config if is_one else None for one, is_one in zip(networks, adapts)],
             tasks,
             statistics,
             importance,
@@ -126,6 +130,14 @@ def merge(
             progress,
         )
     return merged, Report(summary, warnings, text)
+
+
+def _expert(network):
+    if holds_adapters(network):
+        return Adapter.of(network)
+    if isinstance(network, (str, os.PathLike)) and is_adapter_folder(network):
+        return Adapter.open(network)
+    return _opened(network)
 
 
 def _opened(network):

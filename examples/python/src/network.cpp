@@ -41,20 +41,28 @@ void add_unused(const harness::merge_facts& facts, const network_knowledge& know
       warnings.push_back(std::move(text));
 }
 
-/// (merged, summary, warnings, report as JSON or None). words: the options, as of the program.
+/// (merged, summary, warnings, report as JSON or None). configs: per expert the text of its
+/// adapter_config.json, or None for a whole network. words: the options, as of the program.
 /// is_part: the networks are parts, so that some statistics are of others, and a part without any
 /// change is no sign of an error.
-nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std::string>& tasks,
-                        nb::list statistics, nb::list importance, const std::string& model_type,
+nb::tuple merge_network(nb::handle base, nb::list experts,
+                        const std::vector<std::optional<std::string>>& configs,
+                        const std::vector<std::string>& tasks, nb::list statistics,
+                        nb::list importance, const std::string& model_type,
                         std::optional<bool> tied, bool is_part,
                         const std::vector<std::string>& words, nb::object progress) {
   const auto began = std::chrono::steady_clock::now();
   const auto request = request_of(words);
   const harness::merge_plan plan(request);
-  std::vector<network_file> files;
-  for (std::size_t k = 0; k < tasks.size(); ++k)
-    files.emplace_back(experts[k], "expert '" + tasks[k] + "'");
-  network_set set(network_file(base, "the base"), std::move(files), tasks,
+  std::vector<network_expert> networks;
+  for (std::size_t k = 0; k < tasks.size(); ++k) {
+    const std::string name = "expert '" + tasks[k] + "'";
+    if (configs[k])
+      networks.emplace_back(network_adapter(*configs[k], experts[k], name));
+    else
+      networks.emplace_back(network_file(experts[k], name));
+  }
+  network_set set(network_file(base, "the base"), std::move(networks), tasks,
                   rules_of(model_type, request), plan.policy, tied);
   for (const auto& text : request.rules)
     harness::name_patterns("rules '" + text + "'",
@@ -98,9 +106,9 @@ nb::tuple merge_network(nb::handle base, nb::list experts, const std::vector<std
 }  // namespace
 
 void bind_network(nb::module_& m) {
-  m.def("merge", &merge_network, nb::arg("base"), nb::arg("experts"), nb::arg("tasks"),
-        nb::arg("statistics"), nb::arg("importance"), nb::arg("model_type"), nb::arg("tied").none(),
-        nb::arg("is_part"), nb::arg("words"), nb::arg("progress").none());
+  m.def("merge", &merge_network, nb::arg("base"), nb::arg("experts"), nb::arg("configs"),
+        nb::arg("tasks"), nb::arg("statistics"), nb::arg("importance"), nb::arg("model_type"),
+        nb::arg("tied").none(), nb::arg("is_part"), nb::arg("words"), nb::arg("progress").none());
 }
 
 }  // namespace catmerge::python

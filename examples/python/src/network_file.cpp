@@ -15,15 +15,18 @@ array contiguous(const array& a, const std::string& what) {
   return array::of(nb::module_::import_("numpy").attr("ascontiguousarray")(object), what);
 }
 
+/// Keeps a Python object, and lets go of it from any thread.
+std::shared_ptr<void> kept(nb::handle object) {
+  return {nb::borrow(object).release().ptr(), [](void* p) {
+            const nb::gil_scoped_acquire lock;
+            Py_DECREF(static_cast<PyObject*>(p));
+          }};
+}
+
 }  // namespace
 
 network_file::network_file(nb::handle mapping, const std::string& words)
-    : owner_(nb::borrow(mapping).release().ptr(),
-             [](void* p) {
-               const nb::gil_scoped_acquire lock;
-               Py_DECREF(static_cast<PyObject*>(p));
-             }),
-      words_(words) {
+    : owner_(kept(mapping)), words_(words) {
   if (!nb::hasattr(mapping, "keys") || !nb::hasattr(mapping, "__getitem__"))
     throw error(words + ": expected a mapping of names to arrays, found " + words_of(mapping));
   const nb::object keys = mapping.attr("keys")();
@@ -32,10 +35,25 @@ network_file::network_file(nb::handle mapping, const std::string& words)
     if (!nb::try_cast(key, name)) throw error(words + ": a name is no text, but " + words_of(key));
     names_.push_back(name);
   }
-  for (const auto& name : names_) {
-    auto [type, shape] = described(object(name), words + ", '" + name + "'");
-    infos_.emplace(name, io::tensor_info{name, type, std::move(shape)});
+  for (const auto& name : names_) describe(name);
+}
+
+network_file network_file::with(const std::vector<std::pair<std::string, nb::object>>& tensors,
+                                const std::string& words) const {
+  network_file other = *this;
+  other.words_ = words;
+  other.is_original_ = false;
+  for (const auto& [name, tensor] : tensors) {
+    if (other.info(name) == nullptr) other.names_.push_back(name);
+    other.changed_[name] = kept(tensor);
+    other.describe(name);
   }
+  return other;
+}
+
+void network_file::describe(const std::string& name) {
+  auto [type, shape] = described(object(name), words_ + ", '" + name + "'");
+  infos_[name] = {name, type, std::move(shape)};
 }
 
 const io::tensor_info* network_file::info(const std::string& name) const {
@@ -44,6 +62,8 @@ const io::tensor_info* network_file::info(const std::string& name) const {
 }
 
 nb::object network_file::object(const std::string& name) const {
+  if (const auto found = changed_.find(name); found != changed_.end())
+    return nb::borrow(static_cast<PyObject*>(found->second.get()));
   const nb::handle mapping(static_cast<PyObject*>(owner_.get()));
   return mapping[name.c_str()];
 }
@@ -71,7 +91,7 @@ host_const_view network_file::matrix(const std::string& name, index_t rows, inde
 }
 
 void network_file::let_go(const std::string& name) {
-  if (open_.erase(name) == 0) return;
+  if (open_.erase(name) == 0 || !is_original_) return;
   const nb::gil_scoped_acquire lock;
   const nb::handle mapping(static_cast<PyObject*>(owner_.get()));
   if (nb::hasattr(mapping, "release")) mapping.attr("release")(name);

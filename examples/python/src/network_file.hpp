@@ -4,8 +4,9 @@
 
 #include <catmerge/io/tensor_entry.hpp>
 #include <map>
-#include <set>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "array.hpp"
@@ -21,13 +22,21 @@ class network_file {
   /// interpreter's lock.
   network_file(nb::handle mapping, const std::string& words);
 
+  /// The same network with other tensors: in place of its own, or further ones. Only the original
+  /// calls the mapping's release. Needs the interpreter's lock.
+  network_file with(const std::vector<std::pair<std::string, nb::object>>& tensors,
+                    const std::string& words) const;
+
   const std::string& words() const { return words_; }
   /// The names, in the order of the mapping.
   const std::vector<std::string>& names() const { return names_; }
   /// Type and shape of a tensor, or null.
   const io::tensor_info* info(const std::string& name) const;
+  /// Type and shape of one that is there. The reference stays valid while the object lives, also
+  /// after a move.
+  const io::tensor_info& at(const std::string& name) const { return infos_.at(name); }
 
-  /// The object as the mapping gives it. Needs the interpreter's lock.
+  /// The tensor as the mapping gives it. Needs the interpreter's lock.
   nb::object object(const std::string& name) const;
   /// The tensor, kept until release. Takes the interpreter's lock.
   const array& get(const std::string& name);
@@ -47,7 +56,11 @@ class network_file {
     io::tensor_entry described;
   };
 
-  std::shared_ptr<void> owner_;
+  void describe(const std::string& name);
+
+  std::shared_ptr<void> owner_;                           // the mapping
+  std::map<std::string, std::shared_ptr<void>> changed_;  // tensors that are not the mapping's
+  bool is_original_ = true;
   std::string words_;
   std::vector<std::string> names_;
   std::map<std::string, io::tensor_info> infos_;

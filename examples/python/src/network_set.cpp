@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <harness/checkpoints/comparison.hpp>
-#include <harness/checkpoints/tensor_windows.hpp>
 #include <harness/checkpoints/tied.hpp>
 #include <utility>
 
@@ -22,13 +21,13 @@ bool same_values(nb::handle a, nb::handle b) {
 
 }  // namespace
 
-network_set::network_set(network_file base, std::vector<network_file> experts,
+network_set::network_set(network_file base, std::vector<network_expert> experts,
                          std::vector<std::string> tasks, const model::name_rules& rules,
                          harness::merge_policy policy, std::optional<bool> tied)
-    : base_(std::move(base)),
-      experts_(std::move(experts)),
-      tasks_(std::move(tasks)),
-      policy_(std::move(policy)) {
+    : base_(std::move(base)), tasks_(std::move(tasks)), policy_(std::move(policy)) {
+  experts_.reserve(experts.size());
+  for (auto& expert : experts)
+    std::visit([&](auto& one) { add_expert(std::move(one), rules); }, expert);
   std::vector<std::string> all = base_.names();
   for (const auto& expert : experts_)
     all.insert(all.end(), expert.names().begin(), expert.names().end());
@@ -46,6 +45,25 @@ network_set::network_set(network_file base, std::vector<network_file> experts,
       tied_.erase(name);
     }
   make_groups(rules);
+}
+
+void network_set::add_expert(network_file expert, const model::name_rules&) {
+  experts_.push_back(std::move(expert));
+  factors_.emplace_back();
+}
+
+void network_set::add_expert(network_adapter expert, const model::name_rules& rules) {
+  std::vector<io::tensor_info> infos;
+  for (const auto& name : base_.names()) infos.push_back(info_of(name));
+  auto placed = expert.placed_in(infos, harness::layout_by(rules));
+  std::vector<std::pair<std::string, nb::object>> whole;
+  for (const auto& tensor : placed.replaced)
+    whole.emplace_back(tensor.parameter, expert.object(*tensor.entry));
+  for (const auto* entry : expert.unused())
+    ignored_.push_back(entry->name + " of '" + tasks_[experts_.size()] + "'");
+  experts_.push_back(base_.with(whole, expert.words()));
+  factors_.emplace_back(std::move(placed), experts_.back());
+  adapters_.push_back(std::move(expert));
 }
 
 std::vector<std::string> network_set::names_of(const std::string& tensor) const {
@@ -91,21 +109,29 @@ const std::string* network_set::name_in(const network_file& file, const std::str
   return nullptr;
 }
 
-host_const_view network_set::window(network_file& file, const std::string& name,
-                                    const parameter_info& p) {
-  const auto [rows, columns] = extents(tensor_of(p.name));
+/// The rows of a parameter, as stored.
+host_const_view network_set::rows(network_file& file, const std::string& name,
+                                  const parameter_info& p) const {
+  const auto [height, columns] = extents(tensor_of(p.name));
   const auto [first, count] = rows_of(p);
-  const host_const_view stored = file.matrix(name, rows, columns).window(first, count, 0, columns);
-  return p.transposed ? stored.transposed() : stored;
+  return file.matrix(name, height, columns).window(first, count, 0, columns);
 }
 
 host_const_view network_set::expert(index_t k, const parameter_info& p) {
   network_file& file = experts_[static_cast<std::size_t>(k)];
   const auto* const name = name_in(file, tensor_of(p.name));
-  return name == nullptr ? base(p) : window(file, *name, p);
+  if (name == nullptr) return base(p);
+  const host_const_view stored = rows(file, *name, p);
+  const auto& factors = factors_[static_cast<std::size_t>(k)];
+  if (!factors.adds_to(file.at(*name))) return as_read(stored, p);
+  host_matrix sum(scalar_type::f64, stored.rows, stored.columns);
+  context<host>().assign(stored, sum);
+  factors.add(file.at(*name), rows_of(p).first, sum);
+  return as_read(sums_.keep(std::move(sum)), p);
 }
 
 void network_set::release(const parameter_group& group) {
+  sums_.clear();
   for (const auto& p : group) {
     base_.let_go(tensor_of(p.name));
     for (auto& expert : experts_)
@@ -171,6 +197,9 @@ void network_set::tie(std::optional<bool> declared) {
   owner_of_ = std::move(found.owner_of);
   tied_ = std::move(found.in_base);
   warnings_ = std::move(found.contradictions);
+  for (const auto& [alias, owner] : owner_of_)
+    for (std::size_t k = 0; k < experts_.size(); ++k)
+      factors_[k].require_untied(alias, owner, experts_[k].words());
 }
 
 void network_set::make_groups(const model::name_rules& rules) {

