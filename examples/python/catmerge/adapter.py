@@ -105,6 +105,24 @@ def holds_adapters(network: Any) -> bool:
     return isinstance(getattr(network, "peft_config", None), Mapping)
 
 
+def name_in_base(model: Any, name: str) -> Optional[str]:
+    """The name that a parameter of a network has without PEFT's adapters.
+
+    None for factors, and for what stands in no place of the base's while the active adapter acts.
+    """
+    if not holds_adapters(model):
+        return name
+    parts = name.removeprefix(_PREFIX).split(".")
+    if "original_module" in parts or any(part.startswith("lora_") for part in parts):
+        return None
+    if "modules_to_save" in parts:
+        at = parts.index("modules_to_save")
+        if parts[at + 1] not in _active(model):
+            return None
+        del parts[at : at + 2]
+    return ".".join(part for part in parts if part != "base_layer")
+
+
 def _active(model):
     # A model with injected adapters (peft.inject_adapter_in_model) tells no active ones.
     active = getattr(model, "active_adapters", list(model.peft_config))

@@ -15,6 +15,7 @@ from typing import Any, Optional
 from . import _core
 from ._core import Error, feature_statistics, moment_statistics
 from ._stored_names import stored_names
+from .adapter import name_in_base
 
 __all__ = ["record"]
 
@@ -51,7 +52,8 @@ class record:
     of a convolution the patches under its window, as its weight (d_out, rest) meets them; of the
     scale of a norm the normalised input. Up to d_in rows are kept, more become their Gram matrix
     (`feature_statistics`, `moment_statistics`). Parameters that are given the very same tensors
-    share their statistics. The recording is a mapping of parameter names to statistics.
+    share their statistics. The recording is a mapping of parameter names to statistics; of a network
+    with PEFT's adapters, to which its active adapter belongs, the names are those of its base.
 
     Attributes
     ----------
@@ -77,7 +79,13 @@ class record:
             model_type = getattr(getattr(model, "config", None), "model_type", None) or ""
         self._model = model
         self._mask_name = mask
-        self._named = dict(model.named_parameters(remove_duplicate=False))
+        self._names = {}  # of parameters in the merged network, by those in the model
+        self._named = {}  # parameters by the former
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            in_base = name_in_base(model, name)
+            if in_base is not None:
+                self._names[name] = in_base
+                self._named[in_base] = parameter
         self._scales_by_rule = set()
         self._skipped = self._find_skipped(torch.nn.Embedding, model_type, _rule_words(rules))
         self._by_memory = {}
@@ -101,9 +109,9 @@ class record:
 
         self._handles = [self._model.register_forward_pre_hook(self._on_pass, with_kwargs=True)]
         for name, module in self._model.named_modules():
-            scale = f"{name}.weight" if name else "weight"
+            scale = self._names.get(f"{name}.weight" if name else "weight")
             weight = getattr(module, "weight", None)
-            if isinstance(weight, torch.Tensor) and weight.dim() == 1 and scale in self._named:
+            if isinstance(weight, torch.Tensor) and weight.dim() == 1 and scale is not None:
                 if scale not in self._skipped:
                     self._handles.append(module.register_forward_hook(self._norm_hook(scale)))
         self._watch = watch(self._on_product, self._refuse)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 
 import catmerge
@@ -199,3 +200,29 @@ def test_adapters_that_are_no_sum_of_products_are_refused():
         "peft_type: expected 'LORA', found 'IA3'",
         peft.IA3Config(target_modules=ATTENTION, feedforward_modules=[]),
     )
+
+
+def test_features_of_a_network_with_an_adapter():
+    """By the base's names, with the values that the merged network gives."""
+    models = {
+        "a": adapted(bert, 1, target_modules=ATTENTION, modules_to_save=["pooler", "LayerNorm"]),
+        "b": adapted(bert, 2, target_modules=["key", "dense"]),
+    }
+    base = {name: tensor.clone() for name, tensor in bert().state_dict().items()}
+    tokens = torch.arange(24).reshape(4, 6) % 19 + 1
+    recorded, of_merged = {}, {}
+    for task, model in models.items():
+        model.eval()
+        with catmerge.record(model) as recorded[task], torch.no_grad():
+            model(input_ids=tokens)
+    merged, report = catmerge.merge(base, models, "cat:alpha=0.5", statistics=recorded)
+    assert set(merged) == set(base)
+    assert not any("statistics" in text for text in report.warnings)
+    for task, model in models.items():
+        network = model.merge_and_unload()
+        with catmerge.record(network) as of_merged[task], torch.no_grad():
+            network(input_ids=tokens)
+        assert set(recorded[task]) == set(of_merged[task]) and len(recorded[task]) > 10
+        for name in recorded[task]:
+            found, expected = recorded[task][name].data, of_merged[task][name].data
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
