@@ -45,10 +45,11 @@ void read_cat(settings& s, cat_options& o) {
   read_directions(s, o.linear.directions);
   std::optional<double> tolerance;  // none: the library's default
   if (o.linear.eigen.tolerance > 0) tolerance = o.linear.eigen.tolerance;
-  if (s.number("basis-tolerance", tolerance,
-               "error of these directions, relative to G_k's largest eigenvalue (0: 1e-6, 1e-8 for "
-               "weights in double; below 4e-7 takes twice the time)",
-               0, settings::no_limit))
+  if (s.number(
+          "basis-tolerance", tolerance,
+          "error of these directions, relative to G_k's largest eigenvalue; 1e-8 for eigenvalues "
+          "below it (0: 1e-6, 1e-8 for weights in double; below 4e-7 takes twice the time)",
+          0, settings::no_limit))
     o.linear.eigen.tolerance = *tolerance;
   s.number("scale-lambda", o.scale.lambda, "weight of a task's own loss by the trim, scales", 0,
            settings::no_limit);

@@ -63,7 +63,8 @@ struct projection_options {
   rescale rescaling = rescale::none;              ///< the authors' code: frobenius
   basis_solver solver = basis_solver::automatic;  ///< affects speed alone
   /// For the Krylov solvers. Products of float weights are made in float for tolerances of at least
-  /// 4e-7 (the default is 1e-6), else in double. A search that stalls in float goes on in double.
+  /// 4e-7 (the default is 1e-6), else in double. A search that stalls in float goes on in double,
+  /// and one for eigenvalues that are smaller than its tolerance goes on to 1e-8.
   /// basis_solver::automatic may give up before `products` products.
   eigen_options eigen{};
 };

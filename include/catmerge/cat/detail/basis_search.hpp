@@ -98,18 +98,19 @@ class basis_searches {
     if (single) first.products /= 2;
     for (std::size_t j = 0; j < tasks_.size(); ++j)
       searches_.emplace_back(c, g.size(), count, first);
-    if (!single) {
+    if (single)
+      run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
+          25 * (std::max<index_t>)(count, 4));
+    else
       run(scalar_type::f64);
-      return;
-    }
-    run(scalar_type::f32, 16 * default_tolerance(scalar_type::f32),
-        25 * (std::max<index_t>)(count, 4));
 
     // If float cannot tell the sign of an eigenvalue that may be taken, the search goes on in
     // double from float's eigenpairs. If a value is still smaller than its residual, it goes on to
     // double's tolerance, which tells a small eigenvalue from zero.
+    const double finest = default_tolerance(scalar_type::f64);
     for (const bool last : {false, true}) {
-      if (last) eigen.tolerance = default_tolerance(scalar_type::f64);
+      if (last ? eigen.tolerance <= finest : !single) continue;
+      if (last) eigen.tolerance = finest;
       for (std::size_t j = 0; j < tasks_.size(); ++j) {
         const auto found = searches_[j].result();
         const double terms = (std::max)(found.magnitude, g.terms(tasks_[j]));
