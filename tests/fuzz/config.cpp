@@ -24,11 +24,11 @@ void require_size(index_t size, const char* what) {
 }
 
 void check(const clip_vision_config& c) {
-  for (const index_t size :
-       {c.width, c.mlp_width, c.layers, c.heads, c.channels, c.image_size, c.patch_size})
+  for (const index_t size : {c.width, c.mlp_width, c.layers, c.heads, c.grid.channels,
+                             c.grid.image_size, c.grid.patch_size})
     require_size(size, "sizes of CLIP are in range");
   fuzz::require(c.width % c.heads == 0, "heads divide the width");
-  fuzz::require(c.image_size % c.patch_size == 0, "patches divide the image");
+  fuzz::require(c.grid.image_size % c.grid.patch_size == 0, "patches divide the image");
 }
 
 void check(const bert_config& c) {

@@ -57,14 +57,14 @@ TEST_CASE("a vision model's own configuration") {
   CHECK(c.mlp_width == 40);
   CHECK(c.layers == 2);
   CHECK(c.heads == 4);
-  CHECK(c.channels == 3);
-  CHECK(c.image_size == 12);
-  CHECK(c.patch_size == 4);
+  CHECK(c.grid.channels == 3);
+  CHECK(c.grid.image_size == 12);
+  CHECK(c.grid.patch_size == 4);
   CHECK(c.projection == 10);
   CHECK(c.mlp_activation == harness::activation::gelu);
   CHECK(c.epsilon == 1e-3F);
-  CHECK(c.tokens() == 10);
-  CHECK(c.pixels() == 432);
+  CHECK(c.grid.tokens() == 10);
+  CHECK(c.grid.pixels() == 432);
   CHECK(c.needs_projection.empty());
 }
 
@@ -78,9 +78,9 @@ TEST_CASE("a whole CLIP model's: nested, with transformers' defaults") {
   CHECK(c.mlp_width == 3072);
   CHECK(c.layers == 12);
   CHECK(c.heads == 12);
-  CHECK(c.channels == 3);
-  CHECK(c.image_size == 224);
-  CHECK(c.patch_size == 16);
+  CHECK(c.grid.channels == 3);
+  CHECK(c.grid.image_size == 224);
+  CHECK(c.grid.patch_size == 16);
   CHECK(c.projection == 7);
   CHECK(c.mlp_activation == harness::activation::quick_gelu);
   CHECK(c.epsilon == 1e-5F);
@@ -154,13 +154,13 @@ TEST_CASE("OpenCLIP's configuration, with its defaults") {
     CHECK(c.mlp_width == 96);
     CHECK(c.layers == 2);
     CHECK(c.heads == 4);
-    CHECK(c.channels == 3);
-    CHECK(c.image_size == 12);
-    CHECK(c.patch_size == 4);
+    CHECK(c.grid.channels == 3);
+    CHECK(c.grid.image_size == 12);
+    CHECK(c.grid.patch_size == 4);
     CHECK(c.projection == 10);
     CHECK(c.mlp_activation == harness::activation::gelu);
     CHECK(c.epsilon == 1e-5F);
-    CHECK(c.tokens() == 10);
+    CHECK(c.grid.tokens() == 10);
   }
   const auto c =
       parse_open({{"embed_dim", 5}, {"quick_gelu", true}, {"vision_cfg", json::object()}});
@@ -168,8 +168,8 @@ TEST_CASE("OpenCLIP's configuration, with its defaults") {
   CHECK(c.mlp_width == 3072);
   CHECK(c.layers == 12);
   CHECK(c.heads == 12);
-  CHECK(c.image_size == 224);
-  CHECK(c.patch_size == 16);
+  CHECK(c.grid.image_size == 224);
+  CHECK(c.grid.patch_size == 16);
   CHECK(c.mlp_activation == harness::activation::quick_gelu);
 
   // Widths as Python computes them: ViT-H's, ViT-bigG's, and 10 * 4.7 = 47 (in float32 46.99...).

@@ -7,6 +7,7 @@
 #include <harness/networks/activations.hpp>
 #include <harness/networks/config_object.hpp>
 #include <harness/networks/layers.hpp>
+#include <harness/networks/patches.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,24 +22,18 @@ struct clip_vision_config {
   index_t mlp_width = 0;       ///< intermediate_size
   index_t layers = 0;          ///< num_hidden_layers
   index_t heads = 0;           ///< num_attention_heads; divides width
-  index_t channels = 0;        ///< num_channels
-  index_t image_size = 0;      ///< pixels along each side
-  index_t patch_size = 0;      ///< divides image_size
+  patch_grid grid;             ///< num_channels, image_size and patch_size
   index_t projection = 0;  ///< projection_dim: the width of image_embeds if there is a projection
   std::string needs_projection;  ///< the key that requires a projection; empty if none does
   activation mlp_activation = activation::quick_gelu;
   float epsilon = 1e-5F;  ///< layer_norm_eps
-
-  index_t grid() const { return image_size / patch_size; }
-  index_t tokens() const { return grid() * grid() + 1; }
-  index_t pixels() const { return channels * image_size * image_size; }
 };
 
 /// Refuses patches that do not cover the image: libraries drop the pixels left over.
-inline void check_patches(const clip_vision_config& c, const config_object& at) {
-  if (c.image_size % c.patch_size == 0) return;
-  at.fail("patch_size", "patches of " + std::to_string(c.patch_size) +
-                            " pixels do not divide image_size " + std::to_string(c.image_size));
+inline void check_patches(const patch_grid& grid, const config_object& at) {
+  if (grid.image_size % grid.patch_size == 0) return;
+  at.fail("patch_size", "patches of " + std::to_string(grid.patch_size) +
+                            " pixels do not divide image_size " + std::to_string(grid.image_size));
 }
 
 /// Reads a config.json of transformers: of CLIPVisionModel, CLIPVisionModelWithProjection, or the
@@ -68,9 +63,9 @@ inline clip_vision_config read_hugging_face_clip(const config_object& top) {
   c.mlp_width = size("intermediate_size", 3072);
   c.layers = size("num_hidden_layers", 12);
   c.heads = size("num_attention_heads", 12);
-  c.image_size = size("image_size", 224);
-  c.patch_size = size("patch_size", 32);
-  c.channels = at.size("num_channels", 3);
+  c.grid.image_size = size("image_size", 224);
+  c.grid.patch_size = size("patch_size", 32);
+  c.grid.channels = at.size("num_channels", 3);
   c.projection = at.size("projection_dim", 512);
   if (nested) c.projection = top.size("projection_dim", c.projection);
   c.epsilon = static_cast<float>(at.positive("layer_norm_eps", 1e-5));
@@ -79,7 +74,7 @@ inline clip_vision_config read_hugging_face_clip(const config_object& top) {
     at.fail("num_attention_heads", std::to_string(c.heads) + " heads do not divide hidden_size " +
                                        std::to_string(c.width));
   }
-  check_patches(c, at);
+  check_patches(c.grid, at);
   if (top.lists("architectures", "CLIPVisionModelWithProjection") ||
       top.lists("architectures", "CLIPModel")) {
     c.needs_projection = "architectures";
@@ -133,10 +128,10 @@ inline clip_vision_config read_open_clip(const config_object& top) {
     at.fail("mlp_ratio", "the MLP would have " + std::to_string(mlp_width) + " columns");
   }
   c.mlp_width = static_cast<index_t>(mlp_width);
-  c.image_size = at.size("image_size", 224);
-  c.patch_size = at.size("patch_size", 16);
-  check_patches(c, at);
-  c.channels = 3;
+  c.grid.image_size = at.size("image_size", 224);
+  c.grid.patch_size = at.size("patch_size", 16);
+  check_patches(c.grid, at);
+  c.grid.channels = 3;
   c.projection = model.size("embed_dim");
   c.needs_projection = "embed_dim";
   c.mlp_activation = model.flag("quick_gelu", false) ? activation::quick_gelu : activation::gelu;

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <catmerge/io/checkpoint.hpp>
 #include <cstddef>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include <harness/networks/data/images.hpp>
 #include <harness/networks/encoder_layer.hpp>
 #include <harness/networks/network.hpp>
+#include <harness/networks/patches.hpp>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -60,7 +60,7 @@ class clip_vision : public network {
     }
     std::vector<parameter> list;
     if (block == 0) {
-      list = {class_embedding(), patch_embedding(), position_embedding()};
+      list = {class_embedding(), patches(), positions()};
       add_norm(list, names_.pre_norm, config_.width);
     } else {
       add_norm(list, names_.post_norm, config_.width);
@@ -71,7 +71,7 @@ class clip_vision : public network {
 
   std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const override {
     return std::make_unique<image_file>(
-        file, image_shape{config_.channels, config_.image_size, config_.image_size});
+        file, image_shape{config_.grid.channels, config_.grid.image_size, config_.grid.image_size});
   }
 
  protected:
@@ -88,12 +88,12 @@ class clip_vision : public network {
 
  private:
   parameter class_embedding() const { return {names_.class_embedding, {config_.width}}; }
-  parameter patch_embedding() const {
-    const index_t p = config_.patch_size;
-    return {names_.patch_embedding, {config_.width, config_.channels, p, p}};
+  parameter patches() const {
+    const index_t p = config_.grid.patch_size;
+    return {names_.patch_embedding, {config_.width, config_.grid.channels, p, p}};
   }
-  parameter position_embedding() const {
-    return {names_.position_embedding, {config_.tokens(), config_.width}};
+  parameter positions() const {
+    return {names_.position_embedding, {config_.grid.tokens(), config_.width}};
   }
   parameter projection() const {
     parameter p{names_.projection, {config_.projection, config_.width}};
@@ -101,48 +101,20 @@ class clip_vision : public network {
     return p;
   }
 
-  /// Unfolds one sample's pixels (c, h, w) into its patches, (grid * grid) x (c * p * p): patches
-  /// row by row, columns in the order channel, row, column, as in the patch embedding's weights.
-  void unfold(const float* pixels, mutable_view patches) const {
-    const index_t p = config_.patch_size;
-    const index_t side = config_.image_size;
-    const index_t grid = config_.grid();
-    for (index_t patch = 0; patch < grid * grid; ++patch) {
-      float* to = patches.row(patch).data();
-      const float* const corner = pixels + patch / grid * p * side + patch % grid * p;
-      for (index_t channel = 0; channel < config_.channels; ++channel) {
-        for (index_t row = 0; row < p; ++row, to += p) {
-          std::copy_n(corner + (channel * side + row) * side, p, to);
-        }
-      }
-    }
-  }
-
   void embed(const weight_source& weights, activations& state, tape& recorded,
              const executor& threads) const {
-    const linear patches_in{weights.get(patch_embedding()), {}};
-    const weight class_token = weights.get(class_embedding());
-    const weight positions = weights.get(position_embedding());
-    const index_t tokens = config_.tokens();
-    const index_t patches = tokens - 1;
+    const patch_embedding embedding{config_.grid,
+                                    {weights.get(patches()), {}},
+                                    weights.get(class_embedding()),
+                                    weights.get(positions())};
+    const index_t tokens = config_.grid.tokens();
     const index_t rows = state.samples() * tokens;
     const recorded_norm norm(weights, names_.pre_norm, config_.width, config_.epsilon, rows,
                              recorded);
     std::vector<index_t> offsets = equal_offsets(state.samples(), tokens);
     matrix hidden(rows, config_.width);
     for_chunks(offsets, threads, [&](const chunk& samples) {
-      matrix unfolded(samples.count() * patches, config_.pixels() / patches);
-      for (index_t i = 0; i < samples.count(); ++i) {
-        unfold(state.hidden.row(samples.first + i).data(), rows_of(unfolded, i * patches, patches));
-      }
-      const matrix embedded = patches_in(view(unfolded));
-      matrix x(samples.rows(), config_.width);
-      for (index_t i = 0; i < samples.count(); ++i) {
-        mutable_view sample = rows_of(x, i * tokens, tokens);
-        sample.row(0) = class_token.vector();
-        sample.bottomRows(patches) = rows_of(embedded, i * patches, patches);
-        sample += positions.rows();
-      }
+      const matrix x = embedding(state.hidden, samples.first, samples.count());
       rows_of(hidden, samples.row(), samples.rows()) = norm(view(x), samples.row());
     });
     state.hidden = std::move(hidden);

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 #include <harness/networks/affine.hpp>
-#include <harness/networks/decoder/causal_attention.hpp>
+#include <harness/networks/causal_attention.hpp>
 #include <harness/networks/decoder/decoder_shape.hpp>
 #include <harness/networks/decoder/mixture.hpp>
 #include <harness/networks/decoder/projections.hpp>

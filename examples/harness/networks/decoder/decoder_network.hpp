@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <harness/networks/affine.hpp>
@@ -10,8 +9,8 @@
 #include <harness/networks/decoder/decoder_layer.hpp>
 #include <harness/networks/decoder/decoder_shape.hpp>
 #include <harness/networks/network.hpp>
+#include <harness/networks/token_logits.hpp>
 #include <memory>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -123,30 +122,13 @@ class decoder : public network {
       if (!shape_.tied) recorded.put(head_in, samples.row(), as_const(mine));
     });
     matrix logits;
-    if (recorded.wants_output()) logits = logits_of(x, offsets, weights, threads);
+    if (recorded.wants_output()) {
+      const token_output table{shape_.tied ? words() : head(), {}, shape_.output_cap};
+      logits = token_logits(x, offsets, table, weights, threads);
+    }
     state.hidden = std::move(logits);
     state.offsets = offsets;
     state.asked.clear();
-  }
-
-  /// x: the normalised rows. The table is read in parts, so that a large one need not be in memory
-  /// as a whole.
-  matrix logits_of(const matrix& x, const std::vector<index_t>& offsets,
-                   const weight_source& weights, const executor& threads) const {
-    constexpr index_t most_rows = 16384;
-    matrix logits(x.rows(), shape_.words);
-    for (index_t first = 0; first < shape_.words; first += most_rows) {
-      std::vector<index_t> part(
-          static_cast<std::size_t>(std::min(most_rows, shape_.words - first)));
-      std::iota(part.begin(), part.end(), first);
-      const linear table{weights.rows(shape_.tied ? words() : head(), part), {}};
-      for_chunks(offsets, threads, [&](const chunk& samples) {
-        matrix y = table(rows_of(x, samples.row(), samples.rows()));
-        if (const auto cap = shape_.output_cap) y = (y.array() / *cap).tanh() * *cap;
-        logits.block(samples.row(), first, y.rows(), y.cols()) = y;
-      });
-    }
-    return logits;
   }
 
   decoder_shape shape_;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <filesystem>
-#include <harness/networks/decoder/causal_attention.hpp>
+#include <harness/networks/causal_attention.hpp>
 #include <harness/networks/decoder/rotary.hpp>
 #include <harness/networks/layers.hpp>
 #include <harness/networks/parameter_names.hpp>
