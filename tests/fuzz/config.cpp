@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <catmerge/io/json.hpp>
 #include <harness/networks/bert/bert_config.hpp>
+#include <harness/networks/blip/blip_names.hpp>
 #include <harness/networks/clip/clip_vision_config.hpp>
 #include <harness/networks/convnet/convnet_config.hpp>
 #include <harness/networks/decoder/gemma.hpp>
@@ -36,6 +37,25 @@ void check(const bert_config& c) {
        {c.width, c.mlp_width, c.layers, c.heads, c.words, c.positions, c.types})
     require_size(size, "sizes of BERT are in range");
   fuzz::require(c.width % c.heads == 0, "heads divide the width");
+}
+
+void check(const blip_config& c) {
+  for (const index_t size : {c.grid.channels, c.grid.image_size, c.grid.patch_size, c.vision_layers,
+                             c.text_layers, c.words, c.places, c.matching_width})
+    require_size(size, "sizes of BLIP are in range");
+  for (const encoder_shape& s : {c.vision, c.text}) {
+    for (const index_t size : {s.width, s.mlp_width, s.heads})
+      require_size(size, "sizes of BLIP's layers are in range");
+    fuzz::require(s.width % s.heads == 0, "heads divide the width");
+  }
+  fuzz::require(c.grid.image_size % c.grid.patch_size == 0, "patches divide the image");
+  for (const index_t token : {c.begin, c.end, c.pad})
+    fuzz::require(token >= 0 && token < c.words, "special tokens are in the table");
+}
+
+void check(const blip_names& n) {
+  fuzz::require(!n.texts.empty() && n.texts.size() <= 2, "a BLIP has one or two text parts");
+  for (const auto& part : n.texts) fuzz::require(!part.layers.empty(), "every part has layers");
 }
 
 void check(const convnet_config& c) {
@@ -104,6 +124,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                             "transformer.h.0.ln_1.weight"};
     for (const auto read : {read_llama, read_gemma, read_phi3, read_olmo2, read_gpt2})
       attempt(read, top, names, "weights");
+    attempt(read_blip, top);
+    const std::vector<std::string> of_blip = {"vision_model.embeddings.patch_embedding.weight",
+                                              "text_encoder.embeddings.word_embeddings.weight",
+                                              "text_decoder.bert.embeddings.word_embeddings.weight",
+                                              "vision_model.post_layernorm.bias"};
+    attempt([&] { return find_blip_names(of_blip, read_blip(top), "weights"); });
   } catch (const catmerge::error&) {
   }
   return 0;

@@ -39,6 +39,12 @@ OPEN = {"model_cfg": {"embed_dim": 8, "quick_gelu": True, "vision_cfg": {
 LLAMA = {"model_type": "llama", "hidden_size": 8, "vocab_size": 9, "num_attention_heads": 2, "num_key_value_heads": 1,
          "head_dim": 8, "num_hidden_layers": 1, "intermediate_size": 12, "max_position_embeddings": 16,
          "hidden_act": "silu", "tie_word_embeddings": True}
+BLIP = {"model_type": "blip", "image_text_hidden_size": 6,
+        "vision_config": {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "image_size": 8, "patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5},
+        "text_config": {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+                        "vocab_size": 9, "max_position_embeddings": 7, "is_decoder": True, "bos_token_id": 7,
+                        "sep_token_id": 8, "pad_token_id": 0}}
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 FACTORS = {"base_model.model.a.q.lora_A.weight": tensor("F32", [2, 1], 0, 8),
            "base_model.model.a.q.lora_B.weight": tensor("F32", [1, 2], 8, 16)}
@@ -91,6 +97,7 @@ SEEDS = {
                  ["full_attention"], "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8}}},
         LLAMA | {"model_type": "phi3", "partial_rotary_factor": 0.5, "original_max_position_embeddings": 8,
                  "rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [1, 2]}},
+        BLIP, BLIP | {"tie_word_embeddings": False},
         {"model_type": "gpt2", "n_embd": 8, "vocab_size": 9, "n_positions": 5, "n_head": 2, "n_layer": 1})],
     "npy": [
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }\n", bytes(range(16))),

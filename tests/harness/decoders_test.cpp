@@ -153,7 +153,7 @@ TEST_CASE("evaluate: perplexity by default, every metric by name, heads are refu
   CHECK(likelihood == doctest::Approx(100 / perplexity).epsilon(0.01));
   const outcome head = run(evaluate + arguments{"--head", d.base()});
   CHECK(head.status != 0);
-  CHECK_CONTAINS(head.err, "a language model has no heads of tasks");
+  CHECK_CONTAINS(head.err, "the network has no heads of tasks");
   const outcome metric = run(evaluate + arguments{"--metric", "f1"});
   CHECK(metric.status != 0);
   CHECK_CONTAINS(metric.err, "likelihood");
@@ -162,7 +162,7 @@ TEST_CASE("evaluate: perplexity by default, every metric by name, heads are refu
           arguments{"--method", "auto", "--head", "a=" + d.expert("a").string(), "--head",
                     "b=" + d.expert("b").string(), "--head", "c=" + d.expert("c").string()});
   CHECK(merge.status != 0);
-  CHECK_CONTAINS(merge.err, "a language model has no heads of tasks");
+  CHECK_CONTAINS(merge.err, "the network has no heads of tasks");
 }
 
 TEST_CASE("the committed family scores as PyTorch and PEFT have it") {

@@ -180,7 +180,7 @@ class walk {
     l.base = base_.get(p);
     const host_const_view base = l.as_map(l.base.data());
     for (std::size_t k = 0; k < experts_.size(); ++k) {
-      l.offsets.push_back(states_[k].offsets);
+      l.offsets.push_back(net_.rows_of_samples(p.name, states_[k]));
       matrix room;
       const matrix& features =
           l.rows_that_count(features_[k].inputs()[group].rows, l.offsets.back(), room);

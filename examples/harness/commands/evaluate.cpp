@@ -29,7 +29,7 @@ void add_evaluate(CLI::App& program) {
   auto* command = program.add_subcommand("evaluate", "Score a network on a task");
   command
       ->add_option("--model", request->model,
-                   "The network: CLIP vision, BERT or RoBERTa, or a decoder")
+                   "The network: CLIP vision, BERT or RoBERTa, a decoder, or BLIP")
       ->required()
       ->type_name("P");
   command
@@ -37,23 +37,26 @@ void add_evaluate(CLI::App& program) {
                    "labels (n), and pixel_values (n, channels, height, width) or input_ids (n, "
                    "tokens), attention_mask and token_type_ids; for a decoder labels (n, tokens), "
                    "-100 where nothing is asked, or none for every token but the first, and for "
-                   "choices question (n) and correct (n)")
+                   "choices question (n) and correct (n); for BLIP see the README of the networks")
       ->required()
       ->type_name("F");
   command
       ->add_option("--head", request->head,
                    "weight (classes, d) and bias (classes), or classifier.* as in a checkpoint of "
-                   "transformers, which this may be; none for a decoder")
+                   "transformers, which this may be; none for a decoder or BLIP")
       ->type_name("P");
   command
-      ->add_option("--metric", request->metrics,
-                   "accuracy, matthews, f1 (of class 1), pearson or spearman; several with commas "
-                   "between them. Default: accuracy, for labels that are not integers pearson. For "
-                   "a decoder perplexity, likelihood (100 / perplexity), accuracy (of tokens), "
-                   "exact (samples of which every token is right), choice or choice-per-token "
-                   "(the likeliest answer of each question); default perplexity")
+      ->add_option(
+          "--metric", request->metrics,
+          "accuracy, matthews, f1 (of class 1), pearson or spearman; several with commas "
+          "between them. Default: accuracy, for labels that are not integers pearson. For "
+          "a decoder perplexity, likelihood (100 / perplexity), accuracy (of tokens), "
+          "exact (samples of which every token is right), choice or choice-per-token "
+          "(the likeliest answer of each question); default perplexity. Of texts that a BLIP "
+          "writes answer (its words are right), vqa (VQA accuracy) or cider (CIDEr-D)")
       ->check(CLI::IsMember({"accuracy", "matthews", "f1", "pearson", "spearman", "perplexity",
-                             "likelihood", "exact", "choice", "choice-per-token"}))
+                             "likelihood", "exact", "choice", "choice-per-token", "answer", "vqa",
+                             "cider"}))
       ->type_name("M")
       ->delimiter(',')
       ->expected(1)
@@ -61,6 +64,20 @@ void add_evaluate(CLI::App& program) {
   command
       ->add_option("--config", request->config, "The network's config.json, if none lies beside it")
       ->type_name("F");
+  command->add_option("--beams", request->beams, "Beams of texts that are written; 1 is greedy")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  command
+      ->add_option("--min-tokens", request->min_length,
+                   "The least tokens of a written text, with its beginning and its end")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--max-tokens", request->max_length, "The most tokens of a written text")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command->add_flag("--rank-answers", request->rank_answers,
+                    "Texts are not written, but chosen among the tensor answers (m, tokens) of the "
+                    "data, as BLIP does");
   add_threads(*command, request->threads);
   command->footer(
       "The last line of the output is the first metric, in percent, but for "

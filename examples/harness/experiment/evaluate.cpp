@@ -4,35 +4,88 @@
 #include <harness/checkpoints/checkpoint_warnings.hpp>
 #include <harness/experiment/evaluate.hpp>
 #include <harness/networks/checkpoint_weights.hpp>
+#include <harness/networks/data/average.hpp>
 #include <harness/networks/data/metric_names.hpp>
 #include <harness/networks/data/predict.hpp>
+#include <harness/networks/data/references.hpp>
 #include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/open_network.hpp>
+#include <harness/networks/writing.hpp>
 #include <harness/system/progress.hpp>
 
 namespace catmerge::harness {
 
 namespace {
 
-evaluation evaluate_tokens(const evaluation_request& request, const network& net,
-                           const weight_source& weights) {
-  if (!request.head.empty())
-    throw error("--head: a language model has no heads of tasks; leave the option out");
-  std::vector<std::string> metrics = request.metrics;
-  if (metrics.empty()) metrics = {"perplexity"};
-  const auto samples = net.open_samples(request.data);
+/// The scores of next tokens.
+evaluation score_next_tokens(const std::vector<std::string>& metrics, const std::string& data,
+                             const network& net, const weight_source& weights,
+                             const sample_reader& samples, const executor& threads) {
   std::vector<token_metric> measures;
   for (const auto& metric : metrics)
-    measures.emplace_back(metric, "--metric " + metric, request.data, samples->size());
-  pool threads(request.threads);
+    measures.emplace_back(metric, "--metric " + metric, data, samples.size());
   progress terminal;
-  const auto scores = score_tokens(net, weights, *samples, threads.runner(), [&](index_t done) {
-    terminal.show("samples", done, samples->size());
+  const auto scores = score_tokens(net, weights, samples, threads, [&](index_t done) {
+    terminal.show("samples", done, samples.size());
   });
   terminal.clear();
   evaluation found;
   for (std::size_t i = 0; i < metrics.size(); ++i)
     found.push_back({metrics[i], measures[i](scores)});
+  return found;
+}
+
+/// The scores of texts that the network writes, or chooses.
+evaluation score_texts(const std::vector<std::string>& metrics, const evaluation_request& request,
+                       const network& net, const weight_source& weights,
+                       const sample_reader& samples, const executor& threads) {
+  const auto special = net.writing();
+  if (!special)
+    throw error("--metric " + metrics.front() +
+                ": the network writes no texts; expected one for captions or answers (BLIP)");
+  word_pieces pieces(request.model);
+  const auto references =
+      references_of(request.data, samples, net.output_width(), *special, pieces);
+  writing_options options;
+  options.min_length = request.min_length;
+  options.max_length = request.max_length;
+  options.beams = request.beams;
+  if (request.rank_answers)
+    options.answers = candidates_of(request.data, net.output_width(), *special);
+  progress terminal;
+  std::vector<word_list> written;
+  for (const auto& text : texts_of(net, weights, samples, options, threads, [&](index_t done) {
+         terminal.show("texts", done, samples.size());
+       }))
+    written.push_back(pieces.words(without_special(text, *special)));
+  terminal.clear();
+  evaluation found;
+  for (const auto& metric : metrics)
+    found.push_back({metric, average_of(scores_of_texts(metric, written, references,
+                                                        request.data + ": tensor 'references'"))});
+  return found;
+}
+
+evaluation evaluate_tokens(const evaluation_request& request, const network& net,
+                           const weight_source& weights) {
+  const std::vector<std::string> metrics =
+      request.metrics.empty() ? std::vector<std::string>{"perplexity"} : request.metrics;
+  std::vector<std::string> of_texts, of_tokens;
+  for (const auto& metric : metrics)
+    (is_of_written_texts(metric) ? of_texts : of_tokens).push_back(metric);
+  if (request.rank_answers && of_texts.empty())
+    throw error("--rank-answers: no metric of written texts is asked for (--metric answer)");
+  const auto samples = net.open_samples(request.data);
+  pool threads(request.threads);
+  evaluation tokens, texts;
+  if (!of_tokens.empty())
+    tokens = score_next_tokens(of_tokens, request.data, net, weights, *samples, threads.runner());
+  if (!of_texts.empty())
+    texts = score_texts(of_texts, request, net, weights, *samples, threads.runner());
+  evaluation found;  // in the order of the request
+  auto token = tokens.begin(), text = texts.begin();
+  for (const auto& metric : metrics)
+    found.push_back(is_of_written_texts(metric) ? *text++ : *token++);
   return found;
 }
 
@@ -44,9 +97,12 @@ evaluation evaluate(const evaluation_request& request) {
   const auto network = open_network(model, request.config);
   const checkpoint_weights weights(model);
   check_weights(*network, weights);
+  const bool needs_head = !has_no_head(network->output());
+  if (!needs_head && !request.head.empty())
+    throw error("--head: the network has no heads of tasks; leave the option out");
   if (network->output() == output_kind::next_token)
     return evaluate_tokens(request, *network, weights);
-  if (request.head.empty())
+  if (needs_head && request.head.empty())
     throw error("--head is missing: the network puts out no classes of its own");
   const task_head head(request.head, network->output(), network->output_width());
   const auto samples = network->open_samples(request.data);

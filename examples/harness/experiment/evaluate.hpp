@@ -16,6 +16,9 @@ struct evaluation_request {
   std::string config;  ///< the network's config.json, if not the model's own
   /// Empty: accuracy for classes, pearson for values, perplexity for a language model.
   std::vector<std::string> metrics;
+  /// Of texts that the network writes: tokens, with the prompt and the end; beams.
+  index_t min_length = 1, max_length = 20, beams = 3;
+  bool rank_answers = false;  ///< the texts are chosen among the file's `answers`
   unsigned threads = default_threads();
 };
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <harness/experiment/laboratory.hpp>
+#include <harness/features/expert_weights.hpp>
+#include <harness/networks/writing.hpp>
 #include <limits>
 #include <map>
 
@@ -23,6 +25,11 @@ laboratory::laboratory(const family& files, const model::name_rules& rules,
   all_tasks_.resize(files.tasks.size());
   std::iota(all_tasks_.begin(), all_tasks_.end(), std::size_t{0});
   bench_ = make_bench(all_tasks_);
+  for (std::size_t k = 0; k < measured_.size(); ++k) {
+    auto& samples = measured_[k]->samples;
+    const expert_weights expert(bench_->set(), static_cast<index_t>(k), 1);
+    samples = with_texts(net_, expert, std::move(samples), 0, threads_.runner());
+  }
   make_contenders();
 }
 

@@ -4,10 +4,13 @@
 
 #include <atomic>
 #include <harness/experiment/family.hpp>
+#include <harness/networks/data/average.hpp>
 #include <harness/networks/data/metric_names.hpp>
 #include <harness/networks/data/predict.hpp>
+#include <harness/networks/data/references.hpp>
 #include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/network.hpp>
+#include <harness/networks/writing.hpp>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +33,12 @@ class measured_split {
     const auto called = [&] { return "the metric " + metric_ + " of " + file; };
     if (net.output() == output_kind::next_token) {
       if (metric_.empty()) metric_ = "likelihood";
+      if (is_of_written_texts(metric_)) {
+        if (!net.writing()) throw error(called() + ": the network writes no texts");
+        word_pieces tokens;
+        references_ = references_of(file, *samples_, net.output_width(), *net.writing(), tokens);
+        return;
+      }
       if (metric_ == "perplexity")
         throw error(called() + ": less is better of it; expected likelihood, which is 100 over it");
       of_tokens_.emplace(metric_, called(), file, samples_->size());
@@ -47,6 +56,7 @@ class measured_split {
   /// alpha. not_finite() counts the latter.
   double operator()(const network& net, const weight_source& weights) const {
     try {
+      if (!references_.empty()) return score_texts(net, weights);
       if (of_tokens_) return (*of_tokens_)(score_tokens(net, weights, *samples_));
       const matrix outputs = predict(net, weights, *samples_, head_);
       if (is_of_values(metric_) && (outputs.array() == outputs(0, 0)).all()) return 0;
@@ -61,10 +71,19 @@ class measured_split {
   index_t not_finite() const { return not_finite_; }
 
  private:
+  /// Of texts that the network writes greedily. Their words are tokens.
+  double score_texts(const network& net, const weight_source& weights) const {
+    std::vector<word_list> written;
+    for (const auto& text : texts_of(net, weights, *samples_, {}))
+      written.push_back(without_special(text, *net.writing()));
+    return average_of(scores_of_texts(metric_, written, references_, "references"));
+  }
+
   const task_head& head_;
   std::unique_ptr<sample_reader> samples_;
   std::optional<task_labels> labels_;      // or, of a language model,
-  std::optional<token_metric> of_tokens_;  // next tokens
+  std::optional<token_metric> of_tokens_;  // next tokens, or
+  reference_lists references_;             // the right texts
   std::string metric_;
   mutable std::atomic<index_t> not_finite_{0};
 };
@@ -79,8 +98,8 @@ struct measured_task {
         validation(net, head, files.head, files.validation),
         test(net, head, files.head, files.test),
         samples(net.open_samples(files.samples)) {
-    if (net.output() == output_kind::next_token && files.head != files.expert)
-      throw error(files.head + ": a language model has no heads of tasks; take the file away");
+    if (has_no_head(net.output()) && files.head != files.expert)
+      throw error(files.head + ": the network has no heads of tasks; take the file away");
   }
 
   const measured_split& on(data_split which) const {

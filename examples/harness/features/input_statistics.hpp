@@ -7,6 +7,7 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/features/expert_weights.hpp>
 #include <harness/networks/network.hpp>
+#include <harness/networks/writing.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
 #include <memory>
@@ -27,8 +28,8 @@ class merge_statistics {
   virtual ~merge_statistics() = default;
   virtual std::optional<statistics_view<host>> get(index_t k, const parameter_info& p) = 0;
   virtual void release(const parameter_group& group) = 0;
-  /// Sentences on unused statistics.
-  virtual std::vector<std::string> unused() const { return {}; }
+  /// Sentences on unused statistics, and on texts of samples that a network wrote.
+  virtual std::vector<std::string> notes() const { return {}; }
 };
 
 /// A sentence on unused names of a task's file; none if all are used.
@@ -75,8 +76,8 @@ class merge_knowledge {
   }
 
   /// Sentences on unused statistics and importances.
-  std::vector<std::string> unused() const {
-    std::vector<std::string> sentences = statistics_.unused();
+  std::vector<std::string> notes() const {
+    std::vector<std::string> sentences = statistics_.notes();
     for (std::size_t k = 0; k < files_.size(); ++k) {
       std::vector<std::string> names;
       for (const auto& name : files_[k].names())
@@ -167,7 +168,7 @@ class file_statistics final : public merge_statistics {
   }
 
   /// Statistics of parameters that a rule or an option leaves alone do not count as unused.
-  std::vector<std::string> unused() const override {
+  std::vector<std::string> notes() const override {
     std::vector<std::string> sentences;
     for (std::size_t k = 0; k < files_.size(); ++k) {
       std::vector<std::string> names;
@@ -263,12 +264,21 @@ class block_recorder final : public recorder {
   std::map<std::string, std::string> owner_;
 };
 
+/// A sentence on the texts of a task's samples.
+inline std::string wrote_texts_sentence(const std::string& task) {
+  return "the samples of '" + task +
+         "' have no texts for the decoder: it read those that its own network writes for them "
+         "(greedily)";
+}
+
 /// A run of one task's samples through one network, in batches that are all at the same block.
 class sample_run {
  public:
-  /// count: the number of samples, from the first of the file; 0 for all.
+  /// count: the number of samples, from the first of the file; 0 for all. Texts that they lack are
+  /// written by this network (with_texts).
   sample_run(const network& net, const std::string& file, index_t count,
-             std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds)
+             std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds,
+             const executor& threads)
       : net_(net),
         samples_(net.open_samples(file)),
         count_(count),
@@ -279,8 +289,13 @@ class sample_run {
                   std::to_string(samples_->size()));
     if (count == 0) count_ = samples_->size();
     check_weights(net, *weights_);
+    wrote_texts_ = samples_->lacks_texts();
+    samples_ = with_texts(net, *weights_, std::move(samples_), count_, threads);
     restart();
   }
+
+  /// True if the network wrote the texts of its samples.
+  bool wrote_texts() const { return wrote_texts_; }
 
   /// Returns to the first block.
   void restart() {
@@ -305,6 +320,7 @@ class sample_run {
   std::unique_ptr<sample_reader> samples_;
   index_t count_;
   std::unique_ptr<weight_source> weights_;
+  bool wrote_texts_ = false;
   std::vector<activations> states_;
   block_recorder record_;
 };
@@ -331,8 +347,8 @@ class sample_statistics final : public merge_statistics {
       for (const auto& file : files)
         if (file.task == set.tasks()[static_cast<std::size_t>(k)])
           runs_.push_back(std::make_unique<sample_run>(
-              net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient),
-              kinds_));
+              net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient), kinds_,
+              threads_));
     // The merge goes in the order of the blocks; parameters of no block come last.
     set.sort_groups([this](const std::string& name) { return rank(name); });
   }
@@ -355,6 +371,13 @@ class sample_statistics final : public merge_statistics {
   }
 
   void release(const parameter_group&) override {}
+
+  std::vector<std::string> notes() const override {
+    std::vector<std::string> list;
+    for (std::size_t k = 0; k < runs_.size(); ++k)
+      if (runs_[k]->wrote_texts()) list.push_back(wrote_texts_sentence(set_.tasks()[k]));
+    return list;
+  }
 
  private:
   std::size_t rank(const std::string& name) const {

@@ -7,6 +7,7 @@
 #include <harness/features/input_statistics.hpp>
 #include <harness/features/record_features.hpp>
 #include <harness/networks/open_network.hpp>
+#include <harness/report/tell.hpp>
 #include <harness/system/paths.hpp>
 #include <harness/system/progress.hpp>
 #include <map>
@@ -41,7 +42,8 @@ void record_features(const features_request& request) {
   pool threads(request.threads);
   context<host> c(threads.runner());
   sample_run run(*network, request.samples, request.sample_count,
-                 std::make_unique<checkpoint_weights>(model), kinds);
+                 std::make_unique<checkpoint_weights>(model), kinds, threads.runner());
+  if (run.wrote_texts()) tell({wrote_texts_sentence(request.model)}, verbosity::normal);
 
   std::map<std::string, kept_statistics> kept;
   std::map<std::string, std::string> aliases;

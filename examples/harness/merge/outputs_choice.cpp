@@ -54,9 +54,9 @@ std::string path_of(const std::vector<task_file>& files, const std::string& task
 std::vector<std::string> heads_of(const merge_request& request, const checkpoint_set& set,
                                   output_kind kind) {
   std::vector<std::string> paths;
-  const bool needs_none = kind == output_kind::next_token;
+  const bool needs_none = has_no_head(kind);
   if (needs_none && !request.heads.empty())
-    throw error("--head: a language model has no heads of tasks; leave the option out");
+    throw error("--head: the network has no heads of tasks; leave the option out");
   for (index_t k = 0; k < std::ssize(set.tasks()); ++k) {
     const auto& task = set.tasks()[static_cast<std::size_t>(k)];
     if (!request.heads.empty()) {
@@ -75,7 +75,8 @@ std::vector<std::string> heads_of(const merge_request& request, const checkpoint
 /// The heads, experts and samples of all tasks.
 class task_outputs {
  public:
-  task_outputs(const merge_request& request, const checkpoint_set& set, const network& net) {
+  task_outputs(const merge_request& request, const checkpoint_set& set, const network& net,
+               const executor& threads) {
     const auto heads = heads_of(request, set, net.output());
     for (std::size_t k = 0; k < set.tasks().size(); ++k) {
       const auto& name = set.tasks()[k];
@@ -84,8 +85,10 @@ class task_outputs {
       experts_.push_back(std::make_unique<expert_weights>(set, static_cast<index_t>(k), 1));
       tasks_.push_back({name, *experts_.back(), heads.empty() ? nullptr : heads_.back().get(), {}});
       const std::string file = path_of(request.samples, name);
-      const auto samples = net.open_samples(file);
+      auto samples = net.open_samples(file);
       const index_t count = sample_count(request, samples->size(), file);
+      if (samples->lacks_texts()) notes_.push_back(wrote_texts_sentence(name));
+      samples = with_texts(net, *experts_.back(), std::move(samples), count, threads);
       for (index_t i = 0; i < count; ++i) tasks_.back().samples.push_back(samples->load(i, 1));
       if (request.sample_count.value_or(0) == 0 && count < samples->size())
         notes_.push_back("of the " + std::to_string(samples->size()) + " samples of '" + name +
@@ -238,7 +241,7 @@ std::optional<chosen_merge> choose_by_outputs(const merge_request& request, cons
                                               checkpoint_set& set, merge_inputs& inputs,
                                               context<host>& c, pool& threads) {
   const network& net = inputs.opened_network();
-  const task_outputs outputs(request, set, net);
+  const task_outputs outputs(request, set, net, threads.runner());
   const auto told = [&](chosen_merge chosen) {
     auto& warnings = chosen.account.warnings;
     warnings.insert(warnings.end(), outputs.notes().begin(), outputs.notes().end());

@@ -85,7 +85,7 @@ merge_result run_merge(const merge_request& request) {
   if (chosen) facts.refitted = chosen->refitted;
   facts.wants_angles = plan.measures_bases;
   auto warnings = warnings_of(reports, facts);
-  for (auto& sentence : inputs.knowledge().unused()) warnings.push_back(std::move(sentence));
+  for (auto& sentence : inputs.knowledge().notes()) warnings.push_back(std::move(sentence));
   if (chosen)
     for (auto& sentence : chosen->account.warnings) warnings.push_back(std::move(sentence));
   if (plan.is_automatic && !chosen) warnings.emplace_back(what_samples_bring);

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <harness/networks/affine.hpp>
 #include <harness/networks/attention.hpp>
+#include <harness/networks/causal_attention.hpp>
 #include <harness/networks/layers.hpp>
 #include <harness/networks/network.hpp>
 #include <optional>
@@ -36,7 +38,21 @@ struct encoder_shape {
   activation mlp_activation = activation::gelu;
   float epsilon = 0;  ///< of the norms
   norm_place norms = norm_place::before;
+  bool is_causal = false;  ///< a token attends to itself and to earlier ones
+  /// The rows of a sample are so many texts of the same length, one after the other; a token
+  /// attends to its own text.
+  index_t texts = 1;
 };
+
+/// The texts of the samples of a chunk.
+inline std::vector<index_t> text_offsets(const chunk& samples, const encoder_shape& s) {
+  std::vector<index_t> offsets = {samples.row()};
+  for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i) {
+    const index_t tokens = (samples.offsets[i + 1] - samples.offsets[i]) / s.texts;
+    for (index_t text = 0; text < s.texts; ++text) offsets.push_back(offsets.back() + tokens);
+  }
+  return offsets;
+}
 
 /// out(attention(q(x), k(x), v(x))). Recorded: the input of q, k and v, once under all their names,
 /// and the input of `out`. An empty matrix if the recorder stops at one of them.
@@ -44,7 +60,7 @@ class self_attention {
  public:
   self_attention(const weight_source& from, const encoder_names& n, const encoder_shape& s,
                  index_t rows, tape& recorded)
-      : heads_(s.heads), recorded_(recorded) {
+      : shape_(s), recorded_(recorded) {
     std::vector<std::string> names;
     for (const affine_names& each : n.qkv) {
       names.push_back(each.weight);
@@ -63,14 +79,23 @@ class self_attention {
     recorded_.put(qkv_in_, samples.row(), x);
     if (recorded_.stops_at(qkv_in_)) return {};
     matrix q = qkv_[0](x);
-    const matrix mixed = attend(q, qkv_[1](x), qkv_[2](x), samples, heads_);
+    const auto offsets = text_offsets(samples, shape_);
+    const chunk texts{samples.first * shape_.texts, offsets};
+    const matrix mixed = shape_.is_causal
+                             ? attend_causally(q, qkv_[1](x), qkv_[2](x), texts, causal())
+                             : attend(q, qkv_[1](x), qkv_[2](x), texts, shape_.heads);
     recorded_.put(out_in_, samples.row(), view(mixed));
     if (recorded_.stops_at(out_in_)) return {};
     return out_(view(mixed));
   }
 
  private:
-  index_t heads_;
+  causal_shape causal() const {
+    const auto head_width = static_cast<float>(shape_.width / shape_.heads);
+    return {shape_.heads, shape_.heads, 1.0F / std::sqrt(head_width), {}, {}};
+  }
+
+  const encoder_shape& shape_;
   std::vector<linear> qkv_;
   linear out_;
   tape& recorded_;

@@ -9,6 +9,7 @@
 #include <harness/networks/recorder.hpp>
 #include <harness/networks/weights.hpp>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -19,6 +20,12 @@ namespace catmerge::harness {
 /// A token's rows in the embedding tables of words, positions and types.
 struct token {
   index_t word, position, type;
+};
+
+/// A text of each sample, one after the other.
+struct sample_texts {
+  std::vector<token> tokens;
+  std::vector<index_t> offsets = {0};  ///< the first token of each sample's, and the end
 };
 
 /// The state of a forward pass between two blocks, for all samples of one batch. Samples may have
@@ -35,18 +42,29 @@ struct activations {
   /// The rows whose next token a language model shall predict, ascending; none for other networks.
   std::vector<index_t> asked{};
 
+  /// Of networks of several parts (blip): the texts of the parts that are yet to run, in order.
+  /// `asked` are rows of the last one.
+  std::vector<sample_texts> waiting{};
+  /// The rows that a part left for the cross attention of the next, and the first of each sample's,
+  /// and the end.
+  matrix memory{};
+  std::vector<index_t> memory_offsets = {0};
+  /// The sample of `memory` of each sample, where they differ: several texts share an image.
+  std::vector<index_t> memory_of{};
+
   index_t samples() const { return std::ssize(offsets) - 1; }
 };
 
 /// The first row of each sample in a network's output, and the end: before the last block.
 inline std::vector<index_t> output_offsets(const activations& state) {
-  std::vector<index_t> offsets(state.offsets.size());
+  const auto& rows = state.waiting.empty() ? state.offsets : state.waiting.back().offsets;
+  std::vector<index_t> offsets(rows.size());
   std::size_t count = 0;
   for (std::size_t i = 1; i < offsets.size(); ++i) {
     if (state.asked.empty()) {
       ++count;
     } else {
-      while (count < state.asked.size() && state.asked[count] < state.offsets[i]) ++count;
+      while (count < state.asked.size() && state.asked[count] < rows[i]) ++count;
     }
     offsets[i] = static_cast<index_t>(count);
   }
@@ -72,6 +90,10 @@ class sample_reader {
   /// Samples first ... first + count - 1, ready for block 0.
   virtual activations load(index_t first, index_t count) const = 0;
 
+  /// True if the texts that the samples ask for are not there: the network has to write them
+  /// (writing.hpp). load() gives their beginnings.
+  virtual bool lacks_texts() const { return false; }
+
   /// The tokens of a sample that a language model shall predict, in the order of its output's rows.
   /// Empty for other networks.
   virtual std::vector<asked_token> asked(index_t /*sample*/) const { return {}; }
@@ -82,7 +104,17 @@ enum class output_kind : unsigned char {
   embedding,    ///< of an image, compared by direction alone (CLIP)
   pooled,       ///< the first token's row after the pooler (BERT)
   first_token,  ///< the first token's row (RoBERTa)
-  next_token    ///< a logit for each token, in a row per token that is asked for: no head
+  next_token,   ///< a logit for each token, in a row per token that is asked for: no head
+  match         ///< logits of no match and match of an image and a text, and a cosine: no head
+};
+
+/// How a network writes texts.
+struct text_writing {
+  /// The block that reads the last of the waiting texts. A state before it may run anew with other
+  /// texts: all else that the later blocks read is in `memory`.
+  std::size_t first_block;
+  index_t begin, end, pad;  ///< tokens before and after a text, and of padding
+  index_t longest;          ///< a text may have no more tokens
 };
 
 /// A network as a list of resumable blocks: a caller may stop after any block, keep the
@@ -117,6 +149,16 @@ class network {
   /// False for a weight whose inputs are some rows only, which depend on the weights: an expert of
   /// a mixture.
   virtual bool gets_every_row(const std::string& /*weight*/) const { return true; }
+
+  /// None if the network does not write texts.
+  virtual std::optional<text_writing> writing() const { return std::nullopt; }
+
+  /// The rows of each sample among those that enter a weight: the first of each, and the end.
+  /// `state`: after the weight's block.
+  virtual std::vector<index_t> rows_of_samples(const std::string& /*weight*/,
+                                               const activations& state) const {
+    return state.offsets;
+  }
 
   /// Opens a file of this network's inputs and checks that they fit.
   virtual std::unique_ptr<sample_reader> open_samples(const std::filesystem::path& file) const = 0;

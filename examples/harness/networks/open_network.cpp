@@ -5,6 +5,7 @@
 #include <catmerge/io/mapped_file.hpp>
 #include <filesystem>
 #include <harness/networks/bert/bert_network.hpp>
+#include <harness/networks/blip/blip_network.hpp>
 #include <harness/networks/clip/clip_vision_network.hpp>
 #include <harness/networks/convnet/convnet_network.hpp>
 #include <harness/networks/decoder/decoder_network.hpp>
@@ -45,6 +46,11 @@ std::unique_ptr<network> make_bert(bert_config config, const io::checkpoint& wei
   return std::make_unique<bert>(std::move(config), std::move(names));
 }
 
+std::unique_ptr<network> make_blip(blip_config config, const io::checkpoint& weights) {
+  auto names = find_blip_names(weights.names(), config, weights.path());
+  return std::make_unique<blip>(std::move(config), std::move(names));
+}
+
 std::unique_ptr<network> make_convnet(convnet_config config, const io::checkpoint& weights) {
   auto names = find_convnet_names(weights.names(), config, weights.path());
   return std::make_unique<convnet>(std::move(config), std::move(names));
@@ -81,12 +87,14 @@ std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::
   if (type == "clip" || type == "clip_vision_model") {
     return make_clip_vision(read_hugging_face_clip(top), weights);
   }
+  if (type == "blip") return make_blip(read_blip(top), weights);
   if (is_bert(type)) return make_bert(read_bert(top), weights);
   if (is_decoder(type)) return make_decoder(top, type, weights);
   if (type == "catmerge_convnet") return make_convnet(read_convnet(file, values), weights);
   top.fail("model_type",
-           "expected 'clip', 'clip_vision_model', 'bert', 'roberta', 'xlm-roberta', 'camembert', a "
-           "decoder ('llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', 'gemma2', "
+           "expected 'clip', 'clip_vision_model', 'blip', 'bert', 'roberta', 'xlm-roberta', "
+           "'camembert', a decoder ('llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe', "
+           "'gemma2', "
            "'gemma3', 'gemma3_text', 'phi3', 'olmo2' or 'gpt2') or 'catmerge_convnet', or "
            "OpenCLIP's key 'model_cfg', found " +
                (type.empty() ? "none" : io::in_quotes(type)));

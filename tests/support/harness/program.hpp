@@ -244,7 +244,9 @@ struct table {
       case dtype::bf16: return each(std::uint16_t{}, bfloat_value);
       case dtype::u8:
         return each(std::uint8_t{}, [](std::uint8_t x) { return static_cast<double>(x); });
-      default: FAIL("no floating-point tensor: " << name);
+      case dtype::i64:
+        return each(std::int64_t{}, [](std::int64_t x) { return static_cast<double>(x); });
+      default: FAIL("no tensor of numbers that this reads: " << name);
     }
     return {};
   }

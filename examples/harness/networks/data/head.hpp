@@ -16,6 +16,11 @@
 
 namespace catmerge::harness {
 
+/// True if a network puts out logits itself: there are no heads of tasks.
+inline bool has_no_head(output_kind kind) {
+  return kind == output_kind::next_token || kind == output_kind::match;
+}
+
 /// The last layers of a task, from a network's output to a number per class or to one value. The
 /// head's form follows from the names in its file, which may be a whole checkpoint. x is a row of
 /// the output:
@@ -27,15 +32,17 @@ namespace catmerge::harness {
 ///   classifier.{dense,out_proj}.{weight,bias}   out_proj(tanh(dense(x))): for RoBERTa, x the first
 ///                                               token's row
 ///
-/// A bias may be absent. A language model's output has its logits already: there the head is
-/// nothing, and no file is read.
+/// A bias may be absent. The output of a language model, or of one that matches images and texts,
+/// has its logits already: there is no head, and no file is read. Of matching they are the first
+/// two columns.
 class task_head {
  public:
   /// For outputs of `kind`, `width` columns wide. Throws catmerge::error naming the file and the
   /// tensor if there is no head, more than one, or one for another kind of output.
   task_head(const std::filesystem::path& path, output_kind kind, index_t width)
-      : normalises_(kind == output_kind::embedding), outputs_(width) {
-    if (kind == output_kind::next_token) return;
+      : normalises_(kind == output_kind::embedding),
+        outputs_(kind == output_kind::match ? 2 : width) {
+    if (has_no_head(kind)) return;
     const io::checkpoint file = opened(path);
     const struct {
       std::string module;
@@ -86,7 +93,8 @@ class task_head {
       x = (*dense_)(view(x));
       apply_tanh(x);
     }
-    return last_ ? (*last_)(view(x)) : x;
+    if (last_) return (*last_)(view(x));
+    return x.leftCols(outputs_);
   }
 
  private:
@@ -110,6 +118,7 @@ class task_head {
       case output_kind::embedding: return "an image's embedding";
       case output_kind::pooled: return "BERT's pooled output";
       case output_kind::first_token: return "the first token's row";
+      case output_kind::match:
       case output_kind::next_token: break;
     }
     return "logits of next tokens";

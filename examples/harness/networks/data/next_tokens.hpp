@@ -20,13 +20,14 @@ namespace catmerge::harness {
 class next_tokens {
  public:
   /// words: the size of the table. The file must outlive this object, and have `input_ids` (n,
-  /// tokens). Throws catmerge::error naming the file, the tensor and the sample for labels of
-  /// another shape, of padding, outside the table, and for a sample without any.
-  next_tokens(const io::safetensors_file& file, index_t words)
+  /// tokens), or that and the mask with `prefix` before their names. Throws catmerge::error naming
+  /// the file, the tensor and the sample for labels of another shape, of padding, outside the
+  /// table, and for a sample without any.
+  next_tokens(const io::safetensors_file& file, index_t words, const std::string& prefix = {})
       : file_(file),
         words_(words),
-        ids_(file.at("input_ids")),
-        mask_(file.find("attention_mask")),
+        ids_(file.at(prefix + "input_ids")),
+        mask_(file.find(prefix + "attention_mask")),
         labels_(file.find("labels")) {
     if (labels_ != nullptr && (labels_->shape != ids_.shape || !is_integer(labels_->type))) {
       io::fail(file.path(), labels_->name,
@@ -68,7 +69,7 @@ class next_tokens {
     if (token < 0 || token >= words_) {
       fail(", expected -100 or 0 to " + std::to_string(words_ - 1));
     }
-    if (is_padding) fail(", but is masked by attention_mask: expected -100");
+    if (is_padding) fail(", but is masked by " + mask_->name + ": expected -100");
   }
 
   const io::safetensors_file& file_;

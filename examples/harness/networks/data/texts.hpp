@@ -22,6 +22,7 @@ struct text_shape {
   index_t types = 0;
   std::optional<index_t> pad;  ///< RoBERTa's padding token, if positions count as in RoBERTa
   bool causal = false;         ///< of a language model, which predicts next tokens
+  std::string prefix{};        ///< before the names of the tensors
 };
 
 /// The texts of a safetensors file, padded to one length: `input_ids` (n, tokens); `attention_mask`
@@ -41,15 +42,15 @@ struct text_shape {
 class text_file : public sample_reader {
  public:
   text_file(const std::filesystem::path& path, const text_shape& shape)
-      : file_(path), shape_(shape), ids_(file_.at("input_ids")) {
+      : file_(path), shape_(shape), ids_(file_.at(shape_.prefix + "input_ids")) {
     if (ids_.shape.size() != 2 || ids_.shape[1] < 1) {
       io::fail(path, ids_.name, "expected shape [n, tokens], found " + io::describe(ids_));
     }
     if (ids_.shape[0] == 0) io::fail(path, ids_.name, "holds no texts");
     check_type(ids_);
-    mask_ = find_beside("attention_mask");
-    types_ = find_beside("token_type_ids");
-    if (shape_.causal) asked_.emplace(file_, shape_.words);
+    mask_ = find_beside(shape_.prefix + "attention_mask");
+    types_ = find_beside(shape_.prefix + "token_type_ids");
+    if (shape_.causal) asked_.emplace(file_, shape_.words, shape_.prefix);
     for (index_t i = 0; i < size(); ++i) check_sample(i);
   }
 
@@ -82,8 +83,8 @@ class text_file : public sample_reader {
     if (entry == nullptr) return nullptr;
     if (entry->shape != ids_.shape) {
       io::fail(file_.path(), name,
-               "expected shape " + io::to_string(ids_.shape) + ", that of 'input_ids', found " +
-                   io::describe(*entry));
+               "expected shape " + io::to_string(ids_.shape) + ", that of " +
+                   io::in_quotes(ids_.name) + ", found " + io::describe(*entry));
     }
     check_type(*entry);
     return entry;
@@ -114,16 +115,16 @@ class text_file : public sample_reader {
                ", expected 0 to " + std::to_string(extent - 1));
     };
     for (index_t i = 0, at = sample * length(); mask_ != nullptr && i < length(); ++i, ++at) {
-      check("attention_mask", i, integer_at(*mask_, at), 2, "mask");
+      check(mask_->name, i, integer_at(*mask_, at), 2, "mask");
     }
     if (!shape_.causal && mask_ != nullptr && integer_at(*mask_, sample * length()) == 0) {
-      fail("attention_mask", sample,
+      fail(mask_->name, sample,
            "its first token, which stands for the whole text, is masked: expected 1, found 0");
     }
     for_tokens(sample, [&](index_t place, const token& t) {
-      check("input_ids", place, t.word, shape_.words, "id");
-      check("token_type_ids", place, t.type, shape_.types, "type");
-      if (shape_.positions > 0) check("input_ids", place, t.position, shape_.positions, "position");
+      check(ids_.name, place, t.word, shape_.words, "id");
+      check(shape_.prefix + "token_type_ids", place, t.type, shape_.types, "type");
+      if (shape_.positions > 0) check(ids_.name, place, t.position, shape_.positions, "position");
     });
   }
 

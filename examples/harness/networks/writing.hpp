@@ -1,0 +1,182 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <harness/networks/data/predict.hpp>
+#include <harness/networks/data/rank_answers.hpp>
+#include <harness/networks/data/write_texts.hpp>
+#include <harness/networks/network.hpp>
+#include <memory>
+#include <utility>
+#include <vector>
+
+/// Texts that a network writes (network::writing).
+namespace catmerge::harness {
+
+/// A batch of samples, whose texts a network writes or ranks. The parts before the decoder run
+/// once, at the start.
+class text_batch {
+ public:
+  /// All arguments but `samples`, which are before the first block, must outlive the batch. first:
+  /// the number of the first sample, for messages.
+  text_batch(const network& net, const weight_source& weights, activations samples, index_t first,
+             const executor& threads)
+      : net_(net),
+        weights_(weights),
+        threads_(threads),
+        first_block_(net.writing()->first_block),
+        first_(first),
+        count_(samples.samples()),
+        state_(std::move(samples)) {
+    while (state_.next_block < first_block_)
+      net_.run(state_.next_block, weights_, state_, nullptr, threads_);
+    const sample_texts& texts = state_.waiting.back();
+    const auto offsets = output_offsets(state_);
+    for (index_t i = 0; i < count_; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const index_t end = state_.asked[static_cast<std::size_t>(offsets[at])] + 1;
+      prompts_.emplace_back();
+      for (index_t row = texts.offsets[at]; row < end; ++row)
+        prompts_.back().push_back(texts.tokens[static_cast<std::size_t>(row)].word);
+    }
+  }
+
+  /// What the texts begin with: the tokens before the first that the sample asks for.
+  const std::vector<token_list>& prompts() const { return prompts_; }
+
+  /// The logits of the token after each text. Throws output_not_finite.
+  matrix operator()(const std::vector<hypothesis>& texts) {
+    state_.next_block = first_block_;
+    state_.waiting.assign(1, {});
+    state_.asked.clear();
+    state_.memory_of.clear();
+    sample_texts& waiting = state_.waiting.back();
+    for (const hypothesis& text : texts) {
+      for (index_t i = 0; i < std::ssize(text.tokens); ++i)
+        waiting.tokens.push_back({text.tokens[static_cast<std::size_t>(i)], i, 0});
+      waiting.offsets.push_back(std::ssize(waiting.tokens));
+      state_.asked.push_back(waiting.offsets.back() - 1);
+      state_.memory_of.push_back(text.sample);
+    }
+    while (state_.next_block < net_.block_count())
+      net_.run(state_.next_block, weights_, state_, nullptr, threads_);
+    require_finite(state_.hidden, first_, count_);
+    return std::move(state_.hidden);
+  }
+
+ private:
+  const network& net_;
+  const weight_source& weights_;
+  const executor& threads_;
+  std::size_t first_block_;
+  index_t first_, count_;
+  activations state_;
+  std::vector<token_list> prompts_;
+};
+
+/// How a network's texts are made.
+struct writing_options {
+  /// In tokens, with the prompt and the end; the network's own limit is another.
+  index_t min_length = 1, max_length = 20;
+  index_t beams = 1;    ///< 1: greedy
+  index_t samples = 0;  ///< from the first of the file; 0: all
+  std::vector<token_list>
+      answers{};  ///< not empty: the text is the best of these, each with its end
+};
+
+/// The texts of the samples of a file, without their prompts, at most `batch` samples in memory at
+/// a time. `progress`, if any, is called after each batch with the number of samples done. Throws
+/// output_not_finite, and catmerge::error for a prompt that leaves no room. Precondition: the
+/// network writes texts.
+inline std::vector<token_list> texts_of(const network& net, const weight_source& weights,
+                                        const sample_reader& samples,
+                                        const writing_options& options,
+                                        const executor& threads = {},
+                                        const std::function<void(index_t)>& progress = {},
+                                        index_t batch = 8) {
+  const text_writing how = *net.writing();
+  const writing_limits limits{how.end, options.min_length,
+                              std::min(options.max_length, how.longest), options.beams};
+  std::vector<token_list> all;
+  const index_t size = options.samples == 0 ? samples.size() : options.samples;
+  for (index_t first = 0; first < size; first += batch) {
+    const index_t count = std::min(batch, size - first);
+    text_batch texts(net, weights, samples.load(first, count), first, threads);
+    const auto next = [&](const std::vector<hypothesis>& asked) { return texts(asked); };
+    if (options.answers.empty()) {
+      const auto written = write_texts(texts.prompts(), limits, next);
+      for (std::size_t i = 0; i < written.size(); ++i) {
+        const auto begin = std::ssize(texts.prompts()[i]);
+        all.emplace_back(written[i].begin() + begin, written[i].end());
+      }
+    } else {
+      // As the published code ranks: by its loss, which is smoothed.
+      for (index_t i = 0; i < count; ++i) {
+        const answer_ranking ranking{texts.prompts()[static_cast<std::size_t>(i)], options.answers,
+                                     128, 0.1};
+        all.push_back(options.answers[best_answer(i, ranking, next)]);
+      }
+    }
+    if (progress) progress(first + count);
+  }
+  return all;
+}
+
+/// Samples with texts that a network wrote.
+class written_samples final : public sample_reader {
+ public:
+  /// texts: of each sample, without the prompt.
+  written_samples(std::unique_ptr<sample_reader> samples, std::vector<token_list> texts)
+      : samples_(std::move(samples)), texts_(std::move(texts)) {}
+
+  index_t size() const override { return samples_->size(); }
+
+  activations load(index_t first, index_t count) const override {
+    activations state = samples_->load(first, count);
+    const sample_texts prompts = std::exchange(state.waiting.back(), {});
+    sample_texts& texts = state.waiting.back();
+    state.asked.clear();
+    for (index_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const auto from = prompts.tokens.begin();
+      texts.tokens.insert(texts.tokens.end(), from + prompts.offsets[at],
+                          from + prompts.offsets[at + 1]);
+      index_t place = prompts.offsets[at + 1] - prompts.offsets[at];
+      for (const auto word : texts_[static_cast<std::size_t>(first + i)]) {
+        state.asked.push_back(std::ssize(texts.tokens) - 1);
+        texts.tokens.push_back({word, place++, 0});
+      }
+      texts.offsets.push_back(std::ssize(texts.tokens));
+    }
+    return state;
+  }
+
+  std::vector<asked_token> asked(index_t sample) const override {
+    const index_t prompt = samples_->load(sample, 1).waiting.back().offsets.back();
+    std::vector<asked_token> list;
+    for (const auto word : texts_[static_cast<std::size_t>(sample)])
+      list.push_back({prompt - 1 + std::ssize(list), word});
+    return list;
+  }
+
+ private:
+  std::unique_ptr<sample_reader> samples_;
+  std::vector<token_list> texts_;
+};
+
+/// The samples, and where they lack their texts, those that the network writes greedily for the
+/// first `count`, beyond which no sample may be loaded then.
+inline std::unique_ptr<sample_reader> with_texts(const network& net, const weight_source& weights,
+                                                 std::unique_ptr<sample_reader> samples,
+                                                 index_t count, const executor& threads = {}) {
+  if (!samples->lacks_texts()) return samples;
+  writing_options greedy;
+  greedy.samples = count;
+  auto texts = texts_of(net, weights, *samples, greedy, threads);
+  return std::make_unique<written_samples>(std::move(samples), std::move(texts));
+}
+
+}  // namespace catmerge::harness

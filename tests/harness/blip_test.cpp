@@ -1,0 +1,222 @@
+// catmerge: conflict-aware task merging for any tensor backend.
+// SPDX-License-Identifier: MIT
+
+/// The program on BLIP: small random networks of every kind, each with three experts, and images
+/// without labels.
+
+#include <algorithm>
+#include <cmath>
+
+#include "support/harness/program.hpp"
+
+using namespace harness_test;
+
+namespace {
+
+const std::vector<std::string> variants = {"caption", "caption_untied", "vqa", "match"};
+
+/// A BLIP of the fixtures with three experts near it, and images for each, with questions or texts
+/// to match, but without captions or answers.
+class blips {
+ public:
+  explicit blips(const std::string& variant) : source_(fixture(variant)) {
+    fs::create_directory(base());
+    fs::copy_file(source_ / "config.json", base() / "config.json");
+    table(source_ / "model.safetensors").write(base() / "model.safetensors");
+    unsigned seed = 7;
+    for (const auto& task : task_names) {
+      noise n(seed++);
+      table expert(base() / "model.safetensors");
+      for (auto& [name, tensor] : expert.tensors) {
+        // Both names of a tied pair would have to change alike.
+        if (name.find("cls.predictions.") != std::string::npos && name.ends_with("bias")) continue;
+        values_t values = expert.values(name);
+        for (double& x : values) x += n(0.1);
+        expert.set(name, tensor.type, tensor.shape, values);
+      }
+      expert.write(this->expert(task));
+      table pictures(source_ / "samples.safetensors");
+      auto& pixels = pictures.tensors.at("pixel_values");
+      values_t values = pictures.values("pixel_values");
+      if (pixels.type != dtype::u8) {
+        for (double& x : values) x += n(0.3);
+        pictures.set("pixel_values", pixels.type, pixels.shape, values);
+      }
+      for (const char* name : {"labels", "decoder_input_ids", "decoder_attention_mask"})
+        pictures.tensors.erase(name);
+      if (variant.starts_with("caption")) {
+        pictures.tensors.erase("input_ids");
+        pictures.tensors.erase("attention_mask");
+      }
+      pictures.write(samples(task));
+    }
+  }
+
+  static fs::path fixture(const std::string& variant) {
+    return fs::path(CATMERGE_FIXTURES) / "blip" / variant;
+  }
+  fs::path base() const { return folder_.path() / "base"; }
+  fs::path expert(const std::string& task) const {
+    return folder_.path() / ("expert_" + task + ".safetensors");
+  }
+  fs::path samples(const std::string& task) const {
+    return folder_.path() / ("samples_" + task + ".safetensors");
+  }
+  fs::path file(const std::string& name) const { return folder_.path() / name; }
+
+  arguments merge(const std::string& output) const {
+    arguments list = {"merge", "--base", base(), "--output", file(output)};
+    for (const auto& task : task_names)
+      list = list + arguments{"--expert", task + "=" + expert(task).string()};
+    return list;
+  }
+  arguments with_samples() const {
+    arguments list;
+    for (const auto& task : task_names)
+      list = list + arguments{"--samples", task + "=" + samples(task).string()};
+    return list;
+  }
+
+ private:
+  fs::path source_;
+  temporary_folder folder_;
+};
+
+double last_line(const std::string& out) {
+  return std::stod(out.substr(out.rfind('\n', out.size() - 2) + 1));
+}
+
+}  // namespace
+
+TEST_CASE("samples and features give the same bytes, and every trimmed parameter has statistics") {
+  for (const std::string& variant : variants) {
+    CAPTURE(variant);
+    const blips b(variant);
+    const outcome by_samples =
+        run(b.merge("a") + b.with_samples() + arguments{"--report", b.file("report.json")});
+    CAPTURE(by_samples.err);
+    REQUIRE(by_samples.status == 0);
+    // Who wrote the texts is told, here and in the report.
+    const json report = json::parse(get(b.file("report.json")));
+    for (const auto& task : task_names) {
+      const std::string sentence = "the samples of '" + task + "' have no texts";
+      CHECK((by_samples.err.find(sentence) != std::string::npos) == (variant != "match"));
+      CHECK((report.dump().find(sentence) != std::string::npos) == (variant != "match"));
+    }
+    for (const json& p : report.at("parameters")) {
+      CAPTURE(p.dump());
+      CHECK_FALSE(p.contains("missing_statistics"));
+    }
+    arguments features;
+    for (const auto& task : task_names) {
+      const fs::path to = b.file("features_" + task + ".safetensors");
+      const outcome done =
+          run({"features", "--model", b.expert(task), "--config", b.base() / "config.json",
+               "--samples", b.samples(task), "--output", to});
+      REQUIRE(done.status == 0);
+      CHECK((done.err.find("have no texts") != std::string::npos) == (variant != "match"));
+      features = features + arguments{"--features", task + "=" + to.string()};
+    }
+    const outcome by_features = run(b.merge("b") + features);
+    CAPTURE(by_features.err);
+    REQUIRE(by_features.status == 0);
+    CHECK(get(b.file("a") / "model.safetensors") == get(b.file("b") / "model.safetensors"));
+  }
+}
+
+TEST_CASE("the merge without settings: distances of the outputs choose, without heads") {
+  for (const std::string& variant : variants) {
+    CAPTURE(variant);
+    const blips b(variant);
+    const outcome done = run(b.merge("a") + b.with_samples() +
+                             arguments{"--method", "auto", "--report", b.file("report.json")});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    const json choice = json::parse(get(b.file("report.json"))).at("choice");
+    double merged = 0, base = 0;
+    for (std::size_t k = 0; k < task_names.size(); ++k) {
+      merged += choice.at("distance").at("merged").at(k).get<double>();
+      base += choice.at("distance").at("base").at(k).get<double>();
+    }
+    CHECK(merged < base);
+    // The keys of a cross attention, which read other rows than its queries, too.
+    bool has_keys = false;
+    for (const json& name : choice.at("refitted"))
+      has_keys = has_keys || name.get<std::string>().ends_with("crossattention.self.key.weight");
+    CHECK(has_keys);
+    const outcome again =
+        run(b.merge("b") + b.with_samples() + arguments{"--method", "auto", "--threads", "1"});
+    REQUIRE(again.status == 0);
+    CHECK(get(b.file("a") / "model.safetensors") == get(b.file("b") / "model.safetensors"));
+  }
+}
+
+TEST_CASE("evaluate: next tokens and written texts by every metric") {
+  const fs::path source = blips::fixture("vqa");
+  const temporary_folder folder;
+  const fs::path data = folder.path() / "data.safetensors";
+  table t(source / "samples.safetensors");
+  const auto n = t.tensors.at("input_ids").shape[0];
+  // The network's own answers are right: those that transformers wrote with three beams.
+  const table expected(source / "expected.safetensors");
+  const auto length = expected.tensors.at("beams").shape[1];
+  const values_t beams = expected.values("beams");
+  values_t references;
+  for (long i = 0; i < n; ++i)
+    for (int copy = 0; copy < 4; ++copy)
+      for (long at = 0; at < length; ++at)
+        references.push_back(beams[std::size_t(i * length + at)]);
+  t.set("references", dtype::i32, {n, 4, length}, references);
+  t.set("answers", dtype::i32, {2, 2}, {5, 6, 7, -1});
+  t.write(data);
+  const arguments evaluate = {"evaluate",
+                              "--model",
+                              source / "model.safetensors",
+                              "--config",
+                              source / "config.json",
+                              "--data",
+                              data,
+                              "--max-tokens",
+                              "12"};
+  CHECK(last_line(run_well(evaluate).out) > 1);  // perplexity
+  CHECK(last_line(run_well(evaluate + arguments{"--metric", "answer"}).out) == 100);
+  CHECK(last_line(run_well(evaluate + arguments{"--metric", "vqa"}).out) == 100);
+  CHECK(last_line(run_well(evaluate + arguments{"--metric", "cider"}).out) > 100);
+  CHECK(last_line(run_well(evaluate + arguments{"--metric", "answer", "--rank-answers"}).out) <
+        100);
+  const std::string all = run_well(evaluate + arguments{"--metric", "exact,answer,likelihood"}).out;
+  CHECK(all.find("exact ") < all.find("answer "));
+  CHECK(all.find("answer ") < all.find("likelihood "));
+  const auto refused = [&](const arguments& more) {
+    const outcome found = run(evaluate + more);
+    CHECK(found.status != 0);
+    return found.err;
+  };
+  CHECK_CONTAINS(refused({"--metric", "exact", "--rank-answers"}), "--rank-answers");
+  CHECK_CONTAINS(refused({"--head", source / "model.safetensors"}), "no heads");
+  t.tensors.erase("answers");
+  t.tensors.erase("references");
+  t.write(data);
+  CHECK_CONTAINS(refused({"--metric", "answer", "--rank-answers"}), "'answers'");
+  CHECK_CONTAINS(refused({"--metric", "vqa"}), "4 references");
+}
+
+TEST_CASE("evaluate: matching by the share of right decisions") {
+  const fs::path source = blips::fixture("match");
+  const temporary_folder folder;
+  table t(source / "samples.safetensors");
+  const table expected(source / "expected.safetensors");
+  const values_t logits = expected.values("logits");
+  values_t labels;
+  for (std::size_t i = 0; i < logits.size(); i += 3)
+    labels.push_back(logits[i + 1] > logits[i] ? 1 : 0);
+  labels.front() = 1 - labels.front();
+  t.set("labels", dtype::i64, {long(labels.size())}, labels);
+  t.write(folder.path() / "data.safetensors");
+  const double right =
+      last_line(run_well({"evaluate", "--model", source / "model.safetensors", "--config",
+                          source / "config.json", "--data", folder.path() / "data.safetensors"})
+                    .out);
+  const double n = double(labels.size());
+  CHECK(right == doctest::Approx(100 * (n - 1) / n).epsilon(1e-3));
+}
