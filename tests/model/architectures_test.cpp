@@ -114,14 +114,16 @@ TEST_CASE("every parameter of the architectures of today is what a reviewer call
 }
 
 TEST_CASE("without a model_type, names tell the same wherever they tell it") {
-  // Names that two networks share, for tensors that they store in two ways.
+  // Names that two networks share, for tensors that they store in two ways, or that are last layers
+  // in one of them alone.
   const std::vector<std::pair<std::string, glob>> contradictions = {
       {"gpt_bigcode", glob("*.h.0.{attn.c_proj,mlp.c_fc,mlp.c_proj}.weight")},
       {"gpt_neo", glob("*.h.*.mlp.{c_fc,c_proj}.weight")},
       {"gpt_oss", glob("*.experts.{gate_up,down}_proj")},
       {"mixtral", glob("*.experts.{gate_up,down}_proj")},
       {"qwen3_moe", glob("*.experts.{gate_up,down}_proj")},
-      {"granitemoe", glob("*.experts.{gate_up,down}_proj")}};
+      {"granitemoe", glob("*.experts.{gate_up,down}_proj")},
+      {"blip", glob("{vision_proj,text_proj,itm_head}.*")}};
   for (const std::string type : {"", "llava", "a network of tomorrow"}) {
     const name_rules rules = rules_for(type);
     for (const architecture& a : architectures()) {
@@ -170,10 +172,12 @@ TEST_CASE("what no network's rules name is what the general rule says") {
   // A name tells no layout and no parts. It does not tell either that these are left alone, and
   // these look like tables and heads, or like nothing, and are left alone though they need not be.
   const glob trimmed_by_mistake(
-      "*{text_projection.weight,visual_projection.weight,logit_bias,e_score_correction_bias}");
+      "*{text_projection.weight,visual_projection.weight,logit_bias,e_score_correction_bias,"
+      "vision_proj.weight,vision_proj.bias,text_proj.weight,text_proj.bias,itm_head.weight,"
+      "itm_head.bias}");
   const glob left_by_mistake(
       "*{embedding_hidden_mapping_in,embeddings_project,vision_model.head,downsampling_layer.0,"
-      "feature_extractor.conv_layers.0,experts}.*");
+      "feature_extractor.conv_layers.0,experts,cls.predictions.transform}.*");
   int trimmed = 0, fixed = 0, measured = 0;
   for (const architecture& a : architectures()) {
     CAPTURE(a.name);

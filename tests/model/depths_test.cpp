@@ -22,6 +22,18 @@ TEST_CASE("depths: from the first to the last layer of each stack") {
   CHECK_FALSE(depth("other.layers.0.weight"));  // a stack that no name is in
 }
 
+TEST_CASE("depths: each of BLIP's three towers is a stack") {
+  const std::string vision = "vision_model.encoder.layers.",
+                    encoder = "text_encoder.encoder.layer.",
+                    decoder = "text_decoder.bert.encoder.layer.";
+  const layer_depths depth({vision + "0.self_attn.qkv.weight", vision + "4.self_attn.qkv.weight",
+                            encoder + "2.output.dense.weight", decoder + "1.output.dense.weight"});
+  CHECK(depth(vision + "1.layer_norm1.weight") == 0.25);
+  CHECK(depth(encoder + "1.crossattention.self.key.weight") == 0.5);
+  CHECK(depth(decoder + "1.crossattention.self.key.weight") == 1.0);
+  CHECK_FALSE(depth("text_decoder.cls.predictions.transform.dense.weight"));
+}
+
 TEST_CASE("depths: the first number counts, and only whole parts of a name are numbers") {
   const layer_depths depth({"h.0.experts.7.w", "h.1.experts.3.w", "0.weight", "5.weight",
                             "fc1.weight", "stage2a.weight", "alone.0.weight", "ends.in.3", "h.-2.w",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catmerge/model/bert.hpp>
+#include <catmerge/model/blip.hpp>
 #include <catmerge/model/clip.hpp>
 #include <catmerge/model/decoders.hpp>
 #include <catmerge/model/encoder_decoders.hpp>
@@ -42,7 +43,8 @@ inline name_rules known_networks() {
                             open_clip_text,
                             hugging_face_clip_vision,
                             open_clip_vision,
-                            hugging_face_bert}) {
+                            hugging_face_bert,
+                            blip}) {
     all.append(rules());
   }
   all.use_general_rule();
@@ -58,6 +60,7 @@ inline name_rules rules_for(std::string_view model_type) {
   name_rules all = known_networks();
   if (is_one_of({"gpt_neo", "gpt_bigcode", "qwen"})) all.append(gpt2_stored_out_in());
   if (is_one_of({"gpt_oss"})) all.append(gpt_oss_stacks());
+  if (is_one_of({"blip"})) all.append(blip_retrieval());
   // Networks with Mixtral's or Qwen's experts in transformers 5; qwen3_vl_moe has had both forms.
   if (is_one_of({"afmoe",
                  "cohere2_moe",
