@@ -827,6 +827,42 @@ TEST_CASE("a file of a tied network may hold either name") {
   CHECK(largest_difference(denied.merged.values(h), w) == 0);
 }
 
+TEST_CASE("the table of BLIP's questions is tied to nothing, whatever names a file holds") {
+  files f;
+  noise n(31);
+  // The questions and the answers of BLIP have a table each; the output's is that of the answers.
+  const std::string questions = "text_encoder.embeddings.word_embeddings.weight",
+                    answers = "text_decoder.bert.embeddings.word_embeddings.weight",
+                    head = "text_decoder.cls.predictions.decoder.weight",
+                    bias = "text_decoder.cls.predictions.bias",
+                    second_bias = "text_decoder.cls.predictions.decoder.bias";
+  const json tied = {{"model_type", "blip"}, {"tie_word_embeddings", true}};
+  const values_t q = random_values(n, 24), a = random_values(n, 24), b = random_values(n, 6);
+  const values_t q2 = moved(q, n), a2 = moved(a, n), b2 = moved(b, n);
+  const auto make = [&](const values_t& of_questions, const values_t& of_answers,
+                        const values_t& of_bias, bool table_name, bool head_name) {
+    table t;
+    t.set(questions, dtype::f32, {6, 4}, of_questions);
+    if (table_name) t.set(answers, dtype::f32, {6, 4}, of_answers);
+    if (head_name) t.set(head, dtype::f32, {6, 4}, of_answers);
+    t.set(bias, dtype::f32, {6}, of_bias);
+    if (head_name) t.set(second_bias, dtype::f32, {6}, of_bias);
+    return f.folder(t, tied);
+  };
+  for (const auto& [be, bh] : {std::pair(true, true), {true, false}, {false, true}})
+    for (const auto& [xe, xh] : {std::pair(true, true), {true, false}, {false, true}}) {
+      const auto done = merge(f, make(q, a, b, be, bh), {make(q2, a2, b2, xe, xh)}, average);
+      CHECK(done.run.err.empty());
+      CHECK(done.merged.has(answers) == be);
+      CHECK(done.merged.has(head) == bh);
+      CHECK(largest_difference(done.merged.values(questions), q2) == 0);
+      if (be) CHECK(largest_difference(done.merged.values(answers), a2) == 0);
+      if (bh) CHECK(largest_difference(done.merged.values(head), a2) == 0);
+      CHECK(largest_difference(done.merged.values(bias), b2) == 0);
+      if (bh) CHECK(largest_difference(done.merged.values(second_bias), b2) == 0);
+    }
+}
+
 // ---------------------------------------------------------------- experts of another base
 
 TEST_CASE("configurations and vocabularies that contradict the base stop the merge") {

@@ -375,6 +375,21 @@ TEST_CASE("BERT and RoBERTa: every parameter, with and without prefix, and no he
   }
 }
 
+TEST_CASE("BLIP's output is tied to the table of the answers, not to that of the questions") {
+  const std::string head = "text_decoder.cls.predictions.",
+                    table = "embeddings.word_embeddings.weight";
+  const auto of_answers = tie_class_of("text_decoder.bert." + table);
+  CHECK(may_be_tied(of_answers, tie_class_of(head + "decoder.weight")));
+  CHECK(may_be_tied(tie_class_of(head + "bias"), tie_class_of(head + "decoder.bias")));
+  const std::string of_questions = "text_encoder." + table;
+  for (const std::string prefix : {"", "model."}) {
+    CHECK(tie_class_of(prefix + of_questions) == tie_class::none);
+    CHECK(is_token_table({prefix + of_questions, io::dtype::f32, {9, 4}}));
+    CHECK(found_as(known_networks(), prefix + of_questions, {9, 4}) == "token table, not trimmed");
+  }
+  CHECK(tie_class_of("encoder." + table) == tie_class::token_table);
+}
+
 TEST_CASE("a list is appended after what is there") {
   name_rules first({{.pattern = "a*", .kind = kind::scale}});
   first.append(name_rules({{.pattern = "*b", .kind = kind::shift}}));

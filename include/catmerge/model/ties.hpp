@@ -51,6 +51,9 @@ constexpr tie_class tie_class_of(std::string_view name) {
       if (detail::is_or_ends_with(name, end)) return true;
     return false;
   };
+  // The table of BLIP's questions; the output has that of the answers.
+  if (detail::is_or_ends_with(name, "text_encoder.embeddings.word_embeddings.weight"))
+    return tie_class::none;
   if (any(tables)) return tie_class::token_table;
   if (any(heads)) return tie_class::token_head;
   if (any(biases)) return tie_class::output_bias;

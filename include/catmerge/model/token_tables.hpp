@@ -17,11 +17,16 @@ namespace catmerge::model {
 /// Names that other networks give to linear weights (`shared`, `proj_out`) count if the tensor has
 /// more rows than columns.
 inline bool is_token_table(const io::tensor_info& info) {
-  constexpr std::array<std::string_view, 8> never_tied = {
-      "token_embedding.weight",    "token_embeddings.weight",
-      "tok_embeddings.weight",     "tok_emb.weight",
-      "token_emb.weight",          "word_embedding.weight",
-      "backbone.embedding.weight", "backbone.embeddings.weight",
+  constexpr std::array<std::string_view, 9> never_tied = {
+      "token_embedding.weight",
+      "token_embeddings.weight",
+      "tok_embeddings.weight",
+      "tok_emb.weight",
+      "token_emb.weight",
+      "word_embedding.weight",
+      "backbone.embedding.weight",
+      "backbone.embeddings.weight",
+      "text_encoder.embeddings.word_embeddings.weight",
   };
   if (info.shape.size() != 2) return false;
   const auto ends_with = [&](std::string_view end) {
