@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Tests examples/export/prepare_data.py on tiny models: python3 tests/python/test_prepare.py
 
-Compares with what the image processor, tokenizers and CLIP's text model of transformers give.
+Compares with what the image processors, tokenizers, CLIP's text model and BLIP's processor of
+transformers give.
 Prints one line per failure and 'N passed, N failed' at the end; exits 1 if anything failed.
 Without torch, transformers, tokenizers and pillow it says so and exits 0.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +25,9 @@ try:
     from safetensors import safe_open
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (CLIPTextConfig, CLIPTextModelWithProjection,
-                              PreTrainedTokenizerFast)
+    from transformers import (BertTokenizerFast, BlipProcessor, CLIPTextConfig,
+                              CLIPTextModelWithProjection, PreTrainedTokenizerFast)
+    from transformers.models.blip import BlipImageProcessor
     from transformers.models.clip import CLIPImageProcessor
 except ImportError as error:
     skip_all("examples/export needs torch, transformers, tokenizers and pillow", error)
@@ -189,6 +192,150 @@ def heads_are_mean_text_embeddings(folder: Path) -> None:
             units.append((embeds / embeds.norm()).numpy())
         mean = np.mean(units, axis=0)
         assert np.abs(row - mean / np.linalg.norm(mean)).max() < 1e-5
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "this", "?", "a", "dog", "red", "cat", "run", "##s", "of",
+          "picture", "[DEC]"]
+DEC, SEP = 16, 3
+
+
+def blip(folder: Path, processor: str = "image") -> BlipProcessor:
+    """BLIP's processor for images of 16 x 16, saved whole or the image's part alone, and a configuration."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    images = BlipImageProcessor(size={"height": 16, "width": 16})
+    made = BlipProcessor(images, BertTokenizerFast(str(folder / "vocab.txt")))
+    if processor == "image":
+        images.save_pretrained(folder)
+        made.tokenizer.save_pretrained(folder)
+    else:
+        made.save_pretrained(folder)
+    text = {"bos_token_id": DEC, "sep_token_id": SEP, "pad_token_id": 0, "max_position_embeddings": 12}
+    (folder / "config.json").write_text(json.dumps({"model_type": "blip", "text_config": text}))
+    return made
+
+
+def picture_table(folder: Path, rows: list[dict]) -> Path:
+    """A table of the rows, beside images in a folder of their own."""
+    class_images(folder / "images")
+    path = folder / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+CAT, DOG = "images/cat/0.png", "images/red_dog/0.png"
+
+
+@test
+def pictures_and_questions_are_what_blip_processor_gives(folder: Path) -> None:
+    output = folder / "out.safetensors"
+    rows = [{"f": DOG, "q": "What is this?", "a": ["cat", "Dog", "a red dog", "dog"]},
+            {"f": CAT, "q": "runs", "a": "cat"},
+            {"f": DOG, "q": "is this a dog of a cat?", "a": ["", "runs", "is"]}]
+    table = picture_table(folder, rows)
+    processor = blip(folder / "model")
+    well("pictures", table, "--model", folder / "model", "--image", "f", "--question", "q", "--answer", "a",
+         "--max-length", 7, "--metric", "vqa", "--output", output)
+    made = load_file(output)
+    expected = processor([Image.open(folder / row["f"]) for row in rows], [row["q"] for row in rows],
+                         padding=True, truncation=True, max_length=7, return_tensors="np")
+    with safe_open(output, "np") as file:
+        metadata = file.metadata()
+    mean, std = (np.reshape([float(x) for x in metadata.pop(k).split(",")], (1, 3, 1, 1)) for k in ("mean", "std"))
+    assert metadata == {"metric": "vqa"}
+    assert made["pixel_values"].shape == (2, 3, 16, 16) and made["image"].tolist() == [0, 1, 0]
+    steps = (expected["pixel_values"] * std + mean) * 255
+    # Without torchvision the processor scales with pillow, too. Torchvision's last step differs here and there.
+    differ = np.abs(np.rint(steps) - made["pixel_values"][made["image"]])
+    assert differ.max() <= ("Pil" not in type(processor.image_processor).__name__), differ.max()
+    assert differ.mean() < 0.1
+    assert made["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert made["attention_mask"].tolist() == expected["attention_mask"].tolist()
+    assert made["attention_mask"].sum(axis=1).tolist() == [6, 4, 7]
+    assert made["decoder_input_ids"].tolist() == [[DEC, 9, SEP, 0], [DEC, 11, SEP, 0], [DEC, 12, 13, SEP]]
+    assert made["decoder_attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert made["labels"].tolist() == [[-100, 9, SEP, -100], [-100, 11, SEP, -100], [-100, 12, 13, SEP]]
+    none = [-1, -1, -1]
+    assert made["references"].tolist() == [[[11, -1, -1], [9, -1, -1], [8, 10, 9], [9, -1, -1]],
+                                           [[11, -1, -1], none, none, none],
+                                           [none, [12, 13, -1], [5, -1, -1], none]]
+    types = {name: str(array.dtype) for name, array in made.items()}
+    assert types == {"pixel_values": "uint8", "image": "int32", "input_ids": "int32", "attention_mask": "uint8",
+                     "decoder_input_ids": "int32", "decoder_attention_mask": "uint8", "labels": "int32",
+                     "references": "int32"}
+
+
+@test
+def captions_and_matching_texts_go_where_blip_reads_them(folder: Path) -> None:
+    output = folder / "out.safetensors"
+    table = picture_table(folder, [{"f": CAT, "c": "A cat runs", "m": 1}, {"f": DOG, "c": "a dog", "m": False}])
+    processor = blip(folder / "model", "whole")
+    command = ("pictures", table, "--model", folder / "model", "--image", "f", "--output", output)
+    well(*command)
+    assert set(load_file(output)) == {"pixel_values"}  # no image is shared
+    candidates = folder / "answers.txt"
+    candidates.write_text("a cat\ndog\n\n")
+    well(*command, "--answer", "c", "--prompt", "a picture of ", "--answers", candidates)
+    made = load_file(output)
+    assert made["input_ids"].tolist() == [[DEC, 8, 15, 14, 8, 11, 12, 13, SEP], [DEC, 8, 15, 14, 8, 9, SEP, 0, 0]]
+    assert made["attention_mask"].tolist() == [[1] * 9, [1] * 7 + [0] * 2]
+    assert made["labels"].tolist() == [[-100] * 4 + [8, 11, 12, 13, SEP], [-100] * 4 + [8, 9, SEP, -100, -100]]
+    assert made["answers"].tolist() == [[8, 11], [9, -1]] and "references" not in made
+    well(*command, "--ask", "what is this?")
+    made = load_file(output)
+    assert set(made) == {"pixel_values", "input_ids", "attention_mask"}
+    assert made["input_ids"].tolist() == [processor(text="what is this?")["input_ids"]] * 2
+    well(*command, "--ask", "what is this?", "--answer", "c")
+    assert load_file(output)["decoder_input_ids"].tolist() == [[DEC, 8, 11, 12, 13, SEP], [DEC, 8, 9, SEP, 0, 0]]
+    well(*command, "--text", "c", "--label", "m")
+    made = load_file(output)
+    assert made["input_ids"].tolist() == processor(text=["A cat runs", "a dog"], padding=True)["input_ids"]
+    assert made["labels"].tolist() == [1, 0] and made["labels"].dtype == np.int64
+    comma = folder / "t.csv"
+    comma.write_text(f"f,m\n{folder / CAT},0\n{DOG},1\n{DOG},1\n")
+    well("pictures", comma, "--model", folder / "model", "--image", "f", "--text", "m", "--label", "m", "--count", 2,
+         "--seed", 1, "--output", output)
+    chosen = np.random.default_rng(1).permutation(3)[:2]
+    assert load_file(output)["labels"].tolist() == [[0, 1, 1][i] for i in chosen]
+
+
+@test
+def pictures_say_what_does_not_fit(folder: Path) -> None:
+    table = picture_table(folder, [{"f": CAT, "q": "a", "c": ["cat"], "m": 1, "none": "x.png", "long": "a"},
+                                   {"f": DOG, "q": 5, "c": [" "], "m": 2, "none": 4, "long": "a " * 11}])
+    blip(folder / "model")
+    command = ("pictures", table, "--model", folder / "model", "--output", folder / "none.safetensors")
+
+    def fails(message: str, *arguments: object) -> None:
+        done = prepare(*command, *arguments)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert not (folder / "none.safetensors").exists()
+
+    image = ("--image", "f")
+    empty = folder / "empty.txt"
+    empty.write_text("\n")
+    fails("--question and --ask exclude each other", *image, "--question", "q", "--ask", "a")
+    fails("--prompt and --question exclude each other", *image, "--question", "q", "--answer", "c", "--prompt", "a")
+    fails("--prompt and --ask exclude each other", *image, "--ask", "q", "--answer", "c", "--prompt", "a")
+    for option in ("--question", "--ask", "--answer", "--answers", "--prompt"):
+        fails(f"--text and {option} exclude each other", *image, "--text", "q", option, "c")
+    fails("--label is given, but --text is not", *image, "--label", "m")
+    fails("--prompt is given, but --answer is not", *image, "--prompt", "a")
+    fails("row 0 has no 'z'", *image, "--question", "z")
+    fails(f"{table}: row 0, column 'none': no such file: {folder / 'x.png'}", "--image", "none")
+    fails(f"{table}: row 1, column 'c': expected an answer, found [' ']", *image, "--answer", "c")
+    fails(f"{table}: row 1, column 'm': expected 0 or 1, found 2", *image, "--text", "q", "--label", "m")
+    fails(f"{table}: row 1, column 'long': 13 tokens with the first and the last, the model reads 12", *image,
+          "--answer", "long")
+    fails(f"{empty}: expected an answer per line", *image, "--answers", empty)
+    (folder / "x.png").write_text("no image")
+    fails(f"{table}: row 1, column 'none': expected the path of an image, found 4", "--image", "none")
+    (folder / CAT).write_text("no image")
+    fails(f"{table}: row 0, column 'f': cannot identify image file", *image)
+    (folder / "model" / "config.json").write_text('{"model_type": "blip-2"}')
+    fails("expected the model_type blip, found blip-2", *image)
+    table.write_text("")
+    fails("expected at least one row", *image)
 
 
 if __name__ == "__main__":
