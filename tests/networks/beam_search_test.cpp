@@ -6,8 +6,8 @@
 
 #include <cmath>
 #include <fstream>
-#include <harness/networks/data/rank_answers.hpp>
-#include <harness/networks/data/write_texts.hpp>
+#include <harness/networks/writing/rank_answers.hpp>
+#include <harness/networks/writing/write_texts.hpp>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>

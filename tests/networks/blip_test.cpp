@@ -8,7 +8,7 @@
 #include <harness/networks/batch.hpp>
 #include <harness/networks/data/references.hpp>
 #include <harness/networks/data/token_scores.hpp>
-#include <harness/networks/writing.hpp>
+#include <harness/networks/writing/written_samples.hpp>
 #include <nlohmann/json.hpp>
 
 #include "support/networks/checks.hpp"
@@ -449,20 +449,26 @@ TEST_CASE("samples that do not fit are refused by name") {
 }
 
 TEST_CASE("configurations of other networks are refused by key") {
-  for (const auto& [key, value, message] :
-       std::vector<std::tuple<std::string, nlohmann::json, std::string>>{
-           {"text_config/num_attention_heads", 5, "text_config.num_attention_heads"},
-           {"vision_config/num_attention_heads", 5, "vision_config.num_attention_heads"},
-           {"vision_config/patch_size", 5, "vision_config.patch_size"},
-           {"text_config/is_decoder", false, "text_config.is_decoder"},
-           {"text_config/bos_token_id", 4000, "text_config.bos_token_id"},
-           {"text_config/hidden_act", "relu", "text_config.hidden_act"},
-           {"text_config/num_hidden_layers", 1, "num_hidden_layers"},
-           {"vision_config/num_hidden_layers", 1000, "num_hidden_layers"},
-           {"vision_config", nullptr, "vision_config"}}) {
-    CAPTURE(key);
-    const auto config = changed_config("blip/vqa", key, value);
-    check_message(refusal_of(table(fixture("blip/vqa") / "model.safetensors"), config), {message});
+  struct refused {
+    std::string key;
+    nlohmann::json value;
+    std::string message;
+  };
+  const std::vector<refused> all = {
+      {"text_config/num_attention_heads", 5, "text_config.num_attention_heads"},
+      {"vision_config/num_attention_heads", 5, "vision_config.num_attention_heads"},
+      {"vision_config/patch_size", 5, "vision_config.patch_size"},
+      {"text_config/is_decoder", false, "text_config.is_decoder"},
+      {"text_config/bos_token_id", 4000, "text_config.bos_token_id"},
+      {"text_config/hidden_act", "relu", "text_config.hidden_act"},
+      {"text_config/num_hidden_layers", 1, "num_hidden_layers"},
+      {"vision_config/num_hidden_layers", 1000, "num_hidden_layers"},
+      {"vision_config", nullptr, "vision_config"}};
+  for (const refused& each : all) {
+    CAPTURE(each.key);
+    const auto config = changed_config("blip/vqa", each.key, each.value);
+    check_message(refusal_of(table(fixture("blip/vqa") / "model.safetensors"), config),
+                  {each.message});
   }
 }
 

@@ -10,7 +10,7 @@
 #include <harness/networks/data/references.hpp>
 #include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/open_network.hpp>
-#include <harness/networks/writing.hpp>
+#include <harness/networks/writing/texts_of.hpp>
 #include <harness/system/progress.hpp>
 
 namespace catmerge::harness {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <harness/experiment/laboratory.hpp>
 #include <harness/features/expert_weights.hpp>
-#include <harness/networks/writing.hpp>
+#include <harness/networks/writing/written_samples.hpp>
 #include <limits>
 #include <map>
 

@@ -10,7 +10,7 @@
 #include <harness/networks/data/references.hpp>
 #include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/network.hpp>
-#include <harness/networks/writing.hpp>
+#include <harness/networks/writing/texts_of.hpp>
 #include <memory>
 #include <optional>
 #include <string>

@@ -7,7 +7,7 @@
 #include <harness/checkpoints/checkpoint_set.hpp>
 #include <harness/features/expert_weights.hpp>
 #include <harness/networks/network.hpp>
-#include <harness/networks/writing.hpp>
+#include <harness/networks/writing/written_samples.hpp>
 #include <harness/system/pool.hpp>
 #include <map>
 #include <memory>

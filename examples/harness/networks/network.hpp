@@ -91,7 +91,7 @@ class sample_reader {
   virtual activations load(index_t first, index_t count) const = 0;
 
   /// True if the texts that the samples ask for are not there: the network has to write them
-  /// (writing.hpp). load() gives their beginnings.
+  /// (writing/written_samples.hpp). load() gives their beginnings.
   virtual bool lacks_texts() const { return false; }
 
   /// The tokens of a sample that a language model shall predict, in the order of its output's rows.

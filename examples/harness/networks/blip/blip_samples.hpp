@@ -29,7 +29,7 @@ namespace catmerge::harness {
 ///
 /// A caption or an answer begins with the token that the configuration calls bos_token_id, and ends
 /// with sep_token_id. A file without them is one of images, or of images and questions, alone: the
-/// network writes the texts (writing.hpp).
+/// network writes the texts (writing/written_samples.hpp).
 ///
 /// Throws catmerge::error naming the file, the tensor and the sample.
 class blip_samples : public sample_reader {

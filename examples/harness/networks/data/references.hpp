@@ -9,10 +9,10 @@
 #include <filesystem>
 #include <harness/networks/data/cider.hpp>
 #include <harness/networks/data/integers.hpp>
-#include <harness/networks/data/next_logits.hpp>
 #include <harness/networks/data/word_pieces.hpp>
 #include <harness/networks/data/written_text.hpp>
 #include <harness/networks/network.hpp>
+#include <harness/networks/writing/next_logits.hpp>
 #include <string>
 #include <utility>
 #include <vector>

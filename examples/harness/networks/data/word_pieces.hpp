@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <harness/networks/data/next_logits.hpp>
 #include <harness/networks/data/written_text.hpp>
+#include <harness/networks/writing/next_logits.hpp>
 #include <map>
 #include <string>
 #include <string_view>

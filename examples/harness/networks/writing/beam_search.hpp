@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <harness/networks/data/next_logits.hpp>
 #include <harness/networks/data/output_distance.hpp>
+#include <harness/networks/writing/next_logits.hpp>
 #include <utility>
 #include <vector>
 

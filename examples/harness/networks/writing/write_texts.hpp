@@ -3,8 +3,8 @@
 #pragma once
 
 #include <catmerge/error.hpp>
-#include <harness/networks/data/beam_search.hpp>
-#include <harness/networks/data/next_logits.hpp>
+#include <harness/networks/writing/beam_search.hpp>
+#include <harness/networks/writing/next_logits.hpp>
 #include <string>
 #include <vector>
 

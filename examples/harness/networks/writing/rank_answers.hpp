@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <harness/networks/data/next_logits.hpp>
 #include <harness/networks/data/output_distance.hpp>
+#include <harness/networks/writing/next_logits.hpp>
 #include <numeric>
 #include <vector>
 
