@@ -29,7 +29,7 @@ void add_evaluate(CLI::App& program) {
   auto* command = program.add_subcommand("evaluate", "Score a network on a task");
   command
       ->add_option("--model", request->model,
-                   "The network: CLIP vision, BERT or RoBERTa, a decoder, or BLIP")
+                   "The network: CLIP vision, BERT or RoBERTa, a decoder or BLIP")
       ->required()
       ->type_name("P");
   command
@@ -37,7 +37,9 @@ void add_evaluate(CLI::App& program) {
                    "labels (n), and pixel_values (n, channels, height, width) or input_ids (n, "
                    "tokens), attention_mask and token_type_ids; for a decoder labels (n, tokens), "
                    "-100 where nothing is asked, or none for every token but the first, and for "
-                   "choices question (n) and correct (n); for BLIP see the README of the networks")
+                   "choices question (n) and correct (n); for BLIP images and texts, with "
+                   "decoder_input_ids for answers (n, tokens), image (n) where texts share images, "
+                   "and references (n, texts, tokens) for texts that are written")
       ->required()
       ->type_name("F");
   command

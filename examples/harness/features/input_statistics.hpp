@@ -264,11 +264,14 @@ class block_recorder final : public recorder {
   std::map<std::string, std::string> owner_;
 };
 
-/// A sentence on the texts of a task's samples.
-inline std::string wrote_texts_sentence(const std::string& task) {
-  return "the samples of '" + task +
-         "' have no texts for the decoder: it read those that its own network writes for them "
-         "(greedily)";
+/// A sentence on tasks whose samples lack their texts; none for none.
+inline std::vector<std::string> wrote_texts_sentence(const std::vector<std::string>& tasks) {
+  if (tasks.empty()) return {};
+  std::string list;
+  for (const auto& task : tasks) list += (list.empty() ? "'" : ", '") + task + "'";
+  return {"the samples of " + list +
+          " have no texts for the decoder: it reads those that their own network writes for them, "
+          "greedily"};
 }
 
 /// A run of one task's samples through one network, in batches that are all at the same block.
@@ -373,10 +376,10 @@ class sample_statistics final : public merge_statistics {
   void release(const parameter_group&) override {}
 
   std::vector<std::string> notes() const override {
-    std::vector<std::string> list;
+    std::vector<std::string> tasks;
     for (std::size_t k = 0; k < runs_.size(); ++k)
-      if (runs_[k]->wrote_texts()) list.push_back(wrote_texts_sentence(set_.tasks()[k]));
-    return list;
+      if (runs_[k]->wrote_texts()) tasks.push_back(set_.tasks()[k]);
+    return wrote_texts_sentence(tasks);
   }
 
  private:

@@ -43,7 +43,7 @@ void record_features(const features_request& request) {
   context<host> c(threads.runner());
   sample_run run(*network, request.samples, request.sample_count,
                  std::make_unique<checkpoint_weights>(model), kinds, threads.runner());
-  if (run.wrote_texts()) tell({wrote_texts_sentence(request.model)}, verbosity::normal);
+  if (run.wrote_texts()) tell(wrote_texts_sentence({request.model}), verbosity::normal);
 
   std::map<std::string, kept_statistics> kept;
   std::map<std::string, std::string> aliases;

@@ -78,6 +78,7 @@ class task_outputs {
   task_outputs(const merge_request& request, const checkpoint_set& set, const network& net,
                const executor& threads) {
     const auto heads = heads_of(request, set, net.output());
+    std::vector<std::string> without_texts;
     for (std::size_t k = 0; k < set.tasks().size(); ++k) {
       const auto& name = set.tasks()[k];
       if (!heads.empty())
@@ -87,7 +88,7 @@ class task_outputs {
       const std::string file = path_of(request.samples, name);
       auto samples = net.open_samples(file);
       const index_t count = sample_count(request, samples->size(), file);
-      if (samples->lacks_texts()) notes_.push_back(wrote_texts_sentence(name));
+      if (samples->lacks_texts()) without_texts.push_back(name);
       samples = with_texts(net, *experts_.back(), std::move(samples), count, threads);
       for (index_t i = 0; i < count; ++i) tasks_.back().samples.push_back(samples->load(i, 1));
       if (request.sample_count.value_or(0) == 0 && count < samples->size())
@@ -95,6 +96,8 @@ class task_outputs {
                          "' the first " + std::to_string(count) +
                          " choose the settings (--sample-count takes more)");
     }
+    for (auto& sentence : wrote_texts_sentence(without_texts))
+      notes_.push_back(std::move(sentence));
   }
 
   const std::vector<calibration_task>& tasks() const { return tasks_; }

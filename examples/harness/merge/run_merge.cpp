@@ -1,6 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <catmerge/merge/compose.hpp>
 #include <catmerge/merge/drift.hpp>
 #include <chrono>
@@ -87,7 +88,9 @@ merge_result run_merge(const merge_request& request) {
   auto warnings = warnings_of(reports, facts);
   for (auto& sentence : inputs.knowledge().notes()) warnings.push_back(std::move(sentence));
   if (chosen)
-    for (auto& sentence : chosen->account.warnings) warnings.push_back(std::move(sentence));
+    for (auto& sentence : chosen->account.warnings)
+      if (std::find(warnings.begin(), warnings.end(), sentence) == warnings.end())
+        warnings.push_back(std::move(sentence));
   if (plan.is_automatic && !chosen) warnings.emplace_back(what_samples_bring);
   if (plan.alpha_by_outputs && !chosen) warnings.emplace_back(what_heads_bring);
   tell(warnings, request.how);
