@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "support/harness/program.hpp"
+#include "support/harness/three_experts.hpp"
 
 using namespace harness_test;
 
@@ -17,12 +17,11 @@ const std::vector<std::string> variants = {"caption", "caption_untied", "vqa", "
 
 /// A BLIP of the fixtures with three experts near it, and images for each, with questions or texts
 /// to match, but without captions or answers.
-class blips {
+class blips : public three_experts {
  public:
-  explicit blips(const std::string& variant) : source_(fixture(variant)) {
-    fs::create_directory(base());
-    fs::copy_file(source_ / "config.json", base() / "config.json");
-    table(source_ / "model.safetensors").write(base() / "model.safetensors");
+  explicit blips(const std::string& variant) {
+    const fs::path source = fixture(variant);
+    copy_base(source);
     unsigned seed = 7;
     for (const auto& task : task_names) {
       noise n(seed++);
@@ -35,7 +34,7 @@ class blips {
         expert.set(name, tensor.type, tensor.shape, values);
       }
       expert.write(this->expert(task));
-      table pictures(source_ / "samples.safetensors");
+      table pictures(source / "samples.safetensors");
       auto& pixels = pictures.tensors.at("pixel_values");
       values_t values = pictures.values("pixel_values");
       if (pixels.type != dtype::u8) {
@@ -55,31 +54,6 @@ class blips {
   static fs::path fixture(const std::string& variant) {
     return fs::path(CATMERGE_FIXTURES) / "blip" / variant;
   }
-  fs::path base() const { return folder_.path() / "base"; }
-  fs::path expert(const std::string& task) const {
-    return folder_.path() / ("expert_" + task + ".safetensors");
-  }
-  fs::path samples(const std::string& task) const {
-    return folder_.path() / ("samples_" + task + ".safetensors");
-  }
-  fs::path file(const std::string& name) const { return folder_.path() / name; }
-
-  arguments merge(const std::string& output) const {
-    arguments list = {"merge", "--base", base(), "--output", file(output)};
-    for (const auto& task : task_names)
-      list = list + arguments{"--expert", task + "=" + expert(task).string()};
-    return list;
-  }
-  arguments with_samples() const {
-    arguments list;
-    for (const auto& task : task_names)
-      list = list + arguments{"--samples", task + "=" + samples(task).string()};
-    return list;
-  }
-
- private:
-  fs::path source_;
-  temporary_folder folder_;
 };
 
 double last_line(const std::string& out) {

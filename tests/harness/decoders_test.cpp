@@ -8,7 +8,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "support/harness/program.hpp"
+#include "support/harness/three_experts.hpp"
 
 using namespace harness_test;
 
@@ -23,13 +23,11 @@ std::vector<std::string> all_variants() {
 }
 
 /// A decoder of the fixtures with three experts near it, and texts for each.
-class decoders {
+class decoders : public three_experts {
  public:
   explicit decoders(const std::string& variant) {
     const fs::path source = fs::path(CATMERGE_FIXTURES) / "decoder" / variant;
-    fs::create_directory(base());
-    fs::copy_file(source / "config.json", base() / "config.json");
-    table(source / "model.safetensors").write(base() / "model.safetensors");
+    copy_base(source);
     const auto words = json::parse(get(source / "config.json")).at("vocab_size").get<int>();
     unsigned seed = 7;
     for (const auto& task : task_names) {
@@ -50,31 +48,6 @@ class decoders {
       texts.write(samples(task));
     }
   }
-
-  fs::path base() const { return folder_.path() / "base"; }
-  fs::path expert(const std::string& task) const {
-    return folder_.path() / ("expert_" + task + ".safetensors");
-  }
-  fs::path samples(const std::string& task) const {
-    return folder_.path() / ("samples_" + task + ".safetensors");
-  }
-  fs::path file(const std::string& name) const { return folder_.path() / name; }
-
-  arguments merge(const std::string& output) const {
-    arguments list = {"merge", "--base", base(), "--output", file(output)};
-    for (const auto& task : task_names)
-      list = list + arguments{"--expert", task + "=" + expert(task).string()};
-    return list;
-  }
-  arguments with_samples() const {
-    arguments list;
-    for (const auto& task : task_names)
-      list = list + arguments{"--samples", task + "=" + samples(task).string()};
-    return list;
-  }
-
- private:
-  temporary_folder folder_;
 };
 
 std::vector<json> parameters_of(const fs::path& report) {
