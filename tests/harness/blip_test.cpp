@@ -194,3 +194,46 @@ TEST_CASE("evaluate: matching by the share of right decisions") {
   const double n = double(labels.size());
   CHECK(right == doctest::Approx(100 * (n - 1) / n).epsilon(1e-3));
 }
+
+TEST_CASE("the committed family scores as transformers has it") {
+  // The table of examples/families/blip/README.md, which its train.py printed.
+  const fs::path family = fs::path(CATMERGE_FAMILIES) / "blip" / "family";
+  const temporary_folder folder;
+  const auto score = [&](const fs::path& model, const std::string& task, const arguments& more) {
+    return last_line(run_well(arguments{"evaluate", "--model", model, "--config",
+                                        family / "base" / "config.json", "--data",
+                                        family / "test" / (task + ".safetensors")} +
+                              more)
+                         .out);
+  };
+  const arguments exact = {"--metric", "exact"}, greedy = {"--metric", "answer", "--beams", "1"};
+  // Of 224 or fewer rows one whose two likeliest words are near to each other may be judged
+  // otherwise.
+  const auto about = [](double x) { return doctest::Approx(x).epsilon(0.006); };
+  CHECK(score(family / "base", "tally", exact) == about(73.21));
+  CHECK(score(family / "base", "describe", exact) == 0);
+  const auto expert = [&](const std::string& task) {
+    return family / "experts" / (task + ".safetensors");
+  };
+  for (const auto& [task, expected] : std::vector<std::pair<std::string, double>>{
+           {"describe", 100}, {"number", 85.27}, {"beside", 99.22}}) {
+    CHECK(score(expert(task), task, exact) == about(expected));
+    CHECK(score(expert(task), task, greedy) == about(expected));
+  }
+  CHECK(score(expert("describe"), "describe", {"--metric", "cider"}) >
+        3 * score(family / "base", "describe", {"--metric", "cider"}));
+  arguments sum = {"merge",
+                   "--base",
+                   family / "base",
+                   "--method",
+                   "task-arithmetic:alpha=0.7",
+                   "--output",
+                   folder.path() / "sum",
+                   "--out-dtype",
+                   "f32"};
+  for (const char* task : {"describe", "tally", "number", "beside", "pair"})
+    sum = sum + arguments{"--expert", std::string(task) + "=" + expert(task).string()};
+  run_well(sum);
+  CHECK(score(folder.path() / "sum", "beside", exact) == about(79.84));
+  CHECK(score(folder.path() / "sum", "pair", exact) == doctest::Approx(41.25).epsilon(0.02));
+}
