@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "support/harness/three_experts.hpp"
 
@@ -141,24 +142,25 @@ TEST_CASE("evaluate: next tokens and written texts by every metric") {
         references.push_back(beams[std::size_t(i * length + at)]);
   t.tensors.erase("labels");  // every token of an answer is asked for: there is no prompt
   t.set("references", dtype::i32, {n, 4, length}, references);
-  t.set("answers", dtype::i32, {2, 2}, {5, 6, 7, -1});
+  values_t candidates(beams.begin(), beams.begin() + length);
+  candidates.resize(std::size_t(3 * length), -1);
+  candidates[std::size_t(length)] = 5;
+  candidates[std::size_t(2 * length)] = 7;
+  t.set("answers", dtype::i32, {3, length}, candidates);
   t.write(data);
-  const arguments evaluate = {"evaluate",
-                              "--model",
-                              source / "model.safetensors",
-                              "--config",
-                              source / "config.json",
-                              "--data",
-                              data,
-                              "--max-tokens",
-                              "12"};
+  const arguments evaluate = {
+      "evaluate", "--model", source / "model.safetensors", "--config", source / "config.json",
+      "--data",   data};
+  const arguments ranking = evaluate + arguments{"--rank-answers"};
+  const arguments writing = evaluate + arguments{"--max-tokens", "12"};
   CHECK(last_line(run_well(evaluate).out) > 1);  // perplexity
-  CHECK(last_line(run_well(evaluate + arguments{"--metric", "answer"}).out) == 100);
-  CHECK(last_line(run_well(evaluate + arguments{"--metric", "vqa"}).out) == 100);
-  CHECK(last_line(run_well(evaluate + arguments{"--metric", "cider"}).out) > 100);
-  CHECK(last_line(run_well(evaluate + arguments{"--metric", "answer", "--rank-answers"}).out) <
-        100);
-  const std::string all = run_well(evaluate + arguments{"--metric", "exact,answer,likelihood"}).out;
+  CHECK(last_line(run_well(writing + arguments{"--metric", "answer"}).out) == 100);
+  CHECK(last_line(run_well(writing + arguments{"--metric", "vqa"}).out) == 100);
+  CHECK(last_line(run_well(writing + arguments{"--metric", "cider"}).out) > 100);
+  // Among the first text and two others, the first sample's choice is as good as transformers'
+  // text.
+  CHECK(last_line(run_well(ranking + arguments{"--metric", "answer"}).out) >= 100.0 / double(n));
+  const std::string all = run_well(writing + arguments{"--metric", "exact,answer,likelihood"}).out;
   CHECK(all.find("exact ") < all.find("answer "));
   CHECK(all.find("answer ") < all.find("likelihood "));
   const auto refused = [&](const arguments& more) {
@@ -166,13 +168,72 @@ TEST_CASE("evaluate: next tokens and written texts by every metric") {
     CHECK(found.status != 0);
     return found.err;
   };
-  CHECK_CONTAINS(refused({"--metric", "exact", "--rank-answers"}), "--rank-answers");
+  // Options without a use, and lengths that do not fit.
+  for (const arguments& unused :
+       {arguments{"--rank-answers"}, arguments{"--beams", "2"}, arguments{"--max-tokens", "9"}})
+    CHECK_CONTAINS(refused(unused + arguments{"--metric", "exact"}), "no metric of written texts");
+  CHECK_CONTAINS(refused({"--metric", "answer", "--rank-answers", "--beams", "2"}),
+                 "leave --beams");
+  CHECK_CONTAINS(refused({"--metric", "answer", "--max-tokens", "1000"}), "--max-tokens");
+  CHECK_CONTAINS(refused({"--metric", "answer", "--min-tokens", "12", "--max-tokens", "12"}),
+                 "--min-tokens");
   CHECK_CONTAINS(refused({"--head", source / "model.safetensors"}), "no heads");
   t.tensors.erase("answers");
   t.tensors.erase("references");
   t.write(data);
   CHECK_CONTAINS(refused({"--metric", "answer", "--rank-answers"}), "'answers'");
   CHECK_CONTAINS(refused({"--metric", "vqa"}), "4 references");
+}
+
+TEST_CASE("evaluate: cider takes pieces of words together") {
+  const fs::path family = fs::path(CATMERGE_FAMILIES) / "blip" / "family";
+  const temporary_folder folder;
+  fs::copy_file(family / "base" / "config.json", folder.path() / "config.json");
+  const auto measured = [&] {
+    return run_well({"evaluate", "--model", family / "experts" / "tally.safetensors", "--config",
+                     folder.path() / "config.json", "--data", family / "test" / "tally.safetensors",
+                     "--metric", "cider"});
+  };
+  const outcome by_tokens = measured();
+  CHECK_CONTAINS(by_tokens.err, "every token for a word");
+  // Every token continues a word: texts are one word each.
+  std::ofstream words(folder.path() / "vocab.txt");
+  for (int i = 0; i < 76; ++i) words << "##piece" << i << '\n';
+  words.close();
+  const outcome by_words = measured();
+  CHECK(by_words.err.empty());
+  CHECK(last_line(by_words.out) < last_line(by_tokens.out));
+}
+
+TEST_CASE("experiments measure written texts, and tell who wrote those of the samples") {
+  // The family, of two tasks, judged by what the networks write.
+  const fs::path family = fs::path(CATMERGE_FAMILIES) / "blip" / "family";
+  const temporary_folder folder;
+  const fs::path mine = folder.path() / "family";
+  const std::vector<std::pair<std::string, std::string>> tasks = {{"beside", "answer"},
+                                                                  {"describe", "cider"}};
+  for (const char* part : {"base", "experts", "samples", "validation", "test"})
+    fs::create_directories(mine / part);
+  fs::copy(family / "base", mine / "base", fs::copy_options::recursive);
+  for (const auto& [task, metric] : tasks) {
+    const std::string name = task + ".safetensors";
+    fs::copy_file(family / "experts" / name, mine / "experts" / name);
+    fs::copy_file(family / "samples" / name, mine / "samples" / name);
+    for (const char* split : {"validation", "test"}) {
+      table t(family / split / name);
+      t.metadata["metric"] = metric;
+      t.write(mine / split / name);
+    }
+  }
+  const outcome done =
+      run({"experiment", mine, "--studies", "comparison", "--methods", "average,task-arithmetic",
+           "--samples", "1", "--seeds", "1", "--output", folder.path() / "results"});
+  CAPTURE(done.err);
+  REQUIRE(done.status == 0);
+  CHECK_CONTAINS(done.out, "beside (answer)");
+  CHECK_CONTAINS(done.out, "describe (cider)");
+  CHECK_CONTAINS(done.out, "| 99.22 |");  // the expert on beside, as in the family's table
+  CHECK_CONTAINS(done.out, "the samples of 'beside', 'describe' have no texts");
 }
 
 TEST_CASE("evaluate: matching by the share of right decisions") {

@@ -223,6 +223,21 @@ TEST_CASE("the chosen answer is the likeliest, by the smoothed loss of the publi
     }
     CHECK(chosen[std::size_t(i)] == expected);
   }
+  t.set<std::int64_t>("answers", io::dtype::i64, {2, 2}, {5, 6, special.pad, special.end});
+  check_message(message_of([&] { harness::candidates_of(t.write("a.safetensors"), 40, special); }),
+                {"a.safetensors", "'answers'", "text 1", "no words"});
+  // An answer may be as long as the table of positions has room for, the end left out.
+  options.answers = {token_list(std::size_t(special.longest) - 1, 5)};
+  options.answers[0].push_back(special.end);
+  options.origin = "the file";
+  CHECK(harness::texts_of(*m.net, m.weights,
+                          *m.net->open_samples(samples_without(variant, answer_tensors(variant))),
+                          options)
+            .size() == std::size_t(reader->size()));
+  options.answers[0].insert(options.answers[0].begin(), 5);
+  check_message(message_of([&] { harness::texts_of(*m.net, m.weights, *reader, options); }),
+                {"the file", "sample 0", "its prompt with an answer",
+                 std::to_string(special.longest) + " at most"});
   t.set<std::int64_t>("answers", io::dtype::i64, {1, 2}, {5, 4000});
   check_message(message_of([&] { harness::candidates_of(t.write("a.safetensors"), 40, special); }),
                 {"a.safetensors", "'answers'", "4000"});
@@ -349,6 +364,38 @@ TEST_CASE("the rows of each sample among a weight's inputs") {
   }
 }
 
+TEST_CASE("a prompt without room is told by its number in the file") {
+  const std::string variant = "blip/caption";
+  const model m(variant);
+  const auto special = *m.net->writing();
+  // Eleven samples, the tenth of which asks for its last token alone.
+  table t(samples_of(variant));
+  for (const char* name : {"attention_mask", "labels", "image"}) t.tensors.erase(name);
+  const index_t n = 11, tokens = 6;
+  t.set<std::int32_t>("image", io::dtype::i32, {n}, std::vector<std::int32_t>(n, 1));
+  std::vector<std::int32_t> ids(std::size_t(n * tokens), 5), labels(ids.size(), -100);
+  for (index_t i = 0; i < n; ++i) {
+    ids[std::size_t(i * tokens)] = int(special.begin);
+    labels[std::size_t(i * tokens + (i == 9 ? tokens - 1 : 1))] = 5;
+  }
+  t.set<std::int32_t>("input_ids", io::dtype::i32, {n, tokens}, ids);
+  t.set<std::int32_t>("labels", io::dtype::i32, {n, tokens}, labels);
+  const auto reader = m.net->open_samples(t.write("samples.safetensors"));
+  harness::writing_options options;
+  options.origin = "the file";
+  options.max_length = tokens;
+  const auto all = harness::texts_of(*m.net, m.weights, *reader, options);
+  REQUIRE(all.size() == std::size_t(n));
+  // The first nine alone, over two batches, are those of all.
+  options.samples = 9;
+  CHECK(harness::texts_of(*m.net, m.weights, *reader, options) ==
+        std::vector<token_list>(all.begin(), all.begin() + 9));
+  options.samples = 0;
+  options.max_length = tokens - 1;
+  check_message(message_of([&] { harness::texts_of(*m.net, m.weights, *reader, options); }),
+                {"the file", "sample 9", "5 tokens", "4 at most"});
+}
+
 TEST_CASE("the right texts of a file, and the scores of written ones") {
   const std::string variant = "blip/vqa";
   const model m(variant);
@@ -380,6 +427,14 @@ TEST_CASE("the right texts of a file, and the scores of written ones") {
                   harness::references_of(t.write("few.safetensors"), *reader, 40, special, tokens);
                 }),
                 {"few.safetensors", "'references'", std::to_string(n) + " samples"});
+  t.set<std::int64_t>("references", io::dtype::i64, {n, 0, 3}, {});
+  check_message(message_of([&] {
+                  harness::references_of(t.write("none.safetensors"), *reader, 40, special, tokens);
+                }),
+                {"none.safetensors", "'references'", "a text or more"});
+  check_message(message_of([&] { harness::check_references("vqa", found, "file"); }),
+                {"file", "vqa", "sample 0", "4 references"});
+  harness::check_references("cider", found, "file");
   t.set<std::int64_t>("references", io::dtype::i64, {n, 9}, ids);
   check_message(message_of([&] {
                   harness::references_of(t.write("flat.safetensors"), *reader, 40, special, tokens);
@@ -446,6 +501,18 @@ TEST_CASE("samples that do not fit are refused by name") {
   t.tensors.erase("decoder_attention_mask");
   t.tensors.erase("labels");
   check_message(refused(t), {"'decoder_input_ids'"});
+  // What is about answers, without them; and answers for a network that gives none.
+  for (const char* name : {"labels", "decoder_attention_mask"}) {
+    t = original;
+    for (const char* each : {"labels", "decoder_attention_mask", "decoder_input_ids"})
+      if (std::string(each) != name) t.tensors.erase(each);
+    check_message(refused(t), {name, "without 'decoder_input_ids'"});
+  }
+  t = table(samples_of("blip/caption"));
+  t.set<std::int32_t>("decoder_input_ids", io::dtype::i32, {4, 1}, {1, 1, 1, 1});
+  check_message(
+      message_of([&] { model("blip/caption").net->open_samples(t.write("bad.safetensors")); }),
+      {"bad.safetensors", "'decoder_input_ids'", "answers none"});
 }
 
 TEST_CASE("configurations of other networks are refused by key") {
@@ -461,6 +528,8 @@ TEST_CASE("configurations of other networks are refused by key") {
       {"text_config/is_decoder", false, "text_config.is_decoder"},
       {"text_config/bos_token_id", 4000, "text_config.bos_token_id"},
       {"text_config/hidden_act", "relu", "text_config.hidden_act"},
+      {"text_config/position_embedding_type", "relative_key", "position_embedding_type"},
+      {"text_config/vocab_size", 1, "text_config.vocab_size"},
       {"text_config/num_hidden_layers", 1, "num_hidden_layers"},
       {"vision_config/num_hidden_layers", 1000, "num_hidden_layers"},
       {"vision_config", nullptr, "vision_config"}};

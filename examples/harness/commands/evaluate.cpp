@@ -66,17 +66,19 @@ void add_evaluate(CLI::App& program) {
   command
       ->add_option("--config", request->config, "The network's config.json, if none lies beside it")
       ->type_name("F");
-  command->add_option("--beams", request->beams, "Beams of texts that are written; 1 is greedy")
-      ->check(CLI::Range(1, 100))
-      ->capture_default_str();
   command
-      ->add_option("--min-tokens", request->min_length,
-                   "The least tokens of a written text, with its beginning and its end")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--max-tokens", request->max_length, "The most tokens of a written text")
-      ->check(CLI::Range(2, 1 << 20))
-      ->capture_default_str();
+      ->add_option("--beams", request->beams,
+                   "Beams of texts that are written; 1 is greedy. Default: 3")
+      ->check(CLI::Range(1, 100));
+  command
+      ->add_option(
+          "--min-tokens", request->min_length,
+          "The least tokens of a written text before its end, with its beginning. Default: 1")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--max-tokens", request->max_length,
+                   "The most tokens of a written text, with its beginning and its end. Default: 20")
+      ->check(CLI::Range(2, 1 << 20));
   command->add_flag("--rank-answers", request->rank_answers,
                     "Texts are not written, but chosen among the tensor answers (m, tokens) of the "
                     "data, as BLIP does");

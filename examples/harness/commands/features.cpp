@@ -13,13 +13,13 @@ void add_features(CLI::App& program) {
   auto* command = program.add_subcommand("features", "Record the inputs of each trimmed parameter");
   command
       ->add_option("--model", request->model,
-                   "The network, an expert: CLIP vision, BERT, RoBERTa or a decoder")
+                   "The network, an expert: CLIP vision, BERT, RoBERTa, a decoder or BLIP")
       ->required()
       ->type_name("P");
   command
-      ->add_option(
-          "--samples", request->samples,
-          "Unlabeled samples: pixel_values (n, channels, height, width) or input_ids (n, tokens)")
+      ->add_option("--samples", request->samples,
+                   "Unlabeled samples: pixel_values (n, channels, height, width) or input_ids (n, "
+                   "tokens), for BLIP both")
       ->required()
       ->type_name("F");
   command

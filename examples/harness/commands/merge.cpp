@@ -209,7 +209,7 @@ void add_inputs(CLI::App& command, merge_request& request, merge_words& words) {
                              ->group(samples_group);
   add_list(command, "--samples", words.samples, "NAME=F",
            "A task's unlabeled samples, run through its expert (CLIP vision, BERT, "
-           "RoBERTa, a decoder, convnet)")
+           "RoBERTa, a decoder, BLIP, convnet)")
       ->group(samples_group)
       ->excludes(features);
   add_list(command, "--head", words.heads, "NAME=H",

@@ -1,6 +1,8 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
+#include <filesystem>
 #include <harness/checkpoints/checkpoint_warnings.hpp>
 #include <harness/experiment/evaluate.hpp>
 #include <harness/networks/checkpoint_weights.hpp>
@@ -11,6 +13,7 @@
 #include <harness/networks/data/token_scores.hpp>
 #include <harness/networks/open_network.hpp>
 #include <harness/networks/writing/texts_of.hpp>
+#include <harness/report/tell.hpp>
 #include <harness/system/progress.hpp>
 
 namespace catmerge::harness {
@@ -35,6 +38,44 @@ evaluation score_next_tokens(const std::vector<std::string>& metrics, const std:
   return found;
 }
 
+/// Throws for options of written texts that would not be used.
+void require_written_texts(const evaluation_request& request) {
+  const bool limits = request.min_length || request.max_length || request.beams;
+  const bool written =
+      std::any_of(request.metrics.begin(), request.metrics.end(), is_of_written_texts);
+  if (!written && (limits || request.rank_answers))
+    throw error(
+        "--beams, --min-tokens, --max-tokens and --rank-answers: no metric of written texts is "
+        "asked for (--metric answer, cider or vqa)");
+  if (limits && request.rank_answers)
+    throw error(
+        "--rank-answers chooses among given texts: leave --beams, --min-tokens and --max-tokens "
+        "out");
+}
+
+writing_options options_of(const evaluation_request& request, const text_writing& how) {
+  writing_options options;
+  options.origin = request.data;
+  options.beams = request.beams.value_or(3);
+  options.min_length = request.min_length.value_or(1);
+  options.max_length = request.max_length.value_or(std::min(options.max_length, how.longest));
+  if (options.max_length > how.longest)
+    throw error("--max-tokens: the network reads " + std::to_string(how.longest) +
+                " tokens at most, found " + std::to_string(options.max_length));
+  if (options.min_length >= options.max_length)
+    throw error("--min-tokens: expected less than the most tokens, " +
+                std::to_string(options.max_length) + ", found " +
+                std::to_string(options.min_length));
+  return options;
+}
+
+/// The folder of the model, or that of --config, where the tokenizer's files lie.
+std::filesystem::path folder_of_tokenizer(const evaluation_request& request) {
+  const std::filesystem::path model(request.model), config(request.config);
+  if (!config.empty()) return config.parent_path();
+  return std::filesystem::is_directory(model) ? model : model.parent_path();
+}
+
 /// The scores of texts that the network writes, or chooses.
 evaluation score_texts(const std::vector<std::string>& metrics, const evaluation_request& request,
                        const network& net, const weight_source& weights,
@@ -43,13 +84,15 @@ evaluation score_texts(const std::vector<std::string>& metrics, const evaluation
   if (!special)
     throw error("--metric " + metrics.front() +
                 ": the network writes no texts; expected one for captions or answers (BLIP)");
-  word_pieces pieces(request.model);
+  word_pieces pieces(folder_of_tokenizer(request));
+  if (!pieces.is_known() && std::find(metrics.begin(), metrics.end(), "cider") != metrics.end())
+    tell({"neither vocab.txt nor a tokenizer.json of WordPiece is beside the network: cider takes "
+          "every token for a word"},
+         verbosity::normal);
   const auto references =
       references_of(request.data, samples, net.output_width(), *special, pieces);
-  writing_options options;
-  options.min_length = request.min_length;
-  options.max_length = request.max_length;
-  options.beams = request.beams;
+  for (const auto& metric : metrics) check_references(metric, references, request.data);
+  writing_options options = options_of(request, *special);
   if (request.rank_answers)
     options.answers = candidates_of(request.data, net.output_width(), *special);
   progress terminal;
@@ -61,8 +104,7 @@ evaluation score_texts(const std::vector<std::string>& metrics, const evaluation
   terminal.clear();
   evaluation found;
   for (const auto& metric : metrics)
-    found.push_back({metric, average_of(scores_of_texts(metric, written, references,
-                                                        request.data + ": tensor 'references'"))});
+    found.push_back({metric, average_of(scores_of_texts(metric, written, references))});
   return found;
 }
 
@@ -73,8 +115,6 @@ evaluation evaluate_tokens(const evaluation_request& request, const network& net
   std::vector<std::string> of_texts, of_tokens;
   for (const auto& metric : metrics)
     (is_of_written_texts(metric) ? of_texts : of_tokens).push_back(metric);
-  if (request.rank_answers && of_texts.empty())
-    throw error("--rank-answers: no metric of written texts is asked for (--metric answer)");
   const auto samples = net.open_samples(request.data);
   pool threads(request.threads);
   evaluation tokens, texts;
@@ -92,6 +132,7 @@ evaluation evaluate_tokens(const evaluation_request& request, const network& net
 }  // namespace
 
 evaluation evaluate(const evaluation_request& request) {
+  require_written_texts(request);
   const io::checkpoint model(request.model);
   print_warnings(model);
   const auto network = open_network(model, request.config);

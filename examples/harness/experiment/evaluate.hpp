@@ -4,6 +4,7 @@
 
 #include <catmerge/tensor/scalar.hpp>
 #include <harness/system/pool.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,8 @@ struct evaluation_request {
   std::string config;  ///< the network's config.json, if not the model's own
   /// Empty: accuracy for classes, pearson for values, perplexity for a language model.
   std::vector<std::string> metrics;
-  /// Of texts that the network writes: tokens, with the prompt and the end; beams.
-  index_t min_length = 1, max_length = 20, beams = 3;
+  /// Of texts that the network writes (writing_options); by default 1, 20 and 3.
+  std::optional<index_t> min_length, max_length, beams;
   bool rank_answers = false;  ///< the texts are chosen among the file's `answers`
   unsigned threads = default_threads();
 };

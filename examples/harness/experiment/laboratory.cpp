@@ -25,11 +25,14 @@ laboratory::laboratory(const family& files, const model::name_rules& rules,
   all_tasks_.resize(files.tasks.size());
   std::iota(all_tasks_.begin(), all_tasks_.end(), std::size_t{0});
   bench_ = make_bench(all_tasks_);
+  std::vector<std::string> without_texts;
   for (std::size_t k = 0; k < measured_.size(); ++k) {
     auto& samples = measured_[k]->samples;
+    if (samples->lacks_texts()) without_texts.push_back(files.tasks[k].name);
     const expert_weights expert(bench_->set(), static_cast<index_t>(k), 1);
     samples = with_texts(net_, expert, std::move(samples), 0, threads_.runner());
   }
+  for (const auto& sentence : wrote_texts_sentence(without_texts)) notes_.insert(sentence + ".");
   make_contenders();
 }
 

@@ -37,6 +37,7 @@ class measured_split {
         if (!net.writing()) throw error(called() + ": the network writes no texts");
         word_pieces tokens;
         references_ = references_of(file, *samples_, net.output_width(), *net.writing(), tokens);
+        check_references(metric_, *references_, file);
         return;
       }
       if (metric_ == "perplexity")
@@ -56,7 +57,7 @@ class measured_split {
   /// alpha. not_finite() counts the latter.
   double operator()(const network& net, const weight_source& weights) const {
     try {
-      if (!references_.empty()) return score_texts(net, weights);
+      if (references_) return score_texts(net, weights);
       if (of_tokens_) return (*of_tokens_)(score_tokens(net, weights, *samples_));
       const matrix outputs = predict(net, weights, *samples_, head_);
       if (is_of_values(metric_) && (outputs.array() == outputs(0, 0)).all()) return 0;
@@ -76,14 +77,14 @@ class measured_split {
     std::vector<word_list> written;
     for (const auto& text : texts_of(net, weights, *samples_, {}))
       written.push_back(without_special(text, *net.writing()));
-    return average_of(scores_of_texts(metric_, written, references_, "references"));
+    return average_of(scores_of_texts(metric_, written, *references_));
   }
 
   const task_head& head_;
   std::unique_ptr<sample_reader> samples_;
-  std::optional<task_labels> labels_;      // or, of a language model,
-  std::optional<token_metric> of_tokens_;  // next tokens, or
-  reference_lists references_;             // the right texts
+  std::optional<task_labels> labels_;          // or, of a language model,
+  std::optional<token_metric> of_tokens_;      // next tokens, or
+  std::optional<reference_lists> references_;  // the right texts
   std::string metric_;
   mutable std::atomic<index_t> not_finite_{0};
 };

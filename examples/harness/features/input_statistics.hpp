@@ -278,10 +278,10 @@ inline std::vector<std::string> wrote_texts_sentence(const std::vector<std::stri
 class sample_run {
  public:
   /// count: the number of samples, from the first of the file; 0 for all. Texts that they lack are
-  /// written by this network (with_texts).
+  /// written by the network of `writer` (with_texts).
   sample_run(const network& net, const std::string& file, index_t count,
-             std::unique_ptr<weight_source> weights, const std::map<std::string, layer_kind>& kinds,
-             const executor& threads)
+             std::unique_ptr<weight_source> weights, const weight_source& writer,
+             const std::map<std::string, layer_kind>& kinds, const executor& threads)
       : net_(net),
         samples_(net.open_samples(file)),
         count_(count),
@@ -293,11 +293,11 @@ class sample_run {
     if (count == 0) count_ = samples_->size();
     check_weights(net, *weights_);
     wrote_texts_ = samples_->lacks_texts();
-    samples_ = with_texts(net, *weights_, std::move(samples_), count_, threads);
+    samples_ = with_texts(net, writer, std::move(samples_), count_, threads);
     restart();
   }
 
-  /// True if the network wrote the texts of its samples.
+  /// True if a network wrote the texts of the samples.
   bool wrote_texts() const { return wrote_texts_; }
 
   /// Returns to the first block.
@@ -350,8 +350,8 @@ class sample_statistics final : public merge_statistics {
       for (const auto& file : files)
         if (file.task == set.tasks()[static_cast<std::size_t>(k)])
           runs_.push_back(std::make_unique<sample_run>(
-              net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient), kinds_,
-              threads_));
+              net, file.path, count, std::make_unique<expert_weights>(set, k, coefficient),
+              expert_weights(set, k, 1), kinds_, threads_));
     // The merge goes in the order of the blocks; parameters of no block come last.
     set.sort_groups([this](const std::string& name) { return rank(name); });
   }

@@ -42,8 +42,9 @@ void record_features(const features_request& request) {
   pool threads(request.threads);
   context<host> c(threads.runner());
   sample_run run(*network, request.samples, request.sample_count,
-                 std::make_unique<checkpoint_weights>(model), kinds, threads.runner());
-  if (run.wrote_texts()) tell(wrote_texts_sentence({request.model}), verbosity::normal);
+                 std::make_unique<checkpoint_weights>(model), checkpoint_weights(model), kinds,
+                 threads.runner());
+  if (run.wrote_texts()) tell(wrote_texts_sentence({request.samples}), verbosity::normal);
 
   std::map<std::string, kept_statistics> kept;
   std::map<std::string, std::string> aliases;

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <harness/networks/activations.hpp>
+#include <harness/networks/config_object.hpp>
 #include <harness/networks/layers.hpp>
+#include <string>
 
 /// The first layer of vision transformers: an image becomes a row per patch.
 namespace catmerge::harness {
@@ -35,6 +37,13 @@ struct patch_grid {
     }
   }
 };
+
+/// Refuses patches that do not cover the image: libraries drop the pixels left over.
+inline void check_patches(const patch_grid& grid, const config_object& at) {
+  if (grid.image_size % grid.patch_size == 0) return;
+  at.fail("patch_size", "patches of " + std::to_string(grid.patch_size) +
+                            " pixels do not divide image_size " + std::to_string(grid.image_size));
+}
 
 /// The class token and the embedded patches, plus their positions.
 struct patch_embedding {

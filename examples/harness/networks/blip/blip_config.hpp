@@ -48,11 +48,7 @@ inline blip_config read_blip(const config_object& top) {
   c.grid.channels = 3;
   c.grid.image_size = vision.size("image_size", 384);
   c.grid.patch_size = vision.size("patch_size", 16);
-  if (c.grid.image_size % c.grid.patch_size != 0) {
-    vision.fail("patch_size", "patches of " + std::to_string(c.grid.patch_size) +
-                                  " pixels do not divide image_size " +
-                                  std::to_string(c.grid.image_size));
-  }
+  check_patches(c.grid, vision);
   c.vision.width = vision.size("hidden_size", 768);
   c.vision.mlp_width = vision.size("intermediate_size", 3072);
   c.vision.heads = vision.size("num_attention_heads", 12);
@@ -71,7 +67,9 @@ inline blip_config read_blip(const config_object& top) {
   check_heads(c.text, text);
   if (!text.flag("is_decoder", true))
     text.fail("is_decoder", "expected true: without it there is no cross attention");
+  text.require_usual("position_embedding_type", "absolute");
   c.words = text.size("vocab_size", 30524);
+  if (c.words < 2) text.fail("vocab_size", "expected 2 or more, found 1");
   c.places = text.size("max_position_embeddings", 512);
   const auto token = [&](const char* key, index_t fallback) {
     const index_t found = text.index(key, fallback);

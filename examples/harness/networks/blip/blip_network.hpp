@@ -24,10 +24,10 @@ namespace catmerge::harness {
 /// transformer, whose rows the text parts attend to.
 ///
 ///   BlipForConditionalGeneration   image -> decoder, which writes captions
-///   BlipForQuestionAnswering       image -> encoder of the question -> decoder of the answer,
-///   which
-///                                  attends to the question's rows, not to the image's
+///   BlipForQuestionAnswering       image -> encoder of the question -> decoder of the answer
 ///   BlipForImageTextRetrieval      image -> encoder of the text
+///
+/// The decoder of an answer attends to the question's rows, not to the image's.
 ///
 /// Blocks:
 ///

@@ -47,12 +47,22 @@ class blip_samples : public sample_reader {
     shape.words = config.words;
     shape.positions = config.places;
     shape.types = 1;
+    if (!(has_encoder && has_decoder) && file.find("decoder_input_ids") != nullptr)
+      io::fail(path, "decoder_input_ids", "are answers to questions, but the network answers none");
     if (has_encoder) add_text(path, shape, encoder_text_);
     if (!has_decoder) return;
     shape.causal = true;
     if (has_encoder) shape.prefix = "decoder_";
     answers_ = shape.prefix + "input_ids";
-    if (file.find(answers_) != nullptr) add_text(path, shape, decoder_text_);
+    if (file.find(answers_) != nullptr) {
+      add_text(path, shape, decoder_text_);
+      return;
+    }
+    for (const std::string& name : {std::string("labels"), shape.prefix + "attention_mask"}) {
+      if (file.find(name) == nullptr) continue;
+      io::fail(path, name,
+               "is there without " + io::in_quotes(answers_) + ", the tokens that it is about");
+    }
   }
 
   index_t size() const override { return size_; }
@@ -85,8 +95,9 @@ class blip_samples : public sample_reader {
   std::vector<asked_token> asked(index_t sample) const override {
     if (decoder_text_) return decoder_text_->asked(sample);
     if (!has_decoder_) return {};
-    io::fail(images_.file().path(),
-             answers_ + " is missing: the texts that are asked for are needed here");
+    io::fail(images_.file().path(), answers_,
+             "is missing: metrics of next tokens need it, and metrics of written texts need it or "
+             "'references'");
   }
 
  private:

@@ -29,13 +29,6 @@ struct clip_vision_config {
   float epsilon = 1e-5F;  ///< layer_norm_eps
 };
 
-/// Refuses patches that do not cover the image: libraries drop the pixels left over.
-inline void check_patches(const patch_grid& grid, const config_object& at) {
-  if (grid.image_size % grid.patch_size == 0) return;
-  at.fail("patch_size", "patches of " + std::to_string(grid.patch_size) +
-                            " pixels do not divide image_size " + std::to_string(grid.image_size));
-}
-
 /// Reads a config.json of transformers: of CLIPVisionModel, CLIPVisionModelWithProjection, or the
 /// "vision_config" of a whole CLIPModel. transformers writes all keys of a vision model's own file,
 /// but of a nested object only those that differ from its defaults. So the defaults replace missing

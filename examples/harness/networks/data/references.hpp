@@ -63,6 +63,12 @@ inline std::vector<token_list> candidates_of(const std::filesystem::path& path, 
   std::vector<token_list> answers;
   for (const auto& text : token_lists(io::safetensors_file(path), "answers", 2, words)) {
     answers.push_back(without_special(text, special));
+    if (answers.back().empty()) {
+      io::fail(path, "answers",
+               "text " + std::to_string(answers.size() - 1) +
+                   " has no words: every row is one of "
+                   "the answers");
+    }
     answers.back().push_back(special.end);
   }
   if (answers.empty()) io::fail(path, "answers", "holds no answers");
@@ -86,6 +92,10 @@ inline reference_lists references_of(const std::filesystem::path& path,
   }
   const auto lists = token_lists(file, "references", 3, words);
   const auto& shape = file.at("references").shape;
+  if (shape[1] < 1) {
+    io::fail(path, "references",
+             "expected a text or more per sample, found " + io::describe(file.at("references")));
+  }
   if (shape[0] != samples.size()) {
     io::fail(path, "references",
              "expected texts of " + std::to_string(samples.size()) + " samples, found " +
@@ -108,6 +118,16 @@ inline bool is_of_written_texts(const std::string& metric) {
          written_metric_names.end();
 }
 
+/// Throws catmerge::error unless each sample has enough right texts for the metric, before a
+/// network runs.
+inline void check_references(const std::string& metric, const reference_lists& references,
+                             const std::filesystem::path& path) {
+  require_references(references, metric == "vqa" ? 4 : 1,
+                     path.string() + ": " + metric +
+                         " (right texts are 'references', or what "
+                         "'labels' ask for)");
+}
+
 /// The scores of written texts by a metric, one per sample; their mean is that of the file:
 ///
 /// - answer: 100 if the words are those of a reference;
@@ -115,11 +135,10 @@ inline bool is_of_written_texts(const std::string& metric) {
 /// - cider: CIDEr-D times 100.
 inline std::vector<double> scores_of_texts(const std::string& metric,
                                            const std::vector<word_list>& written,
-                                           const reference_lists& references,
-                                           const std::string& origin) {
-  if (metric == "answer") return answer_accuracy(written, references, origin);
-  if (metric == "vqa") return vqa_accuracy(written, references, origin);
-  return cider_d(written, references, origin);
+                                           const reference_lists& references) {
+  if (metric == "answer") return answer_accuracy(written, references);
+  if (metric == "vqa") return vqa_accuracy(written, references);
+  return cider_d(written, references);
 }
 
 }  // namespace catmerge::harness

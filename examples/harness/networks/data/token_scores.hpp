@@ -144,7 +144,7 @@ class token_metric {
         token_metric_names.end())
       throw error(called +
                   ": expected accuracy, choice, choice-per-token, exact, likelihood or perplexity "
-                  "for a language model");
+                  "for a language model (of BLIP's written texts answer, cider or vqa)");
     if (name_.starts_with("choice")) questions_.emplace(file, samples);
   }
 

@@ -39,6 +39,9 @@ class word_pieces {
     }
   }
 
+  /// False if the folder has no table of pieces: every token is a word.
+  bool is_known() const { return is_known_; }
+
   /// True if a token continues the word before it.
   bool continues(std::int64_t token) const {
     return token >= 0 && static_cast<std::size_t>(token) < continues_.size() &&
@@ -69,6 +72,7 @@ class word_pieces {
   }
 
   void read_lines(const std::filesystem::path& file) {
+    is_known_ = true;
     const io::mapped_file contents(file);
     std::string_view rest = io::as_text(contents.bytes());
     while (!rest.empty()) {
@@ -85,6 +89,7 @@ class word_pieces {
     if (model == all.end() || !model->is_object()) return;
     const auto type = model->find("type");
     if (type == model->end() || *type != "WordPiece") return;
+    is_known_ = true;
     const auto vocabulary = model->find("vocab");
     if (vocabulary == model->end() || !vocabulary->is_object())
       io::fail(file, "key 'model.vocab': expected an object of tokens and their numbers");
@@ -99,6 +104,7 @@ class word_pieces {
   }
 
   static constexpr std::size_t most_tokens = std::size_t{1} << 24;
+  bool is_known_ = false;
   std::vector<bool> continues_;                 // by token
   std::map<token_list, std::int64_t> numbers_;  // of words of several pieces
 };

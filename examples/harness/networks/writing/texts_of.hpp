@@ -3,12 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <catmerge/error.hpp>
 #include <cstddef>
 #include <functional>
 #include <harness/networks/data/predict.hpp>
 #include <harness/networks/network.hpp>
 #include <harness/networks/writing/rank_answers.hpp>
 #include <harness/networks/writing/write_texts.hpp>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -78,18 +80,19 @@ class text_batch {
 
 /// How a network's texts are made.
 struct writing_options {
-  /// In tokens, with the prompt and the end; the network's own limit is another.
-  index_t min_length = 1, max_length = 20;
-  index_t beams = 1;    ///< 1: greedy
-  index_t samples = 0;  ///< from the first of the file; 0: all
-  std::vector<token_list>
-      answers{};  ///< not empty: the text is the best of these, each with its end
+  index_t min_length = 1;   ///< tokens before the end, with the prompt
+  index_t max_length = 20;  ///< tokens with the prompt and the end; at most what the network reads
+  index_t beams = 1;        ///< 1: greedy
+  index_t samples = 0;      ///< the first so many of the file; 0: all
+  /// If not empty, the text is the best of these, each with its end.
+  std::vector<token_list> answers{};
+  std::string origin = "samples";  ///< the file, for messages
 };
 
 /// The texts of the samples of a file, without their prompts, at most `batch` samples in memory at
 /// a time. `progress`, if any, is called after each batch with the number of samples done. Throws
-/// output_not_finite, and catmerge::error for a prompt that leaves no room. Precondition: the
-/// network writes texts.
+/// output_not_finite, and catmerge::error naming the sample for a prompt that leaves no room.
+/// Preconditions: the network writes texts; options.samples is at most samples.size().
 inline std::vector<token_list> texts_of(const network& net, const weight_source& weights,
                                         const sample_reader& samples,
                                         const writing_options& options,
@@ -99,6 +102,12 @@ inline std::vector<token_list> texts_of(const network& net, const weight_source&
   const text_writing how = *net.writing();
   const writing_limits limits{how.end, options.min_length,
                               std::min(options.max_length, how.longest), options.beams};
+  const auto require_room = [&](index_t sample, const std::string& what, index_t tokens,
+                                index_t most) {
+    if (tokens <= most) return;
+    throw error(options.origin + ": sample " + std::to_string(sample) + ": " + what + " has " +
+                std::to_string(tokens) + " tokens, expected " + std::to_string(most) + " at most");
+  };
   std::vector<token_list> all;
   const index_t size = options.samples == 0 ? samples.size() : options.samples;
   for (index_t first = 0; first < size; first += batch) {
@@ -106,16 +115,24 @@ inline std::vector<token_list> texts_of(const network& net, const weight_source&
     text_batch texts(net, weights, samples.load(first, count), first, threads);
     const auto next = [&](const std::vector<hypothesis>& asked) { return texts(asked); };
     if (options.answers.empty()) {
+      for (index_t i = 0; i < count; ++i) {
+        require_room(first + i, "its prompt",
+                     std::ssize(texts.prompts()[static_cast<std::size_t>(i)]),
+                     limits.max_length - 1);
+      }
       const auto written = write_texts(texts.prompts(), limits, next);
       for (std::size_t i = 0; i < written.size(); ++i) {
         const auto begin = std::ssize(texts.prompts()[i]);
         all.emplace_back(written[i].begin() + begin, written[i].end());
       }
     } else {
-      // As the published code ranks: by its loss, which is smoothed.
       for (index_t i = 0; i < count; ++i) {
-        const answer_ranking ranking{texts.prompts()[static_cast<std::size_t>(i)], options.answers,
-                                     128, 0.1};
+        const token_list& prompt = texts.prompts()[static_cast<std::size_t>(i)];
+        for (const token_list& answer : options.answers)  // its end is not read
+          require_room(first + i, "its prompt with an answer",
+                       std::ssize(prompt) + std::ssize(answer) - 1, how.longest);
+        // As the published code ranks: by its loss, which is smoothed.
+        const answer_ranking ranking{prompt, options.answers, 128, 0.1};
         all.push_back(options.answers[best_answer(i, ranking, next)]);
       }
     }

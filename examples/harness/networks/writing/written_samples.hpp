@@ -54,7 +54,7 @@ class written_samples final : public sample_reader {
 };
 
 /// The samples, and where they lack their texts, those that the network writes greedily for the
-/// first `count`, beyond which no sample may be loaded then.
+/// first `count` (0: all), beyond which no sample may be loaded then.
 inline std::unique_ptr<sample_reader> with_texts(const network& net, const weight_source& weights,
                                                  std::unique_ptr<sample_reader> samples,
                                                  index_t count, const executor& threads = {}) {
