@@ -8,6 +8,7 @@
 #include <harness/networks/activations.hpp>
 #include <harness/networks/recorder.hpp>
 #include <harness/networks/weights.hpp>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -27,6 +28,13 @@ struct sample_texts {
   std::vector<token> tokens;
   std::vector<index_t> offsets = {0};  ///< the first token of each sample's, and the end
 };
+
+/// What a layer reads of a memory: a row per row of it.
+struct keys_and_values {
+  matrix keys, values;
+};
+/// The same of all layers, by the name of the layer's key.
+using memory_keys = std::map<std::string, std::shared_ptr<const keys_and_values>>;
 
 /// The state of a forward pass between two blocks, for all samples of one batch. Samples may have
 /// different lengths; there is no padding.
@@ -51,6 +59,8 @@ struct activations {
   std::vector<index_t> memory_offsets = {0};
   /// The sample of `memory` of each sample, where they differ: several texts share an image.
   std::vector<index_t> memory_of{};
+  /// If given, layers keep the keys and values of the memory, for runs with other texts.
+  std::shared_ptr<memory_keys> keys{};
 
   index_t samples() const { return std::ssize(offsets) - 1; }
 };

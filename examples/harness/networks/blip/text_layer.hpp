@@ -8,6 +8,8 @@
 #include <harness/networks/attention.hpp>
 #include <harness/networks/encoder_layer.hpp>
 #include <harness/networks/network.hpp>
+#include <memory>
+#include <utility>
 #include <vector>
 
 /// A layer of BLIP's text parts: BERT's, with a cross attention between its two halves, to the rows
@@ -51,6 +53,26 @@ inline matrix attend_to(matrix& q, const matrix_view& k, const matrix_view& v, i
   return result;
 }
 
+/// key(memory) and value(memory); those of an earlier run if the state keeps them.
+inline std::shared_ptr<const keys_and_values> read_memory(const text_layer_names& n,
+                                                          const encoder_shape& s,
+                                                          const weight_source& from,
+                                                          const activations& state,
+                                                          const executor& threads) {
+  if (state.keys && state.keys->contains(n.key.weight)) return state.keys->at(n.key.weight);
+  const linear key = load_linear(from, n.key, s.width, state.memory.cols());
+  const linear value = load_linear(from, n.value, s.width, state.memory.cols());
+  keys_and_values read{matrix(state.memory.rows(), s.width), matrix(state.memory.rows(), s.width)};
+  for_chunks(state.memory_offsets, threads, [&](const chunk& samples) {
+    const matrix_view x = rows_of(state.memory, samples.row(), samples.rows());
+    rows_of(read.keys, samples.row(), samples.rows()) = key(x);
+    rows_of(read.values, samples.row(), samples.rows()) = value(x);
+  });
+  auto result = std::make_shared<const keys_and_values>(std::move(read));
+  if (state.keys) state.keys->emplace(n.key.weight, result);
+  return result;
+}
+
 /// x = norm(x + out(attention(query(x), key(memory), value(memory)))), in place. Of several texts
 /// of a sample (encoder_shape::texts) the first alone does so. Recorded: the rows of those texts as
 /// the input of `query`, the memory as that of `key` and `value`, the input of `out`, and that of
@@ -60,8 +82,6 @@ inline void run_cross_attention(const text_layer_names& n, const encoder_shape& 
                                 const executor& threads) {
   const index_t rows = state.hidden.rows() / s.texts, memory_width = state.memory.cols();
   const linear query = load_linear(from, n.query, s.width, s.width);
-  const linear key = load_linear(from, n.key, s.width, memory_width);
-  const linear value = load_linear(from, n.value, s.width, memory_width);
   const linear out = load_linear(from, n.out, s.width, s.width);
   const std::size_t query_in = recorded.expect({n.query.weight}, rows, s.width);
   const std::size_t memory_in =
@@ -69,13 +89,8 @@ inline void run_cross_attention(const text_layer_names& n, const encoder_shape& 
   const std::size_t out_in = recorded.expect({n.out.weight}, rows, s.width);
   const recorded_norm norm(from, n.norm, s.width, s.epsilon, rows, recorded);
 
-  matrix keys(state.memory.rows(), s.width), values(state.memory.rows(), s.width);
-  for_chunks(state.memory_offsets, threads, [&](const chunk& samples) {
-    const matrix_view x = rows_of(std::as_const(state.memory), samples.row(), samples.rows());
-    recorded.put(memory_in, samples.row(), x);
-    rows_of(keys, samples.row(), samples.rows()) = key(x);
-    rows_of(values, samples.row(), samples.rows()) = value(x);
-  });
+  recorded.put(memory_in, 0, view(state.memory));
+  const auto read = read_memory(n, s, from, state, threads);
   for_chunks(state.offsets, threads, [&](const chunk& samples) {
     for (index_t i = 0; i < samples.count(); ++i) {
       const index_t begin = samples.offsets[static_cast<std::size_t>(i)];
@@ -89,8 +104,8 @@ inline void run_cross_attention(const text_layer_names& n, const encoder_shape& 
       const auto m = static_cast<std::size_t>(
           state.memory_of.empty() ? sample : state.memory_of[static_cast<std::size_t>(sample)]);
       const index_t at = state.memory_offsets[m], height = state.memory_offsets[m + 1] - at;
-      const matrix mixed = attend_to(q, rows_of(std::as_const(keys), at, height),
-                                     rows_of(std::as_const(values), at, height), s.heads);
+      const matrix mixed =
+          attend_to(q, rows_of(read->keys, at, height), rows_of(read->values, at, height), s.heads);
       recorded.put(out_in, first, view(mixed));
       if (recorded.stops_at(out_in)) continue;
       x += out(view(mixed));

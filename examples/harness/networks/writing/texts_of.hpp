@@ -10,6 +10,7 @@
 #include <harness/networks/network.hpp>
 #include <harness/networks/writing/rank_answers.hpp>
 #include <harness/networks/writing/write_texts.hpp>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,7 +19,8 @@
 namespace catmerge::harness {
 
 /// A batch of samples, whose texts a network writes or ranks. The parts before the decoder run
-/// once, at the start.
+/// once, at the start, and the decoder's keys and values of their rows are kept. The rest of the
+/// decoder runs anew for each token.
 class text_batch {
  public:
   /// All arguments but `samples`, which are before the first block, must outlive the batch. first:
@@ -54,6 +56,7 @@ class text_batch {
     state_.waiting.assign(1, {});
     state_.asked.clear();
     state_.memory_of.clear();
+    if (!state_.keys) state_.keys = std::make_shared<memory_keys>();
     sample_texts& waiting = state_.waiting.back();
     for (const hypothesis& text : texts) {
       for (index_t i = 0; i < std::ssize(text.tokens); ++i)
