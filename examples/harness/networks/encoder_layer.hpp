@@ -91,8 +91,8 @@ class self_attention {
 
  private:
   causal_shape causal() const {
-    const auto head_width = static_cast<float>(shape_.width / shape_.heads);
-    return {shape_.heads, shape_.heads, 1.0F / std::sqrt(head_width), {}, {}};
+    const index_t head_width = shape_.width / shape_.heads;
+    return {shape_.heads, shape_.heads, 1.0F / std::sqrt(static_cast<float>(head_width)), {}, {}};
   }
 
   const encoder_shape& shape_;

@@ -11,6 +11,7 @@
 #include <harness/networks/network.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace catmerge::harness {
@@ -41,8 +42,8 @@ struct text_shape {
 /// which nothing is asked.
 class text_file : public sample_reader {
  public:
-  text_file(const std::filesystem::path& path, const text_shape& shape)
-      : file_(path), shape_(shape), ids_(file_.at(shape_.prefix + "input_ids")) {
+  text_file(const std::filesystem::path& path, text_shape shape)
+      : file_(path), shape_(std::move(shape)), ids_(file_.at(shape_.prefix + "input_ids")) {
     if (ids_.shape.size() != 2 || ids_.shape[1] < 1) {
       io::fail(path, ids_.name, "expected shape [n, tokens], found " + io::describe(ids_));
     }
