@@ -827,6 +827,34 @@ TEST_CASE("a file of a tied network may hold either name") {
   CHECK(largest_difference(denied.merged.values(h), w) == 0);
 }
 
+TEST_CASE("BLIP is untied by both keys of config.json alone, as in transformers") {
+  files f;
+  noise n(33);
+  const std::string answers = "text_decoder.bert.embeddings.word_embeddings.weight",
+                    head = "text_decoder.cls.predictions.decoder.weight";
+  const values_t v = random_values(n, 24), w = moved(v, n);
+  const auto make = [&](const values_t& of_head, const json& config) {
+    table t;
+    t.set(answers, dtype::f32, {6, 4}, v);
+    t.set(head, dtype::f32, {6, 4}, of_head);
+    return f.folder(t, config);
+  };
+  const auto is_told = [&](const json& top, const json& text) {
+    json config = {{"model_type", "blip"}, {"text_config", json::object()}};
+    if (!top.is_null()) config["tie_word_embeddings"] = top;
+    if (!text.is_null()) config["text_config"]["tie_word_embeddings"] = text;
+    // Both differ in the expert: against what config.json says, if that ties them.
+    const auto done = merge(f, make(v, config), {make(w, config)}, average);
+    return done.run.err.find("config.json ties") != std::string::npos;
+  };
+  CHECK_FALSE(is_told(false, false));
+  CHECK(is_told(false, true));
+  CHECK(is_told(true, false));
+  CHECK(is_told(true, true));
+  CHECK(is_told(false, nullptr));
+  CHECK(is_told(nullptr, false));
+}
+
 TEST_CASE("the table of BLIP's questions is tied to nothing, whatever names a file holds") {
   files f;
   noise n(31);

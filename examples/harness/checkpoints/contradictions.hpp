@@ -233,8 +233,8 @@ inline std::vector<std::string> contradictions_of(const io::checkpoint& base,
   return found;
 }
 
-/// tie_word_embeddings of config.json, or of its text_config; none if neither has it. A BLIP is
-/// tied unless both say that it is not, as transformers has it.
+/// tie_word_embeddings of config.json, or of its text_config; none if neither has it. In a BLIP
+/// either ties, and an absent one does, as transformers has it.
 inline std::optional<bool> declared_ties(const io::checkpoint& checkpoint) {
   const auto config = detail::side_object(checkpoint, "config.json");
   const auto read = [](const nlohmann::json& object) -> std::optional<bool> {
@@ -247,8 +247,9 @@ inline std::optional<bool> declared_ties(const io::checkpoint& checkpoint) {
   const auto of_text = config.is_object() && config.contains("text_config")
                            ? read(config["text_config"])
                            : std::nullopt;
-  if (config.is_object() && config.contains("model_type") && config["model_type"] == "blip")
-    return own.value_or(true) || of_text.value_or(true);
+  const bool is_blip =
+      config.is_object() && config.contains("model_type") && config["model_type"] == "blip";
+  if (is_blip && (own || of_text)) return own.value_or(true) || of_text.value_or(true);
   return own ? own : of_text;
 }
 
