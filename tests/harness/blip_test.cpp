@@ -80,16 +80,7 @@ TEST_CASE("samples and features give the same bytes, and every trimmed parameter
       CAPTURE(p.dump());
       CHECK_FALSE(p.contains("missing_statistics"));
     }
-    arguments features;
-    for (const auto& task : task_names) {
-      const fs::path to = b.file("features_" + task + ".safetensors");
-      const outcome done =
-          run({"features", "--model", b.expert(task), "--config", b.base() / "config.json",
-               "--samples", b.samples(task), "--output", to});
-      REQUIRE(done.status == 0);
-      CHECK((done.err.find("have no texts") != std::string::npos) == (variant != "match"));
-      features = features + arguments{"--features", task + "=" + to.string()};
-    }
+    const auto features = b.recorded_features(variant == "match" ? warning::none : warning::some);
     const outcome by_features = run(b.merge("b") + features);
     CAPTURE(by_features.err);
     REQUIRE(by_features.status == 0);
@@ -177,6 +168,7 @@ TEST_CASE("evaluate: next tokens and written texts by every metric") {
   CHECK_CONTAINS(refused({"--metric", "answer", "--rank-answers", "--beams", "2"}),
                  "leave --beams");
   CHECK_CONTAINS(refused({"--metric", "answer", "--max-tokens", "1000"}), "--max-tokens");
+  CHECK_CONTAINS(refused({"--metric", "exact,answer", "--max-tokens", "1000"}), "--max-tokens");
   CHECK_CONTAINS(refused({"--metric", "answer", "--min-tokens", "12", "--max-tokens", "12"}),
                  "--min-tokens");
   CHECK_CONTAINS(refused({"--head", source / "model.safetensors"}), "no heads");

@@ -64,14 +64,7 @@ TEST_CASE("samples and features give the same bytes, and every trimmed parameter
         run(d.merge("a") + d.with_samples() + arguments{"--report", d.file("report.json")});
     CAPTURE(by_samples.err);
     REQUIRE(by_samples.status == 0);
-    arguments features;
-    for (const auto& task : task_names) {
-      const fs::path to = d.file("features_" + task + ".safetensors");
-      run_well({"features", "--model", d.expert(task), "--config", d.base() / "config.json",
-                "--samples", d.samples(task), "--output", to});
-      features = features + arguments{"--features", task + "=" + to.string()};
-    }
-    const outcome by_features = run(d.merge("b") + features);
+    const outcome by_features = run(d.merge("b") + d.recorded_features());
     CAPTURE(by_features.err);
     REQUIRE(by_features.status == 0);
     CHECK(get(d.file("a") / "model.safetensors") == get(d.file("b") / "model.safetensors"));

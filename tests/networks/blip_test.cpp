@@ -181,7 +181,7 @@ TEST_CASE("samples without texts get those that the network writes") {
         CHECK(a[at].token == b[at].token);
       }
     }
-    // What was written greedily is greedy.
+    // Each token of a text that was written greedily is the likeliest one.
     CHECK(harness::exact_match(harness::score_tokens(*m.net, m.weights, *reader)) == 100);
   }
 }
@@ -501,7 +501,7 @@ TEST_CASE("samples that do not fit are refused by name") {
   t.tensors.erase("decoder_attention_mask");
   t.tensors.erase("labels");
   check_message(refused(t), {"'decoder_input_ids'"});
-  // What is about answers, without them; and answers for a network that gives none.
+  // Labels or a mask without answers are refused, and so are answers for a network of captions.
   for (const char* name : {"labels", "decoder_attention_mask"}) {
     t = original;
     for (const char* each : {"labels", "decoder_attention_mask", "decoder_input_ids"})

@@ -15,28 +15,12 @@
 #include <harness/networks/writing/texts_of.hpp>
 #include <harness/report/tell.hpp>
 #include <harness/system/progress.hpp>
+#include <optional>
+#include <utility>
 
 namespace catmerge::harness {
 
 namespace {
-
-/// The scores of next tokens.
-evaluation score_next_tokens(const std::vector<std::string>& metrics, const std::string& data,
-                             const network& net, const weight_source& weights,
-                             const sample_reader& samples, const executor& threads) {
-  std::vector<token_metric> measures;
-  for (const auto& metric : metrics)
-    measures.emplace_back(metric, "--metric " + metric, data, samples.size());
-  progress terminal;
-  const auto scores = score_tokens(net, weights, samples, threads, [&](index_t done) {
-    terminal.show("samples", done, samples.size());
-  });
-  terminal.clear();
-  evaluation found;
-  for (std::size_t i = 0; i < metrics.size(); ++i)
-    found.push_back({metrics[i], measures[i](scores)});
-  return found;
-}
 
 /// Throws for options of written texts that would not be used.
 void require_written_texts(const evaluation_request& request) {
@@ -76,37 +60,84 @@ std::filesystem::path folder_of_tokenizer(const evaluation_request& request) {
   return std::filesystem::is_directory(model) ? model : model.parent_path();
 }
 
-/// The scores of texts that the network writes, or chooses.
-evaluation score_texts(const std::vector<std::string>& metrics, const evaluation_request& request,
-                       const network& net, const weight_source& weights,
-                       const sample_reader& samples, const executor& threads) {
-  const auto special = net.writing();
-  if (!special)
-    throw error("--metric " + metrics.front() +
-                ": the network writes no texts; expected one for captions or answers (BLIP)");
-  word_pieces pieces(folder_of_tokenizer(request));
-  if (!pieces.is_known() && std::find(metrics.begin(), metrics.end(), "cider") != metrics.end())
-    tell({"neither vocab.txt nor a tokenizer.json of WordPiece is beside the network: cider takes "
-          "every token for a word"},
-         verbosity::normal);
-  const auto references =
-      references_of(request.data, samples, net.output_width(), *special, pieces);
-  for (const auto& metric : metrics) check_references(metric, references, request.data);
-  writing_options options = options_of(request, *special);
-  if (request.rank_answers)
-    options.answers = candidates_of(request.data, net.output_width(), *special);
-  progress terminal;
-  std::vector<word_list> written;
-  for (const auto& text : texts_of(net, weights, samples, options, threads, [&](index_t done) {
-         terminal.show("texts", done, samples.size());
-       }))
-    written.push_back(pieces.words(without_special(text, *special)));
-  terminal.clear();
-  evaluation found;
-  for (const auto& metric : metrics)
-    found.push_back({metric, average_of(scores_of_texts(metric, written, references))});
-  return found;
-}
+/// The scores of texts that a network writes, or chooses. The constructor reads and checks all that
+/// they need.
+class text_scores {
+ public:
+  text_scores(std::vector<std::string> metrics, const evaluation_request& request,
+              const network& net, const sample_reader& samples)
+      : metrics_(std::move(metrics)), net_(net), samples_(samples) {
+    if (!net.writing())
+      throw error("--metric " + metrics_.front() +
+                  ": the network writes no texts; expected one for captions or answers (BLIP)");
+    special_ = *net.writing();
+    options_ = options_of(request, special_);
+    if (request.rank_answers)
+      options_.answers = candidates_of(request.data, net.output_width(), special_);
+    pieces_ = word_pieces(folder_of_tokenizer(request));
+    references_ = references_of(request.data, samples, net.output_width(), special_, pieces_);
+    for (const auto& metric : metrics_) check_references(metric, references_, request.data);
+    if (!pieces_.is_known() &&
+        std::find(metrics_.begin(), metrics_.end(), "cider") != metrics_.end())
+      tell({"neither vocab.txt nor a tokenizer.json of WordPiece is beside the network: cider "
+            "takes every token for a word"},
+           verbosity::normal);
+  }
+
+  /// One per metric.
+  evaluation measure(const weight_source& weights, const executor& threads) {
+    progress terminal;
+    std::vector<word_list> written;
+    for (const auto& text : texts_of(net_, weights, samples_, options_, threads, [&](index_t done) {
+           terminal.show("texts", done, samples_.size());
+         }))
+      written.push_back(pieces_.words(without_special(text, special_)));
+    terminal.clear();
+    evaluation found;
+    for (const auto& metric : metrics_)
+      found.push_back({metric, average_of(scores_of_texts(metric, written, references_))});
+    return found;
+  }
+
+ private:
+  std::vector<std::string> metrics_;
+  const network& net_;
+  const sample_reader& samples_;
+  text_writing special_{};
+  writing_options options_;
+  word_pieces pieces_;
+  reference_lists references_;
+};
+
+/// The scores of next tokens. The constructor checks all that they need.
+class next_token_scores {
+ public:
+  next_token_scores(std::vector<std::string> metrics, const evaluation_request& request,
+                    const network& net, const sample_reader& samples)
+      : metrics_(std::move(metrics)), net_(net), samples_(samples) {
+    for (const auto& metric : metrics_)
+      measures_.emplace_back(metric, "--metric " + metric, request.data, samples.size());
+  }
+
+  /// One per metric.
+  evaluation measure(const weight_source& weights, const executor& threads) const {
+    progress terminal;
+    const auto scores = score_tokens(net_, weights, samples_, threads, [&](index_t done) {
+      terminal.show("samples", done, samples_.size());
+    });
+    terminal.clear();
+    evaluation found;
+    for (std::size_t i = 0; i < metrics_.size(); ++i)
+      found.push_back({metrics_[i], measures_[i](scores)});
+    return found;
+  }
+
+ private:
+  std::vector<std::string> metrics_;
+  std::vector<token_metric> measures_;
+  const network& net_;
+  const sample_reader& samples_;
+};
 
 evaluation evaluate_tokens(const evaluation_request& request, const network& net,
                            const weight_source& weights) {
@@ -116,14 +147,17 @@ evaluation evaluate_tokens(const evaluation_request& request, const network& net
   for (const auto& metric : metrics)
     (is_of_written_texts(metric) ? of_texts : of_tokens).push_back(metric);
   const auto samples = net.open_samples(request.data);
+  // What does not fit is refused before the network runs.
+  std::optional<next_token_scores> next_tokens;
+  std::optional<text_scores> texts;
+  if (!of_tokens.empty()) next_tokens.emplace(of_tokens, request, net, *samples);
+  if (!of_texts.empty()) texts.emplace(of_texts, request, net, *samples);
   pool threads(request.threads);
-  evaluation tokens, texts;
-  if (!of_tokens.empty())
-    tokens = score_next_tokens(of_tokens, request.data, net, weights, *samples, threads.runner());
-  if (!of_texts.empty())
-    texts = score_texts(of_texts, request, net, weights, *samples, threads.runner());
+  evaluation of_next_tokens, of_written;
+  if (next_tokens) of_next_tokens = next_tokens->measure(weights, threads.runner());
+  if (texts) of_written = texts->measure(weights, threads.runner());
   evaluation found;  // in the order of the request
-  auto token = tokens.begin(), text = texts.begin();
+  auto token = of_next_tokens.begin(), text = of_written.begin();
   for (const auto& metric : metrics)
     found.push_back(is_of_written_texts(metric) ? *text++ : *token++);
   return found;

@@ -63,6 +63,17 @@ class config_object {
     return integer(key, 0, fallback);
   }
 
+  /// num_attention_heads, which must divide hidden_size, `width`; otherwise as size.
+  index_t heads_of(index_t width, std::optional<index_t> fallback = {}) const {
+    const std::string key = "num_attention_heads";
+    const index_t heads = size(key, fallback);
+    if (width % heads != 0) {
+      fail(key,
+           std::to_string(heads) + " heads do not divide hidden_size " + std::to_string(width));
+    }
+    return heads;
+  }
+
   /// A number that is positive, also in float32.
   double positive(const std::string& key, double fallback) const {
     const nlohmann::json* value = find(key);

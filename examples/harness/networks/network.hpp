@@ -29,11 +29,11 @@ struct sample_texts {
   std::vector<index_t> offsets = {0};  ///< the first token of each sample's, and the end
 };
 
-/// What a layer reads of a memory: a row per row of it.
+/// A layer's keys and values of a memory: a row of each for every row of it.
 struct keys_and_values {
   matrix keys, values;
 };
-/// The same of all layers, by the name of the layer's key.
+/// Those of all layers, by the name of the weight that makes a layer's keys.
 using memory_keys = std::map<std::string, std::shared_ptr<const keys_and_values>>;
 
 /// The state of a forward pass between two blocks, for all samples of one batch. Samples may have

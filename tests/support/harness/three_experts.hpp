@@ -32,6 +32,19 @@ class three_experts {
     return list;
   }
 
+  /// Records each expert's features of its samples. Returns the options that hand them to a merge.
+  arguments recorded_features(warning expected = warning::none) const {
+    arguments list;
+    for (const auto& task : task_names) {
+      const fs::path to = file("features_" + task + ".safetensors");
+      run_well({"features", "--model", expert(task), "--config", base() / "config.json",
+                "--samples", samples(task), "--output", to},
+               expected);
+      list = list + arguments{"--features", task + "=" + to.string()};
+    }
+    return list;
+  }
+
  protected:
   /// Copies a fixture's network as the base.
   void copy_base(const fs::path& source) const {

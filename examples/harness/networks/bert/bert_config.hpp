@@ -44,17 +44,13 @@ inline bert_config read_bert(const config_object& top) {
   c.width = top.size("hidden_size");
   c.mlp_width = top.size("intermediate_size");
   c.layers = top.size("num_hidden_layers");
-  c.heads = top.size("num_attention_heads");
+  c.heads = top.heads_of(c.width);
   c.words = top.size("vocab_size");
   c.positions = top.size("max_position_embeddings");
   c.types = top.size("type_vocab_size", 2);
   if (c.is_roberta) c.pad = top.index("pad_token_id", 1);
   c.epsilon = static_cast<float>(top.positive("layer_norm_eps", 1e-12));
   c.mlp_activation = top.nonlinearity("hidden_act", "gelu");
-  if (c.width % c.heads != 0) {
-    top.fail("num_attention_heads", std::to_string(c.heads) + " heads do not divide hidden_size " +
-                                        std::to_string(c.width));
-  }
   top.require_usual("position_embedding_type", "absolute");
   top.require_usual("is_decoder");
   top.require_usual("add_cross_attention");

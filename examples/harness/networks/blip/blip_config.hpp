@@ -27,6 +27,20 @@ struct blip_config {
   index_t matching_width = 0;  ///< image_text_hidden_size: of the projections for matching
 };
 
+/// The layers that an object of a BLIP's configuration describes. heads, epsilon: the defaults of
+/// num_attention_heads and layer_norm_eps.
+inline encoder_shape read_blip_layers(const config_object& at, index_t heads, double epsilon,
+                                      norm_place norms) {
+  encoder_shape s;
+  s.width = at.size("hidden_size", 768);
+  s.mlp_width = at.size("intermediate_size", 3072);
+  s.heads = at.heads_of(s.width, heads);
+  s.mlp_activation = at.nonlinearity("hidden_act", "gelu");
+  s.epsilon = static_cast<float>(at.positive("layer_norm_eps", epsilon));
+  s.norms = norms;
+  return s;
+}
+
 /// Reads a config.json of transformers with the model_type "blip". As there, a nested object has
 /// only the keys that differ from the defaults; those of BlipVisionConfig and BlipTextConfig
 /// replace the others. Note the heads of a text layer: 8 by default, 12 in released checkpoints.
@@ -38,33 +52,14 @@ inline blip_config read_blip(const config_object& top) {
     return *found;
   };
   const config_object vision = part("vision_config"), text = part("text_config");
-  const auto check_heads = [](const encoder_shape& s, const config_object& at) {
-    if (s.width % s.heads == 0) return;
-    at.fail("num_attention_heads", std::to_string(s.heads) + " heads do not divide hidden_size " +
-                                       std::to_string(s.width));
-  };
   blip_config c;
   c.file = top.file();
-  c.grid.channels = 3;
-  c.grid.image_size = vision.size("image_size", 384);
-  c.grid.patch_size = vision.size("patch_size", 16);
+  c.grid = {3, vision.size("image_size", 384), vision.size("patch_size", 16)};
   check_patches(c.grid, vision);
-  c.vision.width = vision.size("hidden_size", 768);
-  c.vision.mlp_width = vision.size("intermediate_size", 3072);
-  c.vision.heads = vision.size("num_attention_heads", 12);
-  c.vision.mlp_activation = vision.nonlinearity("hidden_act", "gelu");
-  c.vision.epsilon = static_cast<float>(vision.positive("layer_norm_eps", 1e-5));
+  c.vision = read_blip_layers(vision, 12, 1e-5, norm_place::before);
   c.vision_layers = vision.size("num_hidden_layers", 12);
-  check_heads(c.vision, vision);
-
-  c.text.width = text.size("hidden_size", 768);
-  c.text.mlp_width = text.size("intermediate_size", 3072);
-  c.text.heads = text.size("num_attention_heads", 8);
-  c.text.mlp_activation = text.nonlinearity("hidden_act", "gelu");
-  c.text.epsilon = static_cast<float>(text.positive("layer_norm_eps", 1e-12));
-  c.text.norms = norm_place::after;
+  c.text = read_blip_layers(text, 8, 1e-12, norm_place::after);
   c.text_layers = text.size("num_hidden_layers", 12);
-  check_heads(c.text, text);
   if (!text.flag("is_decoder", true))
     text.fail("is_decoder", "expected true: without it there is no cross attention");
   text.require_usual("position_embedding_type", "absolute");

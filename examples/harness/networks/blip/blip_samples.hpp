@@ -48,7 +48,8 @@ class blip_samples : public sample_reader {
     shape.positions = config.places;
     shape.types = 1;
     if (!(has_encoder && has_decoder) && file.find("decoder_input_ids") != nullptr)
-      io::fail(path, "decoder_input_ids", "are answers to questions, but the network answers none");
+      io::fail(path, "decoder_input_ids",
+               "holds answers to questions, but the network answers none: leave it out");
     if (has_encoder) add_text(path, shape, encoder_text_);
     if (!has_decoder) return;
     shape.causal = true;

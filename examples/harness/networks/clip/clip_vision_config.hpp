@@ -55,7 +55,7 @@ inline clip_vision_config read_hugging_face_clip(const config_object& top) {
   c.width = size("hidden_size", 768);
   c.mlp_width = size("intermediate_size", 3072);
   c.layers = size("num_hidden_layers", 12);
-  c.heads = size("num_attention_heads", 12);
+  c.heads = at.heads_of(c.width, nested ? std::optional<index_t>(12) : std::nullopt);
   c.grid.image_size = size("image_size", 224);
   c.grid.patch_size = size("patch_size", 32);
   c.grid.channels = at.size("num_channels", 3);
@@ -63,10 +63,6 @@ inline clip_vision_config read_hugging_face_clip(const config_object& top) {
   if (nested) c.projection = top.size("projection_dim", c.projection);
   c.epsilon = static_cast<float>(at.positive("layer_norm_eps", 1e-5));
   c.mlp_activation = at.nonlinearity("hidden_act", "quick_gelu");
-  if (c.width % c.heads != 0) {
-    at.fail("num_attention_heads", std::to_string(c.heads) + " heads do not divide hidden_size " +
-                                       std::to_string(c.width));
-  }
   check_patches(c.grid, at);
   if (top.lists("architectures", "CLIPVisionModelWithProjection") ||
       top.lists("architectures", "CLIPModel")) {

@@ -47,7 +47,7 @@ class text_batch {
     }
   }
 
-  /// What the texts begin with: the tokens before the first that the sample asks for.
+  /// The prompt of each sample: its tokens before the first one that is asked for.
   const std::vector<token_list>& prompts() const { return prompts_; }
 
   /// The logits of the token after each text. Throws output_not_finite.
