@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <iomanip>
+#include <sstream>
 
 #include "support/harness/three_experts.hpp"
 
@@ -219,15 +221,52 @@ TEST_CASE("experiments measure written texts, and tell who wrote those of the sa
       t.write(mine / split / name);
     }
   }
-  const outcome done =
-      run({"experiment", mine, "--studies", "comparison", "--methods", "average,task-arithmetic",
-           "--samples", "1", "--seeds", "1", "--output", folder.path() / "results"});
-  CAPTURE(done.err);
-  REQUIRE(done.status == 0);
-  CHECK_CONTAINS(done.out, "beside (answer)");
-  CHECK_CONTAINS(done.out, "describe (cider)");
-  CHECK_CONTAINS(done.out, "| 99.22 |");  // the expert on beside, as in the family's table
-  CHECK_CONTAINS(done.out, "the samples of 'beside', 'describe' have no texts");
+  const auto experiment = [&] {
+    const outcome done =
+        run({"experiment", mine, "--studies", "comparison", "--methods", "average", "--samples",
+             "1", "--seeds", "1", "--overwrite", "--output", folder.path() / "results"});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    return done.out;
+  };
+  // The cell of the base, whose greedy texts `evaluate` judges, too.
+  const auto cider_of_base = [&] {
+    std::ostringstream cell;
+    cell << "| " << std::fixed << std::setprecision(2)
+         << last_line(run_well({"evaluate", "--model", mine / "base", "--data",
+                                mine / "test" / "describe.safetensors", "--metric", "cider",
+                                "--beams", "1"},
+                               warning::any)
+                          .out)
+         << " |";
+    return cell.str();
+  };
+  const std::string words = cider_of_base();
+  const std::string by_words = experiment();
+  CHECK_CONTAINS(by_words, "beside (answer)");
+  CHECK_CONTAINS(by_words, "describe (cider)");
+  CHECK_CONTAINS(by_words, "| 99.22 |");  // the expert on beside, as in the family's table
+  CHECK_CONTAINS(by_words, "the samples of 'beside', 'describe' have no texts");
+  CHECK_CONTAINS(by_words, words);
+  CHECK_FALSE(io_test::contains(by_words, "every token for a word"));
+
+  // Shapes, as if they continued the words before them.
+  const fs::path vocabulary = mine / "base" / "vocab.txt";
+  std::ifstream lines(vocabulary);
+  std::ostringstream pieces;
+  int number = 0;
+  for (std::string line; std::getline(lines, line); ++number)
+    pieces << (number >= 4 && number < 20 ? "##" : "") << line << '\n';
+  lines.close();
+  std::ofstream(vocabulary) << pieces.str();
+  REQUIRE(cider_of_base() != words);
+  CHECK_CONTAINS(experiment(), cider_of_base());
+
+  fs::remove(vocabulary);
+  REQUIRE(cider_of_base() == words);
+  const std::string by_tokens = experiment();
+  CHECK_CONTAINS(by_tokens, words);
+  CHECK_CONTAINS(by_tokens, "every token for a word");
 }
 
 TEST_CASE("evaluate: matching by the share of right decisions") {

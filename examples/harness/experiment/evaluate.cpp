@@ -79,9 +79,7 @@ class text_scores {
     for (const auto& metric : metrics_) check_references(metric, references_, request.data);
     if (!pieces_.is_known() &&
         std::find(metrics_.begin(), metrics_.end(), "cider") != metrics_.end())
-      tell({"neither vocab.txt nor a tokenizer.json of WordPiece is beside the network: cider "
-            "takes every token for a word"},
-           verbosity::normal);
+      tell({tokens_are_words}, verbosity::normal);
   }
 
   /// One per metric.

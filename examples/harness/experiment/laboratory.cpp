@@ -21,7 +21,13 @@ laboratory::laboratory(const family& files, const model::name_rules& rules,
       threads_(threads),
       terminal_(terminal) {
   std::sort(plan_.alphas.begin(), plan_.alphas.end());
-  for (const auto& t : files.tasks) measured_.push_back(std::make_unique<measured_task>(net, t));
+  const word_pieces pieces(files.base);
+  for (const auto& t : files.tasks) {
+    measured_.push_back(std::make_unique<measured_task>(net, pieces, t));
+    for (const auto* split : {&measured_.back()->validation, &measured_.back()->test})
+      if (split->metric() == "cider" && !pieces.is_known())
+        notes_.insert(std::string(tokens_are_words) + ".");
+  }
   all_tasks_.resize(files.tasks.size());
   std::iota(all_tasks_.begin(), all_tasks_.end(), std::size_t{0});
   bench_ = make_bench(all_tasks_);

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 /// The scores of networks on a task.
@@ -23,10 +24,10 @@ namespace catmerge::harness {
 class measured_split {
  public:
   /// The file's metadata may name the metric; the default is accuracy for classes, pearson for
-  /// values, likelihood for a language model.
-  measured_split(const network& net, const task_head& head, const std::string& head_file,
-                 const std::string& file)
-      : head_(head), samples_(net.open_samples(file)) {
+  /// values, likelihood for a language model. pieces: of the network's tokens.
+  measured_split(const network& net, word_pieces pieces, const task_head& head,
+                 const std::string& head_file, const std::string& file)
+      : head_(head), samples_(net.open_samples(file)), pieces_(std::move(pieces)) {
     const io::safetensors_file data(file);
     const auto named = data.metadata().find("metric");
     if (named != data.metadata().end()) metric_ = named->second;
@@ -35,8 +36,7 @@ class measured_split {
       if (metric_.empty()) metric_ = "likelihood";
       if (is_of_written_texts(metric_)) {
         if (!net.writing()) throw error(called() + ": the network writes no texts");
-        word_pieces tokens;
-        references_ = references_of(file, *samples_, net.output_width(), *net.writing(), tokens);
+        references_ = references_of(file, *samples_, net.output_width(), *net.writing(), pieces_);
         check_references(metric_, *references_, file);
         return;
       }
@@ -72,16 +72,18 @@ class measured_split {
   index_t not_finite() const { return not_finite_; }
 
  private:
-  /// Of texts that the network writes greedily. Their words are tokens.
+  /// Of texts that the network writes greedily.
   double score_texts(const network& net, const weight_source& weights) const {
+    word_pieces pieces = pieces_;  // words that no reference has get numbers of their own
     std::vector<word_list> written;
     for (const auto& text : texts_of(net, weights, *samples_, {}))
-      written.push_back(without_special(text, *net.writing()));
+      written.push_back(pieces.words(without_special(text, *net.writing())));
     return average_of(scores_of_texts(metric_, written, *references_));
   }
 
   const task_head& head_;
   std::unique_ptr<sample_reader> samples_;
+  word_pieces pieces_;
   std::optional<task_labels> labels_;          // or, of a language model,
   std::optional<token_metric> of_tokens_;      // next tokens, or
   std::optional<reference_lists> references_;  // the right texts
@@ -94,10 +96,10 @@ enum class data_split { validation, test };
 
 /// A task's head and splits.
 struct measured_task {
-  measured_task(const network& net, const family_task& files)
+  measured_task(const network& net, const word_pieces& pieces, const family_task& files)
       : head(files.head, net.output(), net.output_width()),
-        validation(net, head, files.head, files.validation),
-        test(net, head, files.head, files.test),
+        validation(net, pieces, head, files.head, files.validation),
+        test(net, pieces, head, files.head, files.test),
         samples(net.open_samples(files.samples)) {
     if (has_no_head(net.output()) && files.head != files.expert)
       throw error(files.head + ": the network has no heads of tasks; take the file away");
