@@ -915,7 +915,7 @@ TEST_CASE("configurations and vocabularies that contradict the base stop the mer
   for (const auto& [key, value, in_words] : std::vector<std::tuple<std::string, json, std::string>>{
            {"/model_type", "llama", "'model_type' is \"qwen2\" in the base and \"llama\""},
            {"/num_attention_heads", 8, "'num_attention_heads' is 4 in the base and 8"},
-           {"/rope_scaling/factor", 4.0, "'rope_scaling.factor' is 2.0 in the base and 4.0"},
+           {"/rope_scaling/factor", 4.0, "'factor' is 2.0 in the base and 4.0"},
            {"/text_config/hidden_act", "gelu", "'text_config.hidden_act' is \"silu\""}}) {
     const auto b = f.folder(base, good), e = f.folder(expert, with(at(key), value));
     const std::string message = refused(f, b, {e});
@@ -960,6 +960,106 @@ TEST_CASE("configurations and vocabularies that contradict the base stop the mer
   merge(f, listed("[PAD]\nx", base), {listed("[PAD]\nx\ny\n", expert)}, average);
   merge(f, tokens("vocab.json", {{"x", 0}}, base),
         {tokens("vocab.json", {{"x", 0}, {"y", 1}}, expert)}, average);
+}
+
+TEST_CASE("rotary positions are compared in one form, and windows where they are in use") {
+  files f;
+  noise n(18);
+  const std::string w = "model.layers.0.mlp.up_proj.weight";
+  table base, expert;
+  base.set(w, dtype::f32, {4, 4}, random_values(n, 16));
+  expert.set(w, dtype::f32, {4, 4}, moved(base.values(w), n));
+  struct pair {
+    std::string base, expert, message;  ///< no message: no contradiction
+  };
+  const std::string llama3 = R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192})";
+  const std::vector<pair> all = {
+      // Version 4 and version 5 of transformers.
+      {R"({"rope_theta": 100, "rope_scaling": null})",
+       R"({"rope_parameters": {"rope_theta": 100.0, "rope_type": "default"}})", ""},
+      {R"({"rope_theta": 100})",
+       R"({"rope_parameters": {"rope_theta": 777.0, "rope_type": "default"}})",
+       "'rope_theta' is 100 in the base and 777.0"},
+      {R"({"rope_theta": 100, "rope_scaling": {"type": "linear", "factor": 2.0}})",
+       R"({"rope_parameters": {"rope_theta": 100, "rope_type": "linear", "factor": 2}})", ""},
+      {R"({"rope_theta": 100, "rope_scaling": {"type": "linear", "factor": 2.0}})",
+       R"({"rope_parameters": {"rope_theta": 100, "rope_type": "linear", "factor": 4.0}})",
+       "'factor' is 2.0 in the base and 4.0"},
+      {R"({"rope_theta": 100, "partial_rotary_factor": 0.5})",
+       R"({"rope_parameters": {"rope_theta": 100, "partial_rotary_factor": 0.75}})",
+       "'partial_rotary_factor' is 0.5"},
+      // No scaling, said by null or by nothing, is none.
+      {R"({"rope_theta": 5e5, "rope_scaling": null})",
+       R"({"rope_theta": 5e5, "rope_scaling": )" + llama3 + "}",
+       "'rope_type' is \"default\" in the base and \"llama3\""},
+      {R"({"rope_theta": 5e5, "rope_scaling": )" + llama3 + "}", R"({"rope_theta": 5e5})",
+       "'rope_type' is \"llama3\""},
+      {R"({"rope_scaling": )" + llama3 + "}", R"({"rope_parameters": )" + llama3 + "}", ""},
+      // Gemma 3: two kinds of layers.
+      {R"({"rope_theta": 1e6, "rope_local_base_freq": 1e4,
+           "rope_scaling": {"rope_type": "linear", "factor": 8}})",
+       R"({"rope_parameters": {"full_attention":
+             {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+           "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}})",
+       ""},
+      {R"({"rope_theta": 1e6, "rope_local_base_freq": 1e4})",
+       R"({"rope_parameters": {"full_attention": {"rope_theta": 1e6},
+                               "sliding_attention": {"rope_theta": 2e4}}})",
+       "'rope_local_base_freq' is 10000.0 in the base and 20000.0"},
+      {R"({"text_config": {"rope_scaling": {"rope_type": "linear", "factor": 8}}})",
+       R"({"text_config": {"rope_parameters": {"full_attention": {"rope_type": "default"}}}})",
+       "'text_config.rope_type'"},
+      // Phi-3 has the known length beside the settings.
+      {R"({"original_max_position_embeddings": 4096,
+           "rope_scaling": {"type": "longrope", "short_factor": [1, 2]}})",
+       R"({"original_max_position_embeddings": 4096, "rope_parameters": {"rope_type": "longrope",
+           "short_factor": [1.0, 2.0], "original_max_position_embeddings": 4096}})",
+       ""},
+      {R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 2]}})",
+       R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 3]}})", "'short_factor'"},
+      // Windows.
+      {R"({"use_sliding_window": false, "sliding_window": 131072, "max_window_layers": 28})",
+       R"({"use_sliding_window": false, "sliding_window": 32768, "max_window_layers": 21})", ""},
+      {R"({"use_sliding_window": false, "sliding_window": 131072})",
+       R"({"use_sliding_window": false, "sliding_window": null})", ""},
+      {R"({"model_type": "qwen2", "sliding_window": 131072})",
+       R"({"model_type": "qwen2", "sliding_window": 32768})", ""},
+      {R"({"use_sliding_window": false})", R"({"use_sliding_window": true})",
+       "'use_sliding_window' is false in the base and true"},
+      {R"({"use_sliding_window": true, "max_window_layers": 28})",
+       R"({"use_sliding_window": true, "max_window_layers": 21})", "'max_window_layers'"},
+      {R"({"model_type": "mistral", "sliding_window": 4096})",
+       R"({"model_type": "mistral", "sliding_window": null})",
+       "'sliding_window' is 4096 in the base and null"},
+      {R"({"layer_types": ["full_attention"]})", R"({"layer_types": ["sliding_attention"]})",
+       "'layer_types'"},
+      // No cap is another network; null elsewhere is a default.
+      {R"({"attn_logit_softcapping": 50.0})", R"({"attn_logit_softcapping": null})",
+       "'attn_logit_softcapping' is 50.0 in the base and null"},
+      {R"({"head_dim": 64})", R"({"head_dim": null})", ""},
+      // How BLIP's texts begin and end; language models' tokens may change.
+      {R"({"model_type": "blip", "text_config": {"bos_token_id": 30522, "sep_token_id": 102}})",
+       R"({"model_type": "blip", "text_config": {"bos_token_id": 101, "sep_token_id": 102}})",
+       "'text_config.bos_token_id' is 30522 in the base and 101"},
+      {R"({"model_type": "blip", "text_config": {"bos_token_id": 30522, "sep_token_id": 102}})",
+       R"({"model_type": "blip", "text_config": {"sep_token_id": 102}})", ""},
+      {R"({"model_type": "llama", "pad_token_id": 0})",
+       R"({"model_type": "llama", "pad_token_id": 2})", ""}};
+  for (const pair& each : all) {
+    CAPTURE(each.base);
+    CAPTURE(each.expert);
+    const auto b = f.folder(base, json::parse(each.base)),
+               e = f.folder(expert, json::parse(each.expert));
+    if (each.message.empty())
+      CHECK(merge(f, b, {e}, average).run.err.empty());
+    else
+      CHECK_CONTAINS(refused(f, b, {e}), each.message);
+    // Whichever of the two is the base.
+    if (each.message.empty())
+      CHECK(merge(f, e, {f.folder(expert, json::parse(each.base))}, average)
+                .run.err.find("config.json") == std::string::npos);
+  }
 }
 
 TEST_CASE("the size of every task vector is told, and one that is unusual is warned of") {

@@ -45,7 +45,7 @@ inline bool same_side_file(const io::checkpoint& a, const io::checkpoint& b, con
 /// purpose: settings that fine-tuning may change (heads and labels, dropout, the number of tokens,
 /// the longest input) and settings of running (caches, types, versions).
 inline bool changes_the_network(std::string_view key) {
-  constexpr std::array<std::string_view, 74> keys = {"model_type",
+  constexpr std::array<std::string_view, 87> keys = {"model_type",
                                                      "hidden_size",
                                                      "intermediate_size",
                                                      "num_hidden_layers",
@@ -59,14 +59,19 @@ inline bool changes_the_network(std::string_view key) {
                                                      "feed_forward_proj",
                                                      "dense_act_fn",
                                                      "rope_theta",
-                                                     "rope_scaling",
-                                                     "rope_parameters",
                                                      "rope_type",
-                                                     "type",
                                                      "factor",
                                                      "low_freq_factor",
                                                      "high_freq_factor",
                                                      "original_max_position_embeddings",
+                                                     "attention_factor",
+                                                     "beta_fast",
+                                                     "beta_slow",
+                                                     "mscale",
+                                                     "mscale_all_dim",
+                                                     "truncate",
+                                                     "short_factor",
+                                                     "long_factor",
                                                      "rope_local_base_freq",
                                                      "partial_rotary_factor",
                                                      "rotary_pct",
@@ -109,15 +114,23 @@ inline bool changes_the_network(std::string_view key) {
                                                      "hidden_sizes",
                                                      "window_size",
                                                      "sliding_window",
+                                                     "use_sliding_window",
+                                                     "max_window_layers",
+                                                     "sliding_window_pattern",
+                                                     "layer_types",
                                                      "num_experts",
                                                      "num_local_experts",
                                                      "n_routed_experts",
                                                      "num_experts_per_tok",
                                                      "moe_intermediate_size",
                                                      "norm_topk_prob",
+                                                     "decoder_sparse_step",
+                                                     "mlp_only_layers",
                                                      "attn_logit_softcapping",
                                                      "final_logit_softcapping",
                                                      "query_pre_attn_scalar",
+                                                     "scale_attn_weights",
+                                                     "scale_attn_by_inverse_layer_idx",
                                                      "alibi"};
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
@@ -132,6 +145,57 @@ inline std::string short_text(const nlohmann::json& value) {
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
+inline std::string difference(const std::string& key, const nlohmann::json& base,
+                              const nlohmann::json& expert) {
+  return "config.json: '" + key + "' is " + short_text(base) + " in the base and " +
+         short_text(expert) + " in the expert";
+}
+
+/// True for keys where a null says that there is no such thing; elsewhere it is as an absent key.
+inline bool has_meaning_as_null(std::string_view key) {
+  return key == "sliding_window" || key == "attn_logit_softcapping" ||
+         key == "final_logit_softcapping";
+}
+
+/// A configuration with rotary positions in one form, beside the other keys: version 4 of
+/// transformers writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`, in Gemma 3 for
+/// each kind of layers. Windows that are not in use are left out.
+inline nlohmann::json comparable(nlohmann::json config) {
+  const auto take = [](nlohmann::json& from, const char* key) {
+    const auto found = from.find(key);
+    nlohmann::json value = found == from.end() ? nlohmann::json() : *found;
+    from.erase(key);
+    return value;
+  };
+  auto positions = take(config, "rope_parameters");
+  auto scaling = take(config, "rope_scaling");
+  if (positions.is_object()) {
+    const auto local = take(positions, "sliding_attention");
+    if (local.is_object() && local.contains("rope_theta"))
+      config["rope_local_base_freq"] = local["rope_theta"];
+    if (auto global = take(positions, "full_attention"); global.is_object()) positions = global;
+  }
+  if (scaling.is_object()) positions = scaling;
+  if (!positions.is_object()) positions = nlohmann::json::object();
+  if (auto type = take(positions, "type"); !type.is_null() && !positions.contains("rope_type"))
+    positions["rope_type"] = type;
+  config["rope_type"] = "default";
+  for (const auto& [key, value] : positions.items()) {
+    // (Phi-3 has this one beside its settings, and it counts before theirs.)
+    if (key != "original_max_position_embeddings" || !config.contains(key)) config[key] = value;
+  }
+
+  const auto windows = config.find("use_sliding_window");
+  const auto type = config.find("model_type");
+  const bool is_qwen = type != config.end() && type->is_string() &&
+                       type->get_ref<const std::string&>().starts_with("qwen");
+  if (windows == config.end() ? is_qwen : *windows == false) {
+    config.erase("sliding_window");
+    config.erase("max_window_layers");
+  }
+  return config;
+}
+
 /// Adds a sentence for each key with different values on both sides. A missing key has a default,
 /// which only the network's own code knows.
 inline void compare_configs(const nlohmann::json& base, const nlohmann::json& expert,
@@ -142,12 +206,27 @@ inline void compare_configs(const nlohmann::json& base, const nlohmann::json& ex
     if (other == expert.end()) continue;
     if (value.is_object() && other->is_object()) {
       if (is_part_of_network(key) || changes_the_network(key))
-        compare_configs(value, *other, where + key + ".", found);
-    } else if (changes_the_network(key) && value != *other && !value.is_null() &&
-               !other->is_null()) {
-      found.push_back("config.json: '" + where + key + "' is " + short_text(value) +
-                      " in the base and " + short_text(*other) + " in the expert");
+        compare_configs(comparable(value), comparable(*other), where + key + ".", found);
+    } else if (changes_the_network(key) && value != *other &&
+               (has_meaning_as_null(key) || (!value.is_null() && !other->is_null()))) {
+      found.push_back(difference(where + key, value, *other));
     }
+  }
+}
+
+/// Adds a sentence for each token that a BLIP's texts begin, end or are filled up with, if both
+/// name different ones: they are part of how it writes.
+inline void compare_writing(const nlohmann::json& base, const nlohmann::json& expert,
+                            std::vector<std::string>& found) {
+  const auto text_of = [](const nlohmann::json& config) {
+    const bool is_blip = config.value("/model_type"_json_pointer, nlohmann::json()) == "blip";
+    return is_blip ? config.value("/text_config"_json_pointer, nlohmann::json()) : nlohmann::json();
+  };
+  const auto one = text_of(base), other = text_of(expert);
+  if (!one.is_object() || !other.is_object()) return;
+  for (const char* key : {"bos_token_id", "sep_token_id", "pad_token_id"}) {
+    if (one.contains(key) && other.contains(key) && one[key] != other[key])
+      found.push_back(difference(std::string("text_config.") + key, one[key], other[key]));
   }
 }
 
@@ -218,8 +297,12 @@ inline void compare_tokens(const std::map<std::int64_t, std::string>& base,
 inline std::vector<std::string> contradictions_of(const io::checkpoint& base,
                                                   const io::checkpoint& expert) {
   std::vector<std::string> found;
-  detail::compare_configs(detail::side_object(base, "config.json"),
-                          detail::side_object(expert, "config.json"), "", found);
+  const auto of_base = detail::side_object(base, "config.json"),
+             of_expert = detail::side_object(expert, "config.json");
+  if (of_base.is_object() && of_expert.is_object()) {
+    detail::compare_configs(detail::comparable(of_base), detail::comparable(of_expert), "", found);
+    detail::compare_writing(of_base, of_expert, found);
+  }
   for (const char* name : {"tokenizer.json", "vocab.json", "vocab.txt"}) {
     if (base.format() == io::checkpoint_format::safetensors_file ||
         expert.format() == io::checkpoint_format::safetensors_file ||
