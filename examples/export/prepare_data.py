@@ -127,7 +127,7 @@ def image_metadata(mean: list[float], std: list[float]) -> dict[str, str]:
 
 
 def open_image(path: Path):
-    """The image in RGB."""
+    """The image in RGB; transparency is dropped, as version 4 of transformers drops it (5: on white)."""
     from PIL import Image
 
     with Image.open(path) as opened:

@@ -513,6 +513,11 @@ TEST_CASE("samples that do not fit are refused by name") {
   check_message(
       message_of([&] { model("blip/caption").net->open_samples(t.write("bad.safetensors")); }),
       {"bad.safetensors", "'decoder_input_ids'", "answers none"});
+  for (const std::string variant : {"blip/vqa", "blip/match"}) {
+    const fs::path bare = samples_without(variant, {"input_ids", "attention_mask"});
+    check_message(message_of([&] { model(variant).net->open_samples(bare); }),
+                  {"samples.safetensors", "'input_ids'", "with each image", "--"});
+  }
 }
 
 TEST_CASE("configurations of other networks are refused by key") {

@@ -157,6 +157,8 @@ TEST_CASE("texts: masked tokens are dropped, positions are those before") {
   CHECK(tokens_of(t) == "| 7/0/0 8/1/0 9/2/1| 6/0/1");
   t.set("attention_mask", io::dtype::i64, {2, 3}, std::vector<std::int64_t>{1, 0, 1, 1, 0, 1});
   CHECK(tokens_of(t) == "| 7/0/0 9/2/1| 6/0/1 1/2/0");
+  t.set("attention_mask", io::dtype::boolean, {2, 3}, std::vector<std::uint8_t>{1, 0, 1, 1, 0, 1});
+  CHECK(tokens_of(t) == "| 7/0/0 9/2/1| 6/0/1 1/2/0");
   t.tensors.erase("token_type_ids");
   CHECK(tokens_of(t) == "| 7/0/0 9/2/0| 6/0/0 1/2/0");
   t.tensors.erase("attention_mask");

@@ -183,7 +183,8 @@ evaluation evaluate(const evaluation_request& request) {
   std::vector<std::string> metrics = request.metrics;
   if (metrics.empty()) metrics = {labels.are_classes() ? "accuracy" : "pearson"};
   for (const auto& metric : metrics)
-    check_metric(metric, "--metric " + metric, labels, head, request.head);
+    check_metric(metric, "--metric " + metric, labels, head,
+                 request.head.empty() ? request.model : request.head);
 
   pool threads(request.threads);
   progress terminal;

@@ -50,6 +50,13 @@ class blip_samples : public sample_reader {
     if (!(has_encoder && has_decoder) && file.find("decoder_input_ids") != nullptr)
       io::fail(path, "decoder_input_ids",
                "holds answers to questions, but the network answers none: leave it out");
+    if (has_encoder && file.find("input_ids") == nullptr) {
+      io::fail(path, "input_ids",
+               std::string("is missing: the network reads ") +
+                   (has_decoder ? "a question" : "a text to match") +
+                   " with each image (prepare_data.py pictures: " +
+                   (has_decoder ? "--question or --ask)" : "--text)"));
+    }
     if (has_encoder) add_text(path, shape, encoder_text_);
     if (!has_decoder) return;
     shape.causal = true;

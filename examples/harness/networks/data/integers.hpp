@@ -9,7 +9,7 @@
 
 namespace catmerge::harness {
 
-/// True for the integer types whose values all fit an int64, which integer_at reads.
+/// True for the integer types whose values all fit an int64. integer_at reads them, and booleans.
 constexpr bool is_integer(io::dtype type) {
   switch (type) {
     case io::dtype::u8:
@@ -23,8 +23,8 @@ constexpr bool is_integer(io::dtype type) {
   }
 }
 
-/// Element `index` of a tensor of integers, aligned or not. Precondition: is_integer, and the
-/// element exists.
+/// Element `index` of a tensor of integers or booleans, aligned or not. Precondition: is_integer or
+/// boolean, and the element exists.
 inline std::int64_t integer_at(const io::tensor_entry& entry, index_t index) {
   const std::byte* const from =
       entry.bytes.data() + static_cast<std::size_t>(index) * io::size_of(entry.type);
@@ -33,6 +33,7 @@ inline std::int64_t integer_at(const io::tensor_entry& entry, index_t index) {
     return value;
   };
   switch (entry.type) {
+    case io::dtype::boolean:
     case io::dtype::u8: return read(std::uint8_t{});
     case io::dtype::i8: return read(std::int8_t{});
     case io::dtype::u16: return read(std::uint16_t{});
