@@ -7,9 +7,13 @@
 #include <fstream>
 #include <harness/networks/data/integers.hpp>
 #include <harness/networks/data/token_scores.hpp>
+#include <harness/networks/decoder/gemma.hpp>
+#include <harness/networks/decoder/llama.hpp>
 #include <harness/networks/decoder/mixture.hpp>
+#include <harness/networks/decoder/phi3.hpp>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <utility>
 
 #include "support/networks/checks.hpp"
 
@@ -358,6 +362,89 @@ TEST_CASE("configurations of version 4 mean the same, and so do keys that are le
   }
 }
 
+TEST_CASE("what absent keys mean: the numbers of transformers") {
+  const auto names_of = [](const std::string& prefix, int layers) {
+    std::vector<std::string> names = {prefix + "embed_tokens.weight", prefix + "norm.weight"};
+    for (int i = 0; i < layers; ++i)
+      names.push_back(prefix + "layers." + std::to_string(i) + ".input_layernorm.weight");
+    return names;
+  };
+  // Gemma 3 with vision: what equals the default is not in the file.
+  const nlohmann::json small = nlohmann::json::parse(R"({"model_type": "gemma3", "text_config": {
+    "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+    "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "sliding_window": 1024}, "vision_config": {"hidden_size": 1152}})");
+  const harness::config_object config("config.json", small);
+  const auto names = names_of("language_model.model.", 34);
+  const harness::decoder_shape s = harness::read_gemma(config, names, "weights").shape;
+  CHECK(s.words == 262208);
+  CHECK(s.heads == 8);
+  CHECK(s.key_heads == 4);
+  CHECK(s.head_width == 256);
+  CHECK(s.score_scale == 1.0F / 16);
+  CHECK(s.layers.size() == 34);
+  CHECK(s.layers[0].feed_forward.width == 10240);
+  CHECK(s.layers[0].window == 1024);
+  CHECK(s.layers[0].positions.base == 1e4F);
+  CHECK_FALSE(s.layers[5].window.has_value());
+  CHECK(s.layers[5].positions.base == 1e6F);
+  CHECK(s.layers[5].positions.factor == 8);
+  CHECK(s.tied);
+
+  // Gemma 3's local base beside nested settings that lack it.
+  nlohmann::json nested = small;
+  auto& text = nested["text_config"];
+  text.erase("rope_scaling");
+  text["rope_parameters"] = {{"full_attention", {{"rope_type", "default"}}},
+                             {"sliding_attention", {{"rope_type", "default"}}}};
+  text["rope_theta"] = 5e5;
+  text["rope_local_base_freq"] = 2e4;
+  const auto positions =
+      harness::read_gemma(harness::config_object("config.json", nested), names, "weights")
+          .shape.layers;
+  CHECK(positions[0].positions.base == 2e4F);
+  CHECK(positions[5].positions.base == 5e5F);
+
+  // Phi-3's known length stands beside the settings, or is 4096.
+  nlohmann::json phi = {{"model_type", "phi3"},
+                        {"hidden_size", 32},
+                        {"vocab_size", 9},
+                        {"num_attention_heads", 4},
+                        {"intermediate_size", 8},
+                        {"num_hidden_layers", 1},
+                        {"tie_word_embeddings", true},
+                        {"max_position_embeddings", 131072}};
+  phi["rope_scaling"] = {{"type", "longrope"},
+                         {"short_factor", {1, 1, 1, 1}},
+                         {"long_factor", {2, 2, 2, 2}},
+                         {"original_max_position_embeddings", 16}};
+  const auto length_of = [&] {
+    return harness::read_phi3(harness::config_object("config.json", phi), names_of("model.", 1),
+                              "weights")
+        .shape.layers[0]
+        .positions.length;
+  };
+  CHECK(length_of() == 4096);
+  phi["original_max_position_embeddings"] = 64;
+  CHECK(length_of() == 64);
+
+  // Heads of keys of Mistral and Qwen 3; null: as many as queries have.
+  nlohmann::json mistral = {
+      {"model_type", "mistral"},     {"hidden_size", 64},        {"vocab_size", 9},
+      {"num_attention_heads", 16},   {"intermediate_size", 8},   {"num_hidden_layers", 1},
+      {"tie_word_embeddings", true}, {"sliding_window", nullptr}};
+  const auto llama = [&] {
+    return harness::read_llama(harness::config_object("config.json", mistral),
+                               names_of("model.", 1), "weights")
+        .shape;
+  };
+  CHECK(llama().key_heads == 8);
+  mistral["num_key_value_heads"] = nullptr;
+  CHECK(llama().key_heads == 16);
+  mistral["model_type"] = "qwen3";
+  CHECK(llama().head_width == 128);
+}
+
 TEST_CASE("a configuration that asks for what is not there is refused by its key") {
   const auto refused = [](const std::string& variant, const std::string& key,
                           const nlohmann::json& value, const std::string& named) {
@@ -383,6 +470,9 @@ TEST_CASE("a configuration that asks for what is not there is refused by its key
   refused("decoder/gemma2", "use_bidirectional_attention", true, "use_bidirectional_attention");
   refused("decoder/gemma2", "layer_types", {"full_attention", "linear_attention"}, "layer_types");
   refused("decoder/gemma3_text", "attn_logit_softcapping", 50.0, "attn_logit_softcapping");
+  refused("decoder/gemma3_text", "rope_parameters", {{"rope_theta", 1e4}}, "rope_parameters");
+  refused("decoder/gemma3_text", "rope_scaling", {{"full_attention", {{"rope_theta", 1e4}}}},
+          "rope_scaling");
   refused("decoder/phi3", "rope_parameters/short_factor", {1.0}, "short_factor");
   refused("decoder/phi3", "rope_parameters/long_factor", {"a"}, "long_factor");
   refused("decoder/gpt2", "scale_attn_by_inverse_layer_idx", true,

@@ -105,8 +105,10 @@ class config_object {
     const std::string name = text(key, fallback);
     const auto known = activation_named(name);
     if (!known) {
-      fail(key, "expected 'gelu', 'gelu_new', 'gelu_pytorch_tanh', 'quick_gelu' or 'silu', found " +
-                    io::in_quotes(name));
+      fail(key,
+           "expected 'gelu', 'gelu_new', 'gelu_pytorch_tanh', 'quick_gelu', 'silu' or 'swish', "
+           "found " +
+               io::in_quotes(name));
     }
     return *known;
   }

@@ -22,12 +22,17 @@ namespace catmerge::harness {
 class rotary_config {
  public:
   /// layer: "full_attention" or "sliding_attention", for a network with settings for each. top: the
-  /// network's configuration. base: if the file names none.
-  rotary_config(const config_object& top, const std::string& layer, double base)
-      : top_(top), settings_(settings_of(top, layer)), base_(from_either("rope_theta", base)) {}
+  /// network's configuration. base: if the file names none. beside: the key of the base where the
+  /// settings lack it.
+  rotary_config(const config_object& top, const std::string& layer, double base,
+                const std::string& beside = "rope_theta")
+      : top_(top),
+        settings_(settings_of(top, layer)),
+        base_(settings_ && settings_->has("rope_theta") ? settings_->positive("rope_theta", base)
+                                                        : top.positive(beside, base)) {}
 
-  /// width: of a head. is_phi3: positions may turn a part of a head's columns only, and longrope
-  /// has two older names.
+  /// width: of a head. is_phi3: positions may turn a part of a head's columns only, longrope has
+  /// two older names, and the length before the stretch stands in the network's configuration.
   rotary read(index_t width, bool is_phi3 = false) const {
     rotary r;
     r.base = static_cast<float>(base_);
@@ -57,11 +62,11 @@ class rotary_config {
       r.low = s.positive("low_freq_factor", 1);
       r.high = s.positive("high_freq_factor", 4);
       if (!(r.low < r.high)) s.fail("high_freq_factor", "expected more than low_freq_factor");
-      r.length = known_length();
+      r.length = known_length(is_phi3);
     } else if (type == "yarn") {
-      read_yarn(r);
+      read_yarn(r, is_phi3);
     } else if (type == "longrope") {
-      read_longrope(r);
+      read_longrope(r, is_phi3);
     } else {
       s.fail("rope_type",
              "expected 'default', 'linear', 'dynamic', 'llama3', 'yarn' or 'longrope', found " +
@@ -85,10 +90,11 @@ class rotary_config {
                                             : top_.positive(key, fallback);
   }
 
-  /// The length of the texts before the stretch. Phi-3 has it beside the settings, and there it
-  /// counts before them.
-  index_t known_length() const {
+  /// The length of the texts before the stretch. Beside the settings it counts before them. Phi-3
+  /// has it there alone.
+  index_t known_length(bool is_phi3) const {
     const std::string key = "original_max_position_embeddings";
+    if (is_phi3) return top_.size(key, 4096);
     if (top_.has(key)) return top_.size(key);
     return settings_->has(key) ? settings_->size(key) : top_.size("max_position_embeddings");
   }
@@ -98,10 +104,10 @@ class rotary_config {
     return static_cast<double>(top_.size("max_position_embeddings")) / static_cast<double>(length);
   }
 
-  void read_yarn(rotary& r) const {
+  void read_yarn(rotary& r, bool is_phi3) const {
     const config_object& s = *settings_;
     r.scaling = rotary_scaling::yarn;
-    r.length = known_length();
+    r.length = known_length(is_phi3);
     r.factor = default_factor(r.length);
     r.beta_fast = s.positive("beta_fast", 32);
     r.beta_slow = s.positive("beta_slow", 1);
@@ -116,10 +122,10 @@ class rotary_config {
     r.stretch = static_cast<float>(s.positive("attention_factor", stretch));
   }
 
-  void read_longrope(rotary& r) const {
+  void read_longrope(rotary& r, bool is_phi3) const {
     const config_object& s = *settings_;
     r.scaling = rotary_scaling::longrope;
-    r.length = known_length();
+    r.length = known_length(is_phi3);
     r.factor = default_factor(r.length);
     const auto list = [&](const std::string& key) {
       std::vector<float> found;
@@ -174,43 +180,49 @@ std::vector<bool> sliding_layers(const config_object& top, index_t layers,
   return sliding;
 }
 
-/// The keys whose absence does not mean the same in all families.
+/// What transformers takes for absent keys, which is not the same in all families. Files of several
+/// networks (Gemma 3 with vision) leave out the keys whose values are these.
 struct size_defaults {
-  bool head_dim = true;             ///< absent: hidden_size / num_attention_heads; or an error
-  bool num_key_value_heads = true;  ///< absent: num_attention_heads; or an error
+  std::optional<index_t> num_key_value_heads{};  ///< none: num_attention_heads
+  std::optional<index_t> head_dim{};             ///< none: hidden_size / num_attention_heads
   double rms_norm_eps = 1e-6;
+  /// None: an error.
+  std::optional<index_t> vocab_size{}, hidden_size{}, intermediate_size{}, num_hidden_layers{},
+      num_attention_heads{};
 };
 
 /// A number of layers or of experts: at most as many as there are tensors, or the names alone would
 /// fill the memory.
 inline index_t count_of_modules(const config_object& top, const std::string& key,
-                                const std::vector<std::string>& names) {
-  const index_t count = top.size(key);
+                                const std::vector<std::string>& names,
+                                std::optional<index_t> fallback = {}) {
+  const index_t count = top.size(key, fallback);
   if (count > std::ssize(names)) {
-    top.fail(key, "the checkpoint has " + std::to_string(names.size()) + " tensors only, found " +
-                      std::to_string(count));
+    top.fail(key, "expected at most the number of tensors in the checkpoint, " +
+                      std::to_string(names.size()) + ", found " + std::to_string(count));
   }
   return count;
 }
 
-/// Sizes under the keys that all but GPT-2 share. Where transformers would take a number of its own
-/// for an absent key, which no checkpoint means, the absence is an error.
+/// Sizes under the keys that all but GPT-2 share. A null counts as absent for num_key_value_heads
+/// and head_dim where there is no number for an absent key, and is an error where there is one.
 inline decoder_shape read_sizes(const config_object& top, const std::vector<std::string>& names,
                                 const size_defaults& defaults) {
   decoder_shape s;
   s.file = top.file();
-  s.width = top.size("hidden_size");
-  s.words = top.size("vocab_size");
-  s.heads = top.size("num_attention_heads");
+  s.width = top.size("hidden_size", defaults.hidden_size);
+  s.words = top.size("vocab_size", defaults.vocab_size);
+  s.heads = top.size("num_attention_heads", defaults.num_attention_heads);
   const std::string keys = "num_key_value_heads";
-  const bool may_lack = defaults.num_key_value_heads || top.is_null(keys);
-  s.key_heads = may_lack ? top.size(keys, s.heads) : top.size(keys);
+  s.key_heads =
+      top.size(keys, top.is_null(keys) ? s.heads : defaults.num_key_value_heads.value_or(s.heads));
   if (s.heads % s.key_heads != 0) {
     top.fail(keys, std::to_string(s.key_heads) + " heads do not divide num_attention_heads " +
                        std::to_string(s.heads));
   }
-  if (top.has("head_dim") || !defaults.head_dim) {
-    s.head_width = top.size("head_dim");
+  const std::string head = "head_dim";
+  if (top.has(head) || defaults.head_dim) {
+    s.head_width = top.is_null(head) ? top.size(head) : top.size(head, defaults.head_dim);
   } else {
     s.head_width = s.width / s.heads;
     if (s.width % s.heads != 0) {
@@ -221,8 +233,10 @@ inline decoder_shape read_sizes(const config_object& top, const std::vector<std:
   }
   s.score_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.head_width)));
   s.epsilon = static_cast<float>(top.positive("rms_norm_eps", defaults.rms_norm_eps));
-  s.layers.resize(static_cast<std::size_t>(count_of_modules(top, "num_hidden_layers", names)));
-  for (auto& layer : s.layers) layer.feed_forward.width = top.size("intermediate_size");
+  s.layers.resize(static_cast<std::size_t>(
+      count_of_modules(top, "num_hidden_layers", names, defaults.num_hidden_layers)));
+  for (auto& layer : s.layers)
+    layer.feed_forward.width = top.size("intermediate_size", defaults.intermediate_size);
   return s;
 }
 

@@ -30,7 +30,13 @@ inline decoder_plan read_llama(const config_object& top, const std::vector<std::
   const bool is_mixtral = type == "mixtral";
   decoder_plan plan;
   decoder_shape& s = plan.shape;
-  s = read_sizes(top, names, {type != "qwen3", type == "llama", is_mixtral ? 1e-5 : 1e-6});
+  size_defaults absent;
+  if (type == "mistral" || is_mixtral) absent.num_key_value_heads = 8;
+  if (type == "qwen2" || type == "qwen3") absent.num_key_value_heads = 32;
+  if (type == "qwen3_moe") absent.num_key_value_heads = 4;
+  if (type == "qwen3") absent.head_dim = 128;
+  if (is_mixtral) absent.rms_norm_eps = 1e-5;
+  s = read_sizes(top, names, absent);
   if (is_qwen3) s.of_queries = query_norm::each_head;
   s.nonlinearity = top.nonlinearity("hidden_act", "silu");
   s.tied = top.flag("tie_word_embeddings", false);

@@ -16,7 +16,7 @@ inline decoder_plan read_phi3(const config_object& top, const std::vector<std::s
                               const std::filesystem::path& file) {
   decoder_plan plan;
   decoder_shape& s = plan.shape;
-  s = read_sizes(top, names, {true, true, 1e-5});
+  s = read_sizes(top, names, {{}, {}, 1e-5});
   s.nonlinearity = top.nonlinearity("hidden_act", "silu");
   s.tied = top.flag("tie_word_embeddings", false);
   const rotary positions = rotary_config(top, "full_attention", 1e4).read(s.head_width, true);
