@@ -128,8 +128,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::vector<std::string> of_blip = {"vision_model.embeddings.patch_embedding.weight",
                                               "text_encoder.embeddings.word_embeddings.weight",
                                               "text_decoder.bert.embeddings.word_embeddings.weight",
+                                              "text_decoder.cls.predictions.decoder.weight",
                                               "vision_model.post_layernorm.bias"};
-    attempt([&] { return find_blip_names(of_blip, read_blip(top), "weights"); });
+    for (const bool untied : {false, true}) {
+      const auto decide = [&](const std::string&, const std::string&) { return untied; };
+      attempt([&] { return find_blip_names(of_blip, read_blip(top), "weights", decide); });
+    }
   } catch (const catmerge::error&) {
   }
   return 0;

@@ -853,6 +853,24 @@ TEST_CASE("BLIP is untied by both keys of config.json alone, as in transformers"
   CHECK(is_told(true, true));
   CHECK(is_told(false, nullptr));
   CHECK(is_told(nullptr, false));
+  // Their biases, which transformers ties alike.
+  const std::string bias = "text_decoder.cls.predictions.bias",
+                    own = "text_decoder.cls.predictions.decoder.bias";
+  const auto biases = [&](const values_t& of_output, const json& config) {
+    table t;
+    t.set(bias, dtype::f32, {24}, v);
+    t.set(own, dtype::f32, {24}, of_output);
+    return f.folder(t, config);
+  };
+  for (const bool ties : {true, false}) {
+    const json config = {{"model_type", "blip"},
+                         {"tie_word_embeddings", ties},
+                         {"text_config", {{"tie_word_embeddings", ties}}}};
+    const auto done = merge(f, biases(v, config), {biases(w, config)}, average);
+    CHECK((done.run.err.find("config.json ties '" + own) != std::string::npos) == ties);
+    CHECK(largest_difference(done.merged.values(own), w) == 0);
+    CHECK(largest_difference(done.merged.values(bias), v) == 0);
+  }
 }
 
 TEST_CASE("the table of BLIP's questions is tied to nothing, whatever names a file holds") {

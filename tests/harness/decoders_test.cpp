@@ -104,6 +104,47 @@ TEST_CASE("the merge without settings: distances of next tokens choose, without 
   }
 }
 
+TEST_CASE("experts that part a tied output: the merge is that of networks that are not tied") {
+  // The base holds both with the same values, as config.json says; the experts' have moved apart.
+  const decoders d("qwen2");
+  table base(d.base() / "model.safetensors");
+  const std::string words = "model.embed_tokens.weight", head = "lm_head.weight";
+  base.tensors[head] = base.tensors.at(words);
+  base.write(d.base() / "model.safetensors");
+  unsigned seed = 70;
+  for (const auto& task : task_names) {
+    noise n(seed++);
+    table expert(d.expert(task));
+    values_t values = expert.values(words);
+    for (double& x : values) x += n(0.1);
+    expert.set(head, expert.tensors.at(words).type, expert.tensors.at(words).shape, values);
+    expert.write(d.expert(task));
+  }
+  const auto automatic = [&](const std::string& name) {
+    const outcome done = run(d.merge(name) + d.with_samples() + arguments{"--method", "auto"});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    return done.err;
+  };
+  CHECK_CONTAINS(automatic("a"), "config.json ties 'lm_head.weight'");
+  json config = json::parse(get(d.base() / "config.json"));
+  const auto perplexity = [&](const std::string& name) {
+    const outcome done = run(
+        {"evaluate", "--model", d.file(name), "--data", d.samples("a"), "--metric", "perplexity"});
+    CAPTURE(done.err);
+    REQUIRE(done.status == 0);
+    return done;
+  };
+  const outcome told = perplexity("a");
+  CHECK_CONTAINS(told.err, "'lm_head.weight'");
+  CHECK_CONTAINS(told.err, "each is used for itself");
+  config["tie_word_embeddings"] = false;
+  put(d.base() / "config.json", config.dump());
+  automatic("b");
+  CHECK(get(d.file("a") / "model.safetensors") == get(d.file("b") / "model.safetensors"));
+  CHECK(perplexity("b").out == told.out);
+}
+
 TEST_CASE("evaluate: perplexity by default, every metric by name, heads are refused") {
   const decoders d("qwen3");
   const arguments evaluate = {"evaluate", "--model", d.base(), "--data", d.samples("a")};

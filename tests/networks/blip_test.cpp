@@ -520,6 +520,47 @@ TEST_CASE("samples that do not fit are refused by name") {
   }
 }
 
+TEST_CASE("a tied output that the file holds with other values is used for itself") {
+  const std::string output = "text_decoder.cls.predictions.";
+  for (const std::string variant : {"blip/caption", "blip/vqa"}) {
+    CAPTURE(variant);
+    const model m(variant);
+    const activations samples = many(m, variant, 5);
+    const matrix reference = run_all(*m.net, m.weights, samples);
+    const table original(fixture(variant) / "model.safetensors");
+    const auto result = [&](const table& t, const fs::path& config) {
+      const model other(t.write("other.safetensors"), config);
+      return run_all(*other.net, other.weights, samples);
+    };
+    const fs::path config = model::config_of(variant);
+
+    // Another bias: the output has it, and not the one that it should be tied to.
+    table t = original;
+    auto bias = original.tensors.at(output + "bias");
+    t.tensors[output + "decoder.bias"] = bias;
+    CHECK(same_bits(result(t, config), reference));
+    t.tensors[output + "bias"].bytes.assign(bias.bytes.size(), std::byte{0x3f});
+    CHECK(same_bits(result(t, config), reference));
+    t.tensors.erase(output + "bias");
+    CHECK(same_bits(result(t, config), reference));
+
+    // Another table, as if config.json said that they are not tied.
+    t = original;
+    auto rows = original.tensors.at("text_decoder.bert.embeddings.word_embeddings.weight");
+    t.tensors[output + "decoder.weight"] = rows;
+    CHECK(same_bits(result(t, config), reference));
+    std::rotate(rows.bytes.begin(), rows.bytes.begin() + 64, rows.bytes.end());
+    t.tensors[output + "decoder.weight"] = rows;
+    const matrix apart = result(t, config);
+    CHECK(largest_difference(apart, reference) > 1e-3);
+    auto untied = nlohmann::json::parse(std::ifstream(config));
+    untied["tie_word_embeddings"] = untied["text_config"]["tie_word_embeddings"] = false;
+    const fs::path file = scratch().file("config.json");
+    std::ofstream(file) << untied.dump();
+    CHECK(same_bits(apart, result(t, file)));
+  }
+}
+
 TEST_CASE("configurations of other networks are refused by key") {
   struct refused {
     std::string key;

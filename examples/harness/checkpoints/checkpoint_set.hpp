@@ -137,6 +137,15 @@ class checkpoint_set : public network_names {
     return parameters_.tensor_of(parameter);
   }
 
+  /// True if two tensors of the base both take part and are not tied.
+  bool are_apart(const std::string& one, const std::string& other) const {
+    const auto owner = [&](const std::string& name) {
+      const auto found = tied_.find(name);
+      return found == tied_.end() ? name : found->second;
+    };
+    return classes_.contains(one) && classes_.contains(other) && owner(one) != owner(other);
+  }
+
   /// All names of a tensor: its own, and those tied to it, in the base or in an expert alone.
   std::vector<std::string> names_of(const std::string& tensor) const override {
     std::vector<std::string> list{tensor};

@@ -101,7 +101,9 @@ tie_list find_ties(const File& base, const std::vector<File>& experts,
       const auto evidence = detail::evidence_of(files, owner, name);
       if (!evidence.same_shape) continue;
       if (!evidence.apart.empty()) {
-        if (head && declared == true)
+        const bool bias =
+            what == model::tie_class::decoder_bias || owner_class == model::tie_class::decoder_bias;
+        if ((head || bias) && declared == true)
           ties.contradictions.push_back("config.json ties '" + name + "' to '" + owner +
                                         "', and in " + evidence.apart +
                                         " they differ: each is merged by itself");

@@ -167,7 +167,9 @@ evaluation evaluate(const evaluation_request& request) {
   require_written_texts(request);
   const io::checkpoint model(request.model);
   print_warnings(model);
-  const auto network = open_network(model, request.config);
+  const auto network = open_network(
+      model, request.config,
+      untied_in(model, [](const std::string& sentence) { tell({sentence}, verbosity::normal); }));
   const checkpoint_weights weights(model);
   check_weights(*network, weights);
   const bool needs_head = !has_no_head(network->output());

@@ -19,7 +19,10 @@ class merge_inputs {
   merge_inputs(const merge_request& request, const merge_plan& plan, checkpoint_set& set,
                pool& threads) {
     if (plan.uses_outputs || (plan.uses_statistics && !request.samples.empty()))
-      network_ = open_network(set.base_file(), request.config);
+      network_ = open_network(set.base_file(), request.config,
+                              [&set](const std::string& one, const std::string& other) {
+                                return set.are_apart(one, other);
+                              });
     if (!plan.uses_statistics) {
       for (const auto& file : request.features) io::statistics_file(file.path);
       for (const auto& file : request.samples) io::safetensors_file(file.path);

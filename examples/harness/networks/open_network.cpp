@@ -1,6 +1,7 @@
 // catmerge: conflict-aware task merging for any tensor backend.
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <catmerge/io/json.hpp>
 #include <catmerge/io/mapped_file.hpp>
 #include <filesystem>
@@ -46,8 +47,9 @@ std::unique_ptr<network> make_bert(bert_config config, const io::checkpoint& wei
   return std::make_unique<bert>(std::move(config), std::move(names));
 }
 
-std::unique_ptr<network> make_blip(blip_config config, const io::checkpoint& weights) {
-  auto names = find_blip_names(weights.names(), config, weights.path());
+std::unique_ptr<network> make_blip(blip_config config, const io::checkpoint& weights,
+                                   const untied_test& untied) {
+  auto names = find_blip_names(weights.names(), config, weights.path(), untied);
   return std::make_unique<blip>(std::move(config), std::move(names));
 }
 
@@ -61,18 +63,41 @@ bool is_decoder(const std::string& type) {
 }
 
 std::unique_ptr<network> make_decoder(const config_object& top, const std::string& type,
-                                      const io::checkpoint& weights) {
+                                      const io::checkpoint& weights, const untied_test& untied) {
   const auto read = is_llama(type)   ? read_llama
                     : is_gemma(type) ? read_gemma
                     : type == "phi3" ? read_phi3
                     : type == "gpt2" ? read_gpt2
                                      : read_olmo2;
-  return std::make_unique<decoder>(read(top, weights.names(), weights.path()));
+  decoder_plan plan = read(top, weights.names(), weights.path());
+  if (plan.shape.tied && !plan.names.head.empty())
+    plan.shape.tied = !untied(plan.names.words, plan.names.head);
+  return std::make_unique<decoder>(std::move(plan));
 }
 
 }  // namespace
 
+untied_test untied_in(const io::checkpoint& weights,
+                      std::function<void(const std::string& sentence)> warn) {
+  return [&weights, warn = std::move(warn)](const std::string& one, const std::string& other) {
+    const auto &a = weights.at(one), &b = weights.at(other);
+    const bool same = a.type == b.type && a.shape == b.shape &&
+                      std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin());
+    weights.release(one);
+    weights.release(other);
+    if (!same && warn)
+      warn(weights.path().string() + ": the configuration ties '" + other + "' to '" + one +
+           "', and they differ: each is used for itself");
+    return !same;
+  };
+}
+
 std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config) {
+  return open_network(weights, config, untied_in(weights));
+}
+
+std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::string& config,
+                                      const untied_test& untied) {
   const std::filesystem::path file = find_config(weights, config);
   const io::mapped_file contents(file);
   const nlohmann::json values =
@@ -87,9 +112,9 @@ std::unique_ptr<network> open_network(const io::checkpoint& weights, const std::
   if (type == "clip" || type == "clip_vision_model") {
     return make_clip_vision(read_hugging_face_clip(top), weights);
   }
-  if (type == "blip") return make_blip(read_blip(top), weights);
+  if (type == "blip") return make_blip(read_blip(top), weights, untied);
   if (is_bert(type)) return make_bert(read_bert(top), weights);
-  if (is_decoder(type)) return make_decoder(top, type, weights);
+  if (is_decoder(type)) return make_decoder(top, type, weights, untied);
   if (type == "catmerge_convnet") return make_convnet(read_convnet(file, values), weights);
   top.fail("model_type",
            "expected 'clip', 'clip_vision_model', 'blip', 'bert', 'roberta', 'xlm-roberta', "

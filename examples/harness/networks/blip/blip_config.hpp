@@ -23,7 +23,7 @@ struct blip_config {
   index_t begin = 0;           ///< bos_token_id: the token before a text that is written
   index_t end = 0;             ///< sep_token_id: the token after it
   index_t pad = 0;             ///< pad_token_id
-  bool tied = true;            ///< the decoder's table of tokens is the output's, too
+  bool tied = true;  ///< the output has the decoder's table of tokens, unless its own differs
   index_t matching_width = 0;  ///< image_text_hidden_size: of the projections for matching
 };
 

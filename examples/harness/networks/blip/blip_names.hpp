@@ -31,6 +31,7 @@ struct blip_names {
   std::vector<text_part_names> texts;      ///< in forward order
   bool has_decoder = false;                ///< it is the last of `texts`
   affine_names transform, transform_norm;  ///< of the decoder's output
+  bool tied = true;                        ///< the output's table is that of the decoder's words
   std::string output_table, output_bias;
   affine_names match, image_projection, text_projection;  ///< of an encoder alone
 };
@@ -66,8 +67,11 @@ inline text_part_names text_part(const std::string& prefix, const blip_config& c
 
 /// The names of transformers with any prefix, which the name of the patch embedding decides.
 /// `names`: all tensors of the checkpoint. Throws catmerge::error naming `file`.
-inline blip_names find_blip_names(const std::vector<std::string>& names, const blip_config& config,
-                                  const std::filesystem::path& file) {
+/// untied(one, other): of two tensors that the configuration ties, and that the checkpoint holds,
+/// each is used for itself.
+template <class Untied>
+blip_names find_blip_names(const std::vector<std::string>& names, const blip_config& config,
+                           const std::filesystem::path& file, const Untied& untied) {
   const std::string patches = "vision_model.embeddings.patch_embedding.weight";
   const auto found = prefix_before(names, patches, "patch embedding of a BLIP", file);
   if (!found) {
@@ -110,13 +114,18 @@ inline blip_names find_blip_names(const std::vector<std::string>& names, const b
                  words + "', or 'text_encoder." + words + "' and 'itm_head.weight'");
   }
   if (n.has_decoder) {
-    const std::string output = prefix + "text_decoder.cls.predictions.";
-    n.transform = affine(output + "transform.dense");
-    n.transform_norm = affine(output + "transform.LayerNorm");
-    n.output_table = config.tied ? n.texts.back().words : output + "decoder.weight";
-    // An output that is not tied has a bias of its own, and transformers ignores the other.
-    const bool own = !config.tied && has("text_decoder.cls.predictions.decoder.bias");
-    n.output_bias = output + (own ? "decoder.bias" : "bias");
+    // Table and bias of the output: its own, or those that they are tied to.
+    const auto is_own = [&](const std::string& own, const std::string& tied_to) {
+      if (!has(own)) return false;
+      return !config.tied || !has(tied_to) || untied(prefix + tied_to, prefix + own);
+    };
+    const std::string output = "text_decoder.cls.predictions.";
+    n.transform = affine(prefix + output + "transform.dense");
+    n.transform_norm = affine(prefix + output + "transform.LayerNorm");
+    n.tied = config.tied && !is_own(output + "decoder.weight", "text_decoder.bert." + words);
+    n.output_table = n.tied ? n.texts.back().words : prefix + output + "decoder.weight";
+    const bool has_bias = is_own(output + "decoder.bias", output + "bias");
+    n.output_bias = prefix + output + (has_bias ? "decoder.bias" : "bias");
   } else {
     n.match = affine(prefix + "itm_head");
     n.image_projection = affine(prefix + "vision_proj");

@@ -179,7 +179,7 @@ class blip : public network {
     if (names_.has_decoder) {
       add_linear(list, names_.transform, d, d);
       add_norm(list, names_.transform_norm, d);
-      if (!config_.tied) list.push_back(output_table());
+      if (!names_.tied) list.push_back(output_table());
       list.push_back({names_.output_bias, {config_.words}});
     } else {
       add_linear(list, names_.match, 2, d);
@@ -264,7 +264,7 @@ class blip : public network {
     const recorded_norm norm(weights, names_.transform_norm, width, config_.text.epsilon, count,
                              recorded);
     std::size_t table_in = 0;
-    if (!config_.tied) table_in = recorded.expect({names_.output_table}, count, width);
+    if (!names_.tied) table_in = recorded.expect({names_.output_table}, count, width);
     matrix x(count, width);
     for_chunks(offsets, threads, [&](const chunk& samples) {
       mutable_view mine = rows_of(x, samples.row(), samples.rows());
@@ -274,7 +274,7 @@ class blip : public network {
       matrix y = transform(as_const(mine));
       activate(config_.text.mlp_activation, y);
       mine = norm(view(y), samples.row());
-      if (!config_.tied) recorded.put(table_in, samples.row(), as_const(mine));
+      if (!names_.tied) recorded.put(table_in, samples.row(), as_const(mine));
     });
     matrix logits;
     if (recorded.wants_output()) {

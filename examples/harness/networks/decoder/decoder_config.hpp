@@ -253,15 +253,13 @@ inline std::string find_ends(const std::vector<std::string>& names,
   }
   plan.names.words = *found + words;
   plan.names.norm = {*found + "norm.weight", {}};
-  if (!plan.shape.tied) {
-    const std::string head = "lm_head.weight";
-    const auto before = prefix_before(names, head, "output's table", file);
-    if (!before) {
-      io::fail(file, "no tensor's name ends with " + io::in_quotes(head) + ", and " +
-                         plan.shape.file.string() +
-                         " does not say that it is the table of tokens (tie_word_embeddings)");
-    }
-    plan.names.head = *before + head;
+  const std::string head = "lm_head.weight";
+  const auto before = prefix_before(names, head, "output's table", file);
+  if (before) plan.names.head = *before + head;
+  if (!before && !plan.shape.tied) {
+    io::fail(file, "no tensor's name ends with " + io::in_quotes(head) + ", and " +
+                       plan.shape.file.string() +
+                       " does not say that it is the table of tokens (tie_word_embeddings)");
   }
   std::string layers = *found + "layers.";
   check_depth(names, layers, std::ssize(plan.shape.layers),

@@ -80,7 +80,7 @@ struct decoder_names {
   std::string words, places;
   std::vector<decoder_layer_names> layers;
   affine_names norm;  ///< after the last layer
-  std::string head;   ///< the output's table; that of words if they are tied
+  std::string head;   ///< the output's table; empty if the file has none
 };
 
 /// A decoder of one checkpoint.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
@@ -52,7 +53,8 @@ inline decoder_plan read_gpt2(const config_object& top, const std::vector<std::s
   plan.names.words = *prefix + words;
   plan.names.places = *prefix + "wpe.weight";
   plan.names.norm = affine(*prefix + "ln_f");
-  if (!s.tied) plan.names.head = "lm_head.weight";
+  const std::string head = "lm_head.weight";
+  if (!s.tied || std::find(names.begin(), names.end(), head) != names.end()) plan.names.head = head;
   check_depth(names, *prefix + "h.", std::ssize(s.layers), "n_layer in " + s.file.string(), file);
   for (std::size_t i = 0; i < s.layers.size(); ++i) {
     const std::string at = *prefix + "h." + std::to_string(i) + ".";
