@@ -63,4 +63,4 @@ echo
 echo "The merged network: $demo/merged.safetensors"
 echo "The page about it:  $demo/report.html"
 [ "$all" = yes ] || echo "All methods, on two families: bash examples/demo.sh --all"
-echo "All studies, on five families: examples/experiments"
+echo "All studies, on six families: examples/experiments"
