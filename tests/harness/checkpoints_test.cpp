@@ -1036,6 +1036,8 @@ TEST_CASE("rotary positions are compared in one form, and windows where they are
        ""},
       {R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 2]}})",
        R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 3]}})", "'short_factor'"},
+      {R"({"rope_scaling": {"type": "su", "short_factor": [1, 2]}})",
+       R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 2]}})", ""},
       // Windows.
       {R"({"use_sliding_window": false, "sliding_window": 131072, "max_window_layers": 28})",
        R"({"use_sliding_window": false, "sliding_window": 32768, "max_window_layers": 21})", ""},

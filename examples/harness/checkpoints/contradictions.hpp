@@ -159,7 +159,8 @@ inline bool has_meaning_as_null(std::string_view key) {
 
 /// A configuration with rotary positions in one form, beside the other keys: version 4 of
 /// transformers writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`, in Gemma 3 for
-/// each kind of layers. Windows that are not in use are left out.
+/// each kind of layers; "su" is the first name of "longrope". Windows that are not in use are left
+/// out.
 inline nlohmann::json comparable(nlohmann::json config) {
   const auto take = [](nlohmann::json& from, const char* key) {
     const auto found = from.find(key);
@@ -179,6 +180,7 @@ inline nlohmann::json comparable(nlohmann::json config) {
   if (!positions.is_object()) positions = nlohmann::json::object();
   if (auto type = take(positions, "type"); !type.is_null() && !positions.contains("rope_type"))
     positions["rope_type"] = type;
+  if (positions.value("rope_type", nlohmann::json()) == "su") positions["rope_type"] = "longrope";
   config["rope_type"] = "default";
   for (const auto& [key, value] : positions.items()) {
     // (Phi-3 has this one beside its settings, and it counts before theirs.)
