@@ -79,7 +79,7 @@ class text_scores {
     for (const auto& metric : metrics_) check_references(metric, references_, request.data);
     if (!pieces_.is_known() &&
         std::find(metrics_.begin(), metrics_.end(), "cider") != metrics_.end())
-      tell({tokens_are_words}, verbosity::normal);
+      tell_one(tokens_are_words);
   }
 
   /// One per metric.
@@ -145,7 +145,7 @@ evaluation evaluate_tokens(const evaluation_request& request, const network& net
   for (const auto& metric : metrics)
     (is_of_written_texts(metric) ? of_texts : of_tokens).push_back(metric);
   const auto samples = net.open_samples(request.data);
-  // What does not fit is refused before the network runs.
+  // Their constructors check the data, so errors come before the network runs.
   std::optional<next_token_scores> next_tokens;
   std::optional<text_scores> texts;
   if (!of_tokens.empty()) next_tokens.emplace(of_tokens, request, net, *samples);
@@ -167,9 +167,7 @@ evaluation evaluate(const evaluation_request& request) {
   require_written_texts(request);
   const io::checkpoint model(request.model);
   print_warnings(model);
-  const auto network = open_network(
-      model, request.config,
-      untied_in(model, [](const std::string& sentence) { tell({sentence}, verbosity::normal); }));
+  const auto network = open_network(model, request.config, untied_in(model, tell_one));
   const checkpoint_weights weights(model);
   check_weights(*network, weights);
   const bool needs_head = !has_no_head(network->output());

@@ -33,9 +33,7 @@ void record_features(const features_request& request) {
   print_warnings(model);
   auto rules = rules_of(model);
   add_rules(request.rules, rules);
-  const auto network = open_network(
-      model, request.config,
-      untied_in(model, [](const std::string& sentence) { tell({sentence}, verbosity::normal); }));
+  const auto network = open_network(model, request.config, untied_in(model, tell_one));
   std::map<std::string, layer_kind> kinds;
   for (const auto& name : model.names()) {
     const auto kind = layer_of(rules.classify(model.at(name)));

@@ -15,4 +15,8 @@ inline void tell(const std::vector<std::string>& warnings, verbosity how) {
   for (const auto& warning : warnings) std::cerr << "catmerge: warning: " << warning << '\n';
 }
 
+inline void tell_one(const std::string& warning) {
+  tell({warning}, verbosity::normal);
+}
+
 }  // namespace catmerge::harness

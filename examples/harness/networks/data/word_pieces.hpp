@@ -109,7 +109,7 @@ class word_pieces {
   std::map<token_list, std::int64_t> numbers_;  // of words of several pieces
 };
 
-/// What is to be told where cider is measured and the pieces are not known.
+/// The warning where cider is measured, but no file tells which tokens are pieces of words.
 inline constexpr const char* tokens_are_words =
     "neither vocab.txt nor a tokenizer.json of WordPiece is beside the network: cider takes every "
     "token for a word";

@@ -180,8 +180,8 @@ std::vector<bool> sliding_layers(const config_object& top, index_t layers,
   return sliding;
 }
 
-/// What transformers takes for absent keys, which is not the same in all families. Files of several
-/// networks (Gemma 3 with vision) leave out the keys whose values are these.
+/// The values that transformers gives to absent keys of a family. The text_config of a Gemma 3 with
+/// vision lacks every key that has its default.
 struct size_defaults {
   std::optional<index_t> num_key_value_heads{};  ///< none: num_attention_heads
   std::optional<index_t> head_dim{};             ///< none: hidden_size / num_attention_heads
